@@ -1,1 +1,16 @@
-//! ipsx-market
+//! What is traded and how a deal lives: pure types, matching and the messages of agents, broker and requesters.
+//!
+//! Nothing here touches a socket, a clock, a file or a source of randomness.
+
+pub mod codec;
+pub mod deal;
+pub mod http;
+pub mod messages;
+pub mod offer;
+pub mod payment;
+pub mod request;
+pub mod sealed;
+pub mod status;
+mod typed_data;
+
+pub use ipnet::IpNet;

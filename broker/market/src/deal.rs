@@ -1,0 +1,201 @@
+//! The contract between a requester and a provider, and the network's word on whether it is bound.
+
+use std::net::IpAddr;
+
+use ipsx_metering::{
+    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Signed,
+    TypedData, UnixSeconds,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::offer::{Offer, price_per_gib, price_per_second};
+use crate::request::{CounterSource, Request, TunnelKey};
+use crate::typed_data::{sol, uint40};
+
+/// What the broker puts before a provider: a request that its offer matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The request, signed by the requester.
+    pub request: Signed<Request>,
+    /// The provider's offer that it matched.
+    pub offer: OfferId,
+    /// The address that is sold, as placed.
+    pub exit_address: IpAddr,
+    /// Both signatures must reach the broker by this second of its clock.
+    pub sign_by: UnixSeconds,
+    /// The lease must be ready and connected by then.
+    pub start_by: UnixSeconds,
+    /// Makes the deal unique.
+    pub salt: B256,
+}
+
+/// What the provider adds to a proposal to make it a deal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderTerms {
+    /// Fresh address for this requester's payments.
+    pub payout: Address,
+    /// Key that signs the receipts.
+    pub agent_key: Address,
+    /// WireGuard key of the provider's endpoint.
+    pub tunnel_key: TunnelKey,
+}
+
+/// A deal as both wallets sign it. Its struct hash is the [`DealId`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deal {
+    /// Network that binds it.
+    pub network: NetworkId,
+    /// The request it fills.
+    pub request: RequestId,
+    /// The offer it takes from.
+    pub offer: OfferId,
+    /// Who leases.
+    pub requester: Address,
+    /// Who lends.
+    pub provider: Address,
+    /// Owner of the deposit that pays.
+    pub payer: Address,
+    /// Session key that signs the vouchers.
+    pub payer_signer: Address,
+    /// Where the payments go: the channel's provider.
+    pub payout: Address,
+    /// Salt of the channel.
+    pub channel_salt: B256,
+    /// Key that signs the receipts.
+    pub agent_key: Address,
+    /// WireGuard key of the provider.
+    pub provider_tunnel_key: TunnelKey,
+    /// WireGuard key of the requester.
+    pub requester_tunnel_key: TunnelKey,
+    /// The address that is sold.
+    pub exit_address: IpAddr,
+    /// Keccak of the exit policy that holds for the lease.
+    pub policy_hash: B256,
+    /// What is charged.
+    pub prices: Prices,
+    /// The most that the lease may cost.
+    pub budget: Amount,
+    /// Length of the lease.
+    pub seconds: u32,
+    /// Whose byte counts are paid.
+    pub counter_source: CounterSource,
+    /// Both signatures by then.
+    pub sign_by: UnixSeconds,
+    /// Started by then.
+    pub start_by: UnixSeconds,
+    /// Makes the deal unique.
+    pub salt: B256,
+}
+
+impl Deal {
+    /// The deal that a proposal, the offer it names and the provider's terms make.
+    ///
+    /// Provider and broker both compute it, so neither has to trust the other's copy.
+    pub fn new(proposal: &Proposal, offer: &Offer, terms: &ProviderTerms) -> Self {
+        let request = &proposal.request.message;
+        Self {
+            network: request.network,
+            request: request.id(),
+            offer: proposal.offer,
+            requester: request.requester,
+            provider: offer.provider,
+            payer: request.payer,
+            payer_signer: request.payer_signer,
+            payout: terms.payout,
+            channel_salt: request.channel_salt,
+            agent_key: terms.agent_key,
+            provider_tunnel_key: terms.tunnel_key,
+            requester_tunnel_key: request.tunnel_key,
+            exit_address: proposal.exit_address,
+            policy_hash: offer.policy_hash,
+            prices: offer.prices,
+            budget: request.budget,
+            seconds: request.seconds,
+            counter_source: request.counter_source,
+            sign_by: proposal.sign_by,
+            start_by: proposal.start_by,
+            salt: proposal.salt,
+        }
+    }
+
+    /// The deal's id.
+    pub fn id(&self) -> DealId {
+        DealId(self.struct_hash())
+    }
+
+    /// The payment channel that pays for it.
+    pub fn channel(&self) -> Channel {
+        Channel {
+            network: self.network,
+            payer: self.payer,
+            payer_signer: self.payer_signer,
+            provider: self.payout,
+            salt: self.channel_salt,
+        }
+    }
+}
+
+impl TypedData for Deal {
+    type Sol = sol::Deal;
+
+    fn to_sol(&self) -> sol::Deal {
+        sol::Deal {
+            network: self.network.0,
+            request: self.request.0,
+            offer: self.offer.0,
+            requester: self.requester,
+            provider: self.provider,
+            payer: self.payer,
+            payerSigner: self.payer_signer,
+            payout: self.payout,
+            channelSalt: self.channel_salt,
+            agentKey: self.agent_key,
+            providerTunnelKey: self.provider_tunnel_key.0,
+            requesterTunnelKey: self.requester_tunnel_key.0,
+            exitAddress: self.exit_address.to_string(),
+            policyHash: self.policy_hash,
+            pricePerSecond: price_per_second(self.prices.per_second),
+            pricePerGib: price_per_gib(self.prices.per_gib),
+            budget: self.budget.0,
+            numSeconds: self.seconds,
+            counterSource: self.counter_source.into(),
+            signBy: uint40(self.sign_by),
+            startBy: uint40(self.start_by),
+            salt: self.salt,
+        }
+    }
+}
+
+/// Whether a deal is bound. Written once, before it is released; two different ones prove fraud.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The deal.
+    pub deal_id: DealId,
+    /// Bound or aborted.
+    pub outcome: Binding,
+}
+
+/// The two outcomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Binding {
+    /// Every signature arrived in time.
+    Bound,
+    /// One did not.
+    Aborted,
+}
+
+impl TypedData for Outcome {
+    type Sol = sol::Outcome;
+
+    fn to_sol(&self) -> sol::Outcome {
+        let outcome = match self.outcome {
+            Binding::Bound => 1,
+            Binding::Aborted => 2,
+        };
+        sol::Outcome {
+            dealId: self.deal_id.0,
+            outcome,
+        }
+    }
+}

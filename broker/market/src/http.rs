@@ -1,0 +1,246 @@
+//! The bodies of the requesters' HTTP interface, in JSON. Paths and status codes stand in `docs/protocol.md`.
+
+use std::net::SocketAddr;
+
+use ipsx_metering::{
+    Address, Amount, Authorization, DealId, Domain, NetworkId, OfferId, Prices, Reservation,
+    Signature, Signed, UnixSeconds, Usage, Withdrawal,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::deal::{Deal, Outcome};
+use crate::messages::{EndCause, EndReport, Ready};
+use crate::offer::{Capacity, Placement, Protocols, Tier};
+use crate::request::Request;
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
+
+/// `GET /v1/network`: what a client must know before it signs anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInfo {
+    /// [`crate::messages::PROTOCOL_VERSION`].
+    pub version: u16,
+    /// The network.
+    pub network: NetworkId,
+    /// Chain and `Centralizer`.
+    pub domain: Domain,
+    /// The token.
+    pub token: Address,
+    /// The operator's wallet.
+    pub operator: Address,
+    /// Fee in basis points.
+    pub fee_bps: u16,
+    /// Who receives the fee.
+    pub treasury: Address,
+    /// Where agents connect by QUIC.
+    pub agents: SocketAddr,
+    /// URL of the chain's JSON-RPC: absolute, or a path on this server for the embedded chain.
+    pub chain_rpc: String,
+}
+
+/// `POST /v1/session/nonce`: a nonce for Sign-In with Ethereum (EIP-4361).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionNonce {
+    /// Goes into the message. Valid once, for five minutes.
+    pub nonce: String,
+    /// Goes into the message as its domain.
+    pub domain: String,
+    /// Goes into the message as its URI.
+    pub uri: String,
+}
+
+/// `POST /v1/session`: the signed message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignIn {
+    /// The EIP-4361 message.
+    pub message: String,
+    /// EIP-191 signature of the wallet over it.
+    pub signature: Signature,
+}
+
+/// The answer to [`SignIn`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Bearer token (RFC 6750).
+    pub token: String,
+    /// Until when it counts.
+    pub expires_at: UnixSeconds,
+}
+
+/// One line of `GET /v1/offers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferView {
+    /// The offer.
+    pub offer: OfferId,
+    /// The provider's wallet.
+    pub provider: Address,
+    /// Where it is, as the broker placed it.
+    pub placement: Placement,
+    /// How it can be used.
+    pub protocols: Protocols,
+    /// How much its exit lets through.
+    pub tier: Tier,
+    /// What it costs.
+    pub prices: Prices,
+    /// What can be sold at once.
+    pub capacity: Capacity,
+    /// Leases that could start now.
+    pub free_leases: u32,
+    /// Shortest lease in seconds.
+    pub min_seconds: u32,
+    /// Longest lease in seconds.
+    pub max_seconds: u32,
+}
+
+/// `POST /v1/requests`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostRequest {
+    /// The request, signed by the requester's wallet.
+    pub request: Signed<Request>,
+}
+
+/// The answer to [`PostRequest`]: a deal that the provider has signed and the requester may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProposedDeal {
+    /// Its id.
+    pub deal_id: DealId,
+    /// The deal; the client checks it against its request before signing.
+    pub deal: Deal,
+    /// The provider's wallet over it.
+    pub provider_signature: Signature,
+    /// Where the address is.
+    pub placement: Placement,
+}
+
+/// `POST /v1/deals/{id}/signature`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignDeal {
+    /// The requester's wallet over the deal.
+    pub signature: Signature,
+    /// The session key's authorization, if the chain does not know it yet: the broker submits it.
+    pub authorization: Option<Signed<Authorization>>,
+}
+
+/// The answer to [`SignDeal`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BoundDeal {
+    /// The network's word.
+    pub outcome: Signed<Outcome>,
+    /// Capacity that is promised for the channel; absent when the deal was aborted.
+    pub reservation: Option<Signed<Reservation>>,
+}
+
+/// `GET /v1/deals/{id}` and each of `GET /v1/deals`. With `?wait=SECONDS&status=STATUS` (the status the client
+/// knows) the answer waits for a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DealView {
+    /// Its id.
+    pub deal_id: DealId,
+    /// The deal.
+    pub deal: Deal,
+    /// Where the address is.
+    pub placement: Placement,
+    /// A function of the next two.
+    pub status: DealStatus,
+    /// The provider's side.
+    pub provider: ProviderStatus,
+    /// The requester's side.
+    pub requester: RequesterStatus,
+    /// How to reach it, once ready.
+    pub ready: Option<Ready>,
+    /// When it became ready, by the broker's clock.
+    pub ready_at: Option<UnixSeconds>,
+    /// When it ended.
+    pub ended_at: Option<UnixSeconds>,
+    /// Why it ended.
+    pub cause: Option<EndCause>,
+    /// What the provider reported at the end.
+    pub usage: Option<Usage>,
+    /// What the provider reported that it cost.
+    pub amount: Option<Amount>,
+}
+
+/// `POST /v1/deals/{id}/connected`: the tunnel is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {}
+
+/// `POST /v1/deals/{id}/end`: the requester's end of a lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndDeal {
+    /// How it ended on this side.
+    pub report: EndReport,
+}
+
+/// `GET /v1/deals/{id}/frames?wait=SECONDS`: sealed frames for the payer, oldest first.
+/// `POST` of the same carries the payer's to the provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    /// Sealed frames in standard base64 (RFC 4648 §4).
+    pub frames: Vec<String>,
+}
+
+/// `POST /v1/withdrawals`: asks for the operator's consent to an immediate withdrawal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostWithdrawal {
+    /// Who receives the tokens.
+    pub to: Address,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// The answer to [`PostWithdrawal`], to be submitted to the contract.
+pub type SignedWithdrawal = Signed<Withdrawal>;
+
+/// Problem details (RFC 9457) of every error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:ipsx:problem:` and a [`ProblemKind`]'s name.
+    #[serde(rename = "type")]
+    pub kind: ProblemKind,
+    /// The kind in words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened, to what, and what to do.
+    pub detail: String,
+}
+
+/// What a client can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ProblemKind {
+    /// The body or a parameter is malformed or out of range.
+    #[serde(rename = "urn:ipsx:problem:invalid-request")]
+    InvalidRequest,
+    /// No valid session or signature.
+    #[serde(rename = "urn:ipsx:problem:unauthorized")]
+    Unauthorized,
+    /// Somebody else's.
+    #[serde(rename = "urn:ipsx:problem:forbidden")]
+    Forbidden,
+    /// No such thing.
+    #[serde(rename = "urn:ipsx:problem:not-found")]
+    NotFound,
+    /// No offer passes the filter.
+    #[serde(rename = "urn:ipsx:problem:no-match")]
+    NoMatch,
+    /// Offers pass the filter, but all cost more.
+    #[serde(rename = "urn:ipsx:problem:price-too-low")]
+    PriceTooLow,
+    /// Offers pass, but every one is sold out for now.
+    #[serde(rename = "urn:ipsx:problem:sold-out")]
+    SoldOut,
+    /// The deposit does not cover the budget.
+    #[serde(rename = "urn:ipsx:problem:insufficient-deposit")]
+    InsufficientDeposit,
+    /// The deal is not in a state that allows this.
+    #[serde(rename = "urn:ipsx:problem:conflict")]
+    Conflict,
+    /// Too many requests.
+    #[serde(rename = "urn:ipsx:problem:too-many-requests")]
+    TooManyRequests,
+    /// The chain or the provider does not answer.
+    #[serde(rename = "urn:ipsx:problem:unavailable")]
+    Unavailable,
+    /// The broker failed.
+    #[serde(rename = "urn:ipsx:problem:internal")]
+    Internal,
+}

@@ -1,0 +1,310 @@
+//! What agents and broker say to each other over QUIC.
+//!
+//! One bidirectional stream per agent, opened by it, carries [`AgentMessage`]s one way and [`BrokerMessage`]s the
+//! other, each as one [frame](crate::codec). The handshake is `Hello` → `Welcome` → `Authenticate` →
+//! `Authenticated`; nothing else is heard before. The session that both sign is the TLS exporter
+//! (RFC 8446 §7.5) with label [`SESSION_LABEL`] and no context, 32 bytes: a signature made for one connection
+//! proves nothing on another, whoever sits between.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipsx_metering::{
+    Address, Amount, B256, DealId, Domain, NetworkId, OfferId, Reservation, Signature, Signed,
+    TypedData, Usage, Voucher,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::deal::{Deal, Outcome, Proposal, ProviderTerms};
+use crate::offer::{Offer, Placement};
+use crate::typed_data::sol;
+
+/// Version of these messages. A different one is refused in the handshake.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// ALPN of the agents' connections.
+pub const ALPN: &[u8] = b"ipsx/1";
+/// Label of the TLS exporter whose output both sides sign.
+pub const SESSION_LABEL: &[u8] = b"EXPORTER-ipsx-session";
+
+/// Proof that an agent acts for a provider's wallet, on one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentAuthentication {
+    /// The network joined.
+    pub network: NetworkId,
+    /// The wallet.
+    pub provider: Address,
+    /// TLS exporter of the connection.
+    pub session: B256,
+}
+
+impl TypedData for AgentAuthentication {
+    type Sol = sol::AgentAuthentication;
+
+    fn to_sol(&self) -> sol::AgentAuthentication {
+        sol::AgentAuthentication {
+            network: self.network.0,
+            provider: self.provider,
+            session: self.session,
+        }
+    }
+}
+
+/// Proof that a broker acts for a network's operator, on one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAuthentication {
+    /// The network.
+    pub network: NetworkId,
+    /// TLS exporter of the connection.
+    pub session: B256,
+}
+
+impl TypedData for BrokerAuthentication {
+    type Sol = sol::BrokerAuthentication;
+
+    fn to_sol(&self) -> sol::BrokerAuthentication {
+        sol::BrokerAuthentication {
+            network: self.network.0,
+            session: self.session,
+        }
+    }
+}
+
+/// How to reach a lease that is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// UDP endpoint of the provider's WireGuard.
+    pub endpoint: SocketAddr,
+    /// The requester's inner IPv4 address.
+    pub address_v4: Ipv4Addr,
+    /// The requester's inner IPv6 address, if the exit carries IPv6.
+    pub address_v6: Option<Ipv6Addr>,
+    /// The provider's inner address: name server, and where vouchers go.
+    pub gateway: Ipv4Addr,
+    /// UDP port for vouchers and receipts at the gateway.
+    pub control_port: u16,
+    /// Largest inner packet, bytes.
+    pub mtu: u16,
+    /// Latest voucher that the provider holds of the channel, so that a payer who lost its disk knows it.
+    pub latest_voucher: Option<Signed<Voucher>>,
+    /// Number of the channel's next receipt.
+    pub next_seq: u64,
+}
+
+/// How and why a lease ended, as one side reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReport {
+    /// Why.
+    pub cause: EndCause,
+    /// What was used.
+    pub usage: Usage,
+    /// What it cost.
+    pub amount: Amount,
+    /// Latest voucher of the channel, if any.
+    pub voucher: Option<Signed<Voucher>>,
+}
+
+/// Why a lease ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// Its time was up.
+    Completed,
+    /// Its budget was used up.
+    BudgetSpent,
+    /// The requester ended it.
+    RequesterEnded,
+    /// The provider ended it.
+    ProviderEnded,
+    /// Vouchers stopped coming.
+    Unpaid,
+    /// Service stopped: no echoes or no receipts.
+    NoService,
+    /// The address seen at the exit is not the one sold.
+    WrongExit,
+    /// The other side's numbers or signatures were wrong.
+    Misbehaved,
+    /// The reservation was not renewed in time.
+    CapacityLapsed,
+    /// The lease was not started in time.
+    NotStarted,
+    /// A side lost its state and came back.
+    Restarted,
+}
+
+/// From an agent to the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentMessage {
+    /// Opens the handshake.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the agent.
+        version: u16,
+        /// Program and version, for the broker's log.
+        software: String,
+    },
+    /// Proves the wallet.
+    Authenticate {
+        /// The wallet.
+        provider: Address,
+        /// Over [`AgentAuthentication`].
+        signature: Signature,
+    },
+    /// Offers, or replaces an offer of the same agent.
+    PublishOffer {
+        /// The offer.
+        offer: Signed<Offer>,
+    },
+    /// Takes an offer back. Running leases go on.
+    WithdrawOffer {
+        /// The offer.
+        offer: OfferId,
+    },
+    /// Answers [`BrokerMessage::Propose`] with a signature.
+    AcceptDeal {
+        /// Number of the proposal.
+        proposal: u64,
+        /// What the provider adds; the broker computes the deal from it.
+        terms: ProviderTerms,
+        /// The provider's wallet over the [`Deal`].
+        signature: Signature,
+    },
+    /// Answers [`BrokerMessage::Propose`] with a refusal.
+    DeclineDeal {
+        /// Number of the proposal.
+        proposal: u64,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A bound deal's peer is open.
+    LeaseReady {
+        /// The deal.
+        deal_id: DealId,
+        /// How to reach it.
+        ready: Ready,
+    },
+    /// The first voucher is stored and traffic flows.
+    LeaseServing {
+        /// The deal.
+        deal_id: DealId,
+    },
+    /// Asks for a higher or longer reservation.
+    RenewReservation {
+        /// The deal.
+        deal_id: DealId,
+        /// Latest voucher: what has been paid.
+        voucher: Signed<Voucher>,
+    },
+    /// The lease is over on this side.
+    LeaseEnded {
+        /// The deal.
+        deal_id: DealId,
+        /// How.
+        report: EndReport,
+    },
+    /// A sealed frame for the deal's requester.
+    Frame {
+        /// The deal.
+        deal_id: DealId,
+        /// See [`crate::sealed`].
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+    },
+}
+
+/// From the broker to an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BrokerMessage {
+    /// Answers `Hello`, and proves the operator.
+    Welcome {
+        /// [`PROTOCOL_VERSION`] of the broker.
+        version: u16,
+        /// Program and version.
+        software: String,
+        /// The network it runs.
+        network: NetworkId,
+        /// Chain and contract that settle.
+        domain: Domain,
+        /// The operator's wallet.
+        operator: Address,
+        /// Over [`BrokerAuthentication`].
+        signature: Signature,
+    },
+    /// The wallet is accepted.
+    Authenticated {
+        /// Address that the broker sees the agent come from.
+        observed: IpAddr,
+        /// Deals of this provider that the broker holds for unfinished: the agent ends those that it does not serve.
+        unfinished: Vec<DealId>,
+    },
+    /// The offer is in the book.
+    OfferPlaced {
+        /// The offer.
+        offer: OfferId,
+        /// Where the broker put it.
+        placement: Placement,
+    },
+    /// The offer is not in the book.
+    OfferRefused {
+        /// The offer.
+        offer: OfferId,
+        /// Why, and what to change.
+        reason: String,
+    },
+    /// A request matches: sign a deal?
+    Propose {
+        /// Number of the proposal.
+        proposal: u64,
+        /// What is proposed.
+        terms: Box<Proposal>,
+    },
+    /// Both have signed: open the peer.
+    DealBound {
+        /// The deal.
+        deal: Box<Deal>,
+        /// The requester's wallet over it.
+        requester_signature: Signature,
+        /// The network's word.
+        outcome: Signed<Outcome>,
+        /// Capacity that is promised for the channel.
+        reservation: Signed<Reservation>,
+    },
+    /// A deal that the provider signed was not bound.
+    DealAborted {
+        /// The deal.
+        deal_id: DealId,
+        /// The network's word.
+        outcome: Signed<Outcome>,
+    },
+    /// Answers `RenewReservation`.
+    ReservationRenewed {
+        /// The deal.
+        deal_id: DealId,
+        /// The new promise.
+        reservation: Signed<Reservation>,
+    },
+    /// Answers `RenewReservation`: the payer's deposit covers no more.
+    ReservationRefused {
+        /// The deal.
+        deal_id: DealId,
+        /// Why.
+        reason: String,
+    },
+    /// The other side has ended the lease.
+    EndLease {
+        /// The deal.
+        deal_id: DealId,
+        /// Why.
+        cause: EndCause,
+    },
+    /// A sealed frame from the deal's requester.
+    Frame {
+        /// The deal.
+        deal_id: DealId,
+        /// See [`crate::sealed`].
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+    },
+    /// The connection ends; the text says why and what to do.
+    Refused {
+        /// For people.
+        reason: String,
+    },
+}

@@ -1,0 +1,43 @@
+//! The market's signed messages as EIP-712 sees them.
+
+use alloy_primitives::aliases::U40;
+use ipsx_metering::UnixSeconds;
+
+/// Solidity's view; names and fields make the type hashes.
+pub(crate) mod sol {
+    #![allow(missing_docs)]
+    alloy_sol_types::sol! {
+        struct Offer {
+            bytes32 network; address provider; uint64 nonce; string[] prefixes; uint32 protocols;
+            bytes32 policyHash; string tier; uint32 leases; uint32 mbitUp; uint32 mbitDown; uint64 bytesPerMonth;
+            uint128 pricePerSecond; uint128 pricePerGib; uint32 minSeconds; uint32 maxSeconds;
+            uint256 weeklyHours; uint40 expiresAt;
+        }
+        struct Filter {
+            string[] countries; uint32[] asns; string[] prefixes; uint8 ipVersion; uint32 protocols;
+            string tier; uint32 mbitUp; uint32 mbitDown;
+        }
+        // `numSeconds`, because `seconds` is a reserved unit in Solidity.
+        struct Request {
+            bytes32 network; address requester; uint64 nonce; Filter filter;
+            uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds;
+            address payer; address payerSigner; bytes32 channelSalt; bytes32 tunnelKey; uint8 counterSource;
+            uint40 expiresAt;
+        }
+        struct Deal {
+            bytes32 network; bytes32 request; bytes32 offer; address requester; address provider;
+            address payer; address payerSigner; address payout; bytes32 channelSalt; address agentKey;
+            bytes32 providerTunnelKey; bytes32 requesterTunnelKey; string exitAddress; bytes32 policyHash;
+            uint128 pricePerSecond; uint128 pricePerGib; uint128 budget; uint32 numSeconds;
+            uint8 counterSource; uint40 signBy; uint40 startBy; bytes32 salt;
+        }
+        struct Outcome { bytes32 dealId; uint8 outcome; }
+        struct AgentAuthentication { bytes32 network; address provider; bytes32 session; }
+        struct BrokerAuthentication { bytes32 network; bytes32 session; }
+    }
+}
+
+/// A `uint40`; later times are the latest that fits.
+pub(crate) fn uint40(time: UnixSeconds) -> U40 {
+    U40::from(time.0.min(UnixSeconds::MAX.0))
+}
