@@ -1,1 +1,41 @@
-//! ipsx-tunnel-core
+//! The WireGuard data path of a lease as pure state machines.
+//!
+//! Nothing here opens a socket, reads a clock or starts a thread: time, datagrams and seeds are arguments, and
+//! what has to be sent is taken out with `poll_transmit`. (One exception is inherited: the Noise library below
+//! [`Device`] reads the monotonic clock for its own handshake timers.)
+//!
+//! - [`Device`]: peers, sessions, routing, gates, usage, control datagrams.
+//! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
+//! - [`packet`]: reading and building inner IP packets.
+//! - [`DropReason`]: why a packet went nowhere; its name is also the metric label.
+
+mod control;
+mod device;
+mod drops;
+mod gate;
+mod keys;
+mod noise;
+pub mod packet;
+mod peer;
+mod policy;
+mod routes;
+mod transmit;
+mod usage;
+
+pub use control::MAX_CONTROL_PAYLOAD;
+pub use device::{
+    AddPeerError, Device, DeviceConfig, DeviceEvent, Inbound, PeerConfig, PeerId, PeerStatus, Side,
+};
+pub use drops::{DropCounts, DropReason};
+pub use gate::{Bucket, Gate};
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use policy::{ExitPolicy, Matcher, PolicyError, PortRange, Rule, RuleProtocol, Tier};
+pub use transmit::Transmit;
+pub use usage::Usage;
+
+/// Largest inner IP packet, in bytes: 1,500 less the outer IPv6, UDP and WireGuard headers.
+pub const INNER_MTU: usize = 1420;
+
+/// Bytes that an outer data datagram adds to its padded inner packet.
+pub const DATA_OVERHEAD: usize = 32;

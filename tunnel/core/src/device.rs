@@ -1,0 +1,387 @@
+//! The WireGuard device: every peer of one end of the tunnel, as a state machine.
+
+mod inbound;
+mod outbound;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use ipnet::IpNet;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::{
+    drops::{DropCounts, DropReason},
+    gate::{Gate, GateKeeper},
+    keys::{PresharedKey, PrivateKey, PublicKey},
+    noise::{Identity, MAX_DATAGRAM, Session},
+    peer::Peer,
+    routes::Routes,
+    transmit::{Transmit, TransmitQueue},
+    usage::Usage,
+};
+
+/// How often session timers are looked at; the protocol's own timers count in seconds.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often the handshake limits start afresh.
+const LIMIT_PERIOD: Duration = Duration::from_secs(1);
+
+/// Events kept for the embedder, at most.
+const MAX_EVENTS: usize = 4096;
+
+/// Which end of a lease a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Lends the address: what it receives is upload.
+    Provider,
+    /// Uses the address: what it receives is download.
+    Client {
+        /// The client's own inner IPv4 address.
+        inner_v4: Ipv4Addr,
+    },
+}
+
+/// A device's own settings.
+#[derive(Debug, Clone)]
+pub struct DeviceConfig {
+    /// This end's key.
+    pub private_key: PrivateKey,
+    /// Which end this is.
+    pub side: Side,
+    /// The gateway's inner IPv4 address, the provider's end of control datagrams.
+    pub gateway_v4: Ipv4Addr,
+    /// UDP port of control datagrams at the gateway.
+    pub control_port: u16,
+}
+
+/// A peer's settings.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// The peer's key.
+    pub public_key: PublicKey,
+    /// Key mixed into the handshake, if the two ends share one.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where the peer listens, if known; learned from authentic datagrams else.
+    pub endpoint: Option<SocketAddr>,
+    /// Inner addresses that the peer may use. The first IPv4 host address is the one control datagrams go to.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds between keepalives, if any are wanted.
+    pub keepalive: Option<u16>,
+}
+
+/// Names a peer of one device; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(u64);
+
+impl std::fmt::Display for PeerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "peer {}", self.0)
+    }
+}
+
+/// Why a peer was not added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddPeerError {
+    /// The key belongs to a peer already.
+    #[error("public key {0} belongs to a peer of this device already; remove that peer first")]
+    DuplicateKey(PublicKey),
+    /// The key is the device's own.
+    #[error("public key {0} is this device's own; give the key of the other end")]
+    OwnKey(PublicKey),
+    /// An address belongs to another peer already.
+    #[error("inner address {0} belongs to another peer of this device; choose one that is free")]
+    AddressTaken(IpNet),
+}
+
+/// Something the embedder may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// A handshake is complete: both ends hold the keys.
+    Handshaked {
+        /// With whom.
+        peer: PeerId,
+        /// From where.
+        endpoint: SocketAddr,
+    },
+    /// An authentic datagram came from a new outer address, which is used from now on.
+    Roamed {
+        /// Who moved.
+        peer: PeerId,
+        /// To where.
+        endpoint: SocketAddr,
+    },
+}
+
+/// What came out of a datagram.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inbound<'b> {
+    /// An inner IP packet whose source the peer may use, and that passed the gate. Report it with
+    /// [`Device::count_received`] once it was delivered.
+    Packet {
+        /// Who sent it.
+        peer: PeerId,
+        /// The packet.
+        packet: &'b [u8],
+    },
+    /// The payload of a control datagram.
+    Control {
+        /// Who sent it.
+        peer: PeerId,
+        /// The opaque bytes.
+        payload: &'b [u8],
+    },
+}
+
+/// How a peer is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The peer's outer address, if known.
+    pub endpoint: Option<SocketAddr>,
+    /// When the last handshake completed.
+    pub handshaked_at: Option<Instant>,
+    /// When the last authentic datagram came.
+    pub last_received: Option<Instant>,
+    /// Whether data can be sent without a new handshake.
+    pub established: bool,
+    /// What data may do.
+    pub gate: Gate,
+    /// What has been moved.
+    pub usage: Usage,
+}
+
+/// One end of the tunnel with all its peers.
+///
+/// Feed it with the `handle_*` methods; after each batch take out [`poll_transmit`](Self::poll_transmit) and
+/// [`poll_event`](Self::poll_event), and call [`handle_timeout`](Self::handle_timeout) at
+/// [`poll_timeout`](Self::poll_timeout).
+pub struct Device {
+    config: DeviceConfig,
+    public_key: PublicKey,
+    identity: Identity,
+    rng: StdRng,
+    peers: HashMap<PeerId, Peer>,
+    by_key: HashMap<PublicKey, PeerId>,
+    /// The upper 24 bits of a session index.
+    by_index: HashMap<u32, PeerId>,
+    routes: Routes<PeerId>,
+    next_id: u64,
+    transmits: TransmitQueue,
+    events: VecDeque<DeviceEvent>,
+    drops: DropCounts,
+    scratch: Vec<u8>,
+    packet: Vec<u8>,
+    next_tick: Instant,
+    next_limit: Instant,
+}
+
+impl Device {
+    /// A device without peers. `seed` must come from the system's randomness.
+    pub fn new(config: DeviceConfig, seed: [u8; 32], now: Instant) -> Self {
+        let identity = Identity::new(&config.private_key);
+        Self {
+            public_key: config.private_key.public_key(),
+            identity,
+            config,
+            rng: StdRng::from_seed(seed),
+            peers: HashMap::new(),
+            by_key: HashMap::new(),
+            by_index: HashMap::new(),
+            routes: Routes::new(),
+            next_id: 1,
+            transmits: TransmitQueue::new(),
+            events: VecDeque::new(),
+            drops: DropCounts::default(),
+            scratch: vec![0; MAX_DATAGRAM + 16],
+            packet: Vec::with_capacity(crate::INNER_MTU),
+            next_tick: now,
+            next_limit: now,
+        }
+    }
+
+    /// This end's public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    /// Adds a peer with a closed gate on a provider, an open one on a client.
+    pub fn add_peer(&mut self, config: PeerConfig, now: Instant) -> Result<PeerId, AddPeerError> {
+        if config.public_key == self.public_key {
+            return Err(AddPeerError::OwnKey(config.public_key));
+        }
+        if self.by_key.contains_key(&config.public_key) {
+            return Err(AddPeerError::DuplicateKey(config.public_key));
+        }
+        let allowed_ips: Vec<IpNet> = config.allowed_ips.iter().map(IpNet::trunc).collect();
+        if let Some(&taken) = allowed_ips
+            .iter()
+            .find(|&&net| self.routes.owner(net).is_some())
+        {
+            return Err(AddPeerError::AddressTaken(taken));
+        }
+        let index = self.free_index();
+        let preshared = config.preshared_key.as_ref();
+        let session = Session::new(
+            &self.identity,
+            &config.public_key,
+            preshared,
+            config.keepalive,
+            index,
+        );
+        let gate = match self.config.side {
+            Side::Provider => Gate::Closed,
+            Side::Client { .. } => Gate::Open,
+        };
+        let id = PeerId(self.next_id);
+        self.next_id += 1;
+        for &net in &allowed_ips {
+            self.routes.insert(net, id);
+        }
+        self.by_key.insert(config.public_key, id);
+        self.by_index.insert(index, id);
+        let peer = Peer::new(
+            &config,
+            index,
+            session,
+            allowed_ips,
+            GateKeeper::new(gate, now),
+            self.config.control_port,
+            now,
+        );
+        self.peers.insert(id, peer);
+        Ok(id)
+    }
+
+    /// Forgets a peer and its keys; returns what it had moved.
+    pub fn remove_peer(&mut self, id: PeerId) -> Option<Usage> {
+        let peer = self.peers.remove(&id)?;
+        self.by_key.remove(&peer.key);
+        self.by_index.remove(&peer.index);
+        for net in peer.allowed_ips {
+            self.routes.remove(net);
+        }
+        Some(peer.usage)
+    }
+
+    /// Changes what a peer's data may do; a new throttle starts with a full burst. False for an unknown peer.
+    pub fn set_gate(&mut self, id: PeerId, gate: Gate, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return false;
+        };
+        if peer.gate.gate() != gate {
+            peer.gate = GateKeeper::new(gate, now);
+        }
+        true
+    }
+
+    /// What a peer has moved so far.
+    pub fn usage(&self, id: PeerId) -> Option<Usage> {
+        self.peers.get(&id).map(|peer| peer.usage)
+    }
+
+    /// How a peer is doing.
+    pub fn status(&self, id: PeerId) -> Option<PeerStatus> {
+        self.peers.get(&id).map(|peer| PeerStatus {
+            endpoint: peer.endpoint,
+            handshaked_at: peer.handshaked_at,
+            last_received: peer.last_received,
+            established: peer.session.is_established(),
+            gate: peer.gate.gate(),
+            usage: peer.usage,
+        })
+    }
+
+    /// The peer that has this key.
+    pub fn peer_by_key(&self, key: &PublicKey) -> Option<PeerId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Adds a delivered packet to a peer's usage: upload on a provider, download on a client.
+    pub fn count_received(&mut self, id: PeerId, bytes: usize) {
+        let side = self.config.side;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            match side {
+                Side::Provider => peer.usage.bytes_up += bytes as u64,
+                Side::Client { .. } => peer.usage.bytes_down += bytes as u64,
+            }
+        }
+    }
+
+    /// Moves every peer's timers when it is time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.next_limit {
+            self.next_limit = now + LIMIT_PERIOD;
+            self.identity.reset_limits();
+        }
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        for peer in self.peers.values_mut() {
+            let written = peer.session.tick(&mut self.scratch);
+            if let (Some(len), Some(endpoint)) = (written, peer.endpoint) {
+                self.transmits.push(endpoint, &self.scratch[..len]);
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next; never, without peers.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        (!self.peers.is_empty()).then_some(self.next_tick.min(self.next_limit))
+    }
+
+    /// The next batch of datagrams to send; give its buffer back with [`recycle`](Self::recycle).
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop()
+    }
+
+    /// Takes back the buffer of a batch that was sent.
+    pub fn recycle(&mut self, transmit: Transmit) {
+        self.transmits.recycle(transmit);
+    }
+
+    /// Bytes that wait in [`poll_transmit`](Self::poll_transmit): stop making packets when they pile up.
+    pub fn transmit_backlog(&self) -> usize {
+        self.transmits.bytes()
+    }
+
+    /// Limits how many datagrams a batch holds, to what the socket can send at once.
+    pub fn set_max_segments(&mut self, segments: usize) {
+        self.transmits.set_max_segments(segments);
+    }
+
+    /// The next event.
+    pub fn poll_event(&mut self) -> Option<DeviceEvent> {
+        self.events.pop_front()
+    }
+
+    /// What the device itself has dropped.
+    pub fn dropped(&self) -> &DropCounts {
+        &self.drops
+    }
+
+    fn free_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.r#gen::<u32>() >> 8;
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+
+    fn event(&mut self, event: DeviceEvent) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    fn dropped_because<T>(&mut self, reason: DropReason) -> Result<T, DropReason> {
+        self.drops.add(reason);
+        Err(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! From the network into the tunnel.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{Device, DeviceEvent, Inbound, PeerId, Side};
+use crate::{
+    control,
+    drops::DropReason,
+    gate::Refused,
+    noise::{self, Admission, Kind, MIN_BUFFER, Opened},
+    packet,
+};
+
+impl Device {
+    /// Takes one datagram from the network. `buffer` receives what was inside: it must be at least as long as the
+    /// datagram and 148 bytes. Handshake messages, keepalives and cookies leave nothing to deliver.
+    ///
+    /// A refused datagram is counted in [`dropped`](Self::dropped) before its reason is returned.
+    pub fn handle_datagram<'b>(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<Inbound<'b>>, DropReason> {
+        match self.open(from, datagram, now, buffer) {
+            Ok(None) => Ok(None),
+            Ok(Some((id, len))) => self.admit(id, &buffer[..len], now).map(Some),
+            Err(reason) => self.dropped_because(reason),
+        }
+    }
+
+    /// Authenticates and decrypts; answers handshakes. Returns the length of an inner packet, if there is one.
+    fn open(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        buffer: &mut [u8],
+    ) -> Result<Option<(PeerId, usize)>, DropReason> {
+        if buffer.len() < datagram.len().max(MIN_BUFFER) {
+            return Err(DropReason::Oversize);
+        }
+        let kind = noise::classify(datagram).ok_or(DropReason::NotWireGuard)?;
+        if matches!(kind, Kind::Initiation | Kind::Response { .. })
+            && !self.admit_handshake(from, datagram, buffer)?
+        {
+            return Ok(None);
+        }
+        let id = self.addressee(kind, datagram)?;
+        let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
+        if kind == Kind::Initiation {
+            // Timers that stood still would throw the new session away at their next move.
+            if let (Some(len), Some(endpoint)) = (peer.session.tick(buffer), peer.endpoint) {
+                self.transmits.push(endpoint, &buffer[..len]);
+            }
+        }
+        let opened = peer.session.open(from.ip(), datagram, buffer)?;
+        if let Kind::Cookie { .. } = kind {
+            return Ok(None);
+        }
+        peer.last_received = Some(now);
+        let roamed = peer.endpoint.replace(from) != Some(from);
+        let handshaked = match kind {
+            Kind::Initiation => {
+                peer.unconfirmed = true;
+                false
+            }
+            Kind::Response { .. } => {
+                peer.unconfirmed = false;
+                true
+            }
+            _ => std::mem::take(&mut peer.unconfirmed),
+        };
+        if handshaked {
+            peer.handshaked_at = Some(now);
+            self.event(DeviceEvent::Handshaked {
+                peer: id,
+                endpoint: from,
+            });
+        } else if roamed && kind != Kind::Initiation {
+            self.event(DeviceEvent::Roamed {
+                peer: id,
+                endpoint: from,
+            });
+        }
+        let packet = match opened {
+            Opened::Packet(len) => Some((id, len)),
+            Opened::Reply(len) => {
+                self.transmits.push(from, &buffer[..len]);
+                None
+            }
+            Opened::Nothing => None,
+        };
+        if handshaked {
+            self.after_handshake(id, from);
+        }
+        Ok(packet)
+    }
+
+    /// Whether a handshake message may go on; too many are first asked to prove their address.
+    fn admit_handshake(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        buffer: &mut [u8],
+    ) -> Result<bool, DropReason> {
+        match self.identity.admit(from.ip(), datagram, buffer) {
+            Admission::Pass => Ok(true),
+            Admission::Challenge(len) => {
+                self.transmits.push(from, &buffer[..len]);
+                Ok(false)
+            }
+            Admission::Refuse(reason) => Err(reason),
+        }
+    }
+
+    fn addressee(&self, kind: Kind, datagram: &[u8]) -> Result<PeerId, DropReason> {
+        let found = match kind {
+            Kind::Initiation => {
+                let key = self
+                    .identity
+                    .initiator(datagram)
+                    .ok_or(DropReason::BadHandshake)?;
+                self.by_key.get(&key)
+            }
+            Kind::Response { index } | Kind::Cookie { index } | Kind::Data { index } => {
+                self.by_index.get(&(index >> 8))
+            }
+        };
+        found.copied().ok_or(DropReason::UnknownPeer)
+    }
+
+    /// Checks who may have sent a decrypted packet and whether it passes the gate.
+    fn admit<'b>(
+        &mut self,
+        id: PeerId,
+        packet: &'b [u8],
+        now: Instant,
+    ) -> Result<Inbound<'b>, DropReason> {
+        let source = match packet::addresses(packet) {
+            Ok((source, _)) => source,
+            Err(reason) => return self.dropped_because(reason),
+        };
+        if self.routes.lookup(source) != Some(id) {
+            return self.dropped_because(DropReason::SpoofedSource);
+        }
+        let to_gateway = self.config.side == Side::Provider;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return self.dropped_because(DropReason::UnknownPeer);
+        };
+        let found = control::find(
+            packet,
+            self.config.gateway_v4,
+            self.config.control_port,
+            to_gateway,
+        );
+        let passed = match &found {
+            Some(control) => {
+                let passed = peer.control.pass_inbound(control.payload.len(), now);
+                if to_gateway && passed.is_ok() {
+                    peer.control_port = control.source_port;
+                }
+                passed
+            }
+            None => peer
+                .gate
+                .pass_inbound(packet.len(), now)
+                .map_err(DropReason::from),
+        };
+        match (passed, found) {
+            (Err(reason), _) => self.dropped_because(reason),
+            (Ok(()), Some(control)) => Ok(Inbound::Control {
+                peer: id,
+                payload: &packet[control.payload],
+            }),
+            (Ok(()), None) => Ok(Inbound::Packet { peer: id, packet }),
+        }
+    }
+}
+
+impl From<Refused> for DropReason {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Closed => Self::GateClosed,
+            Refused::Throttled => Self::Throttled,
+        }
+    }
+}

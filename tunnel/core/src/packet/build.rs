@@ -1,0 +1,329 @@
+//! Building the few packets that a tunnel end writes itself.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::{
+    phy::{Checksum, ChecksumCapabilities},
+    wire::{
+        Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable,
+        Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, IpRepr, Ipv4Packet,
+        Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket, TcpSeqNumber, UdpPacket,
+    },
+};
+
+use super::{Content, Headers};
+
+/// Bytes of the undeliverable packet that an ICMP error quotes: enough for every header.
+const QUOTED: usize = 64;
+
+/// Why a destination can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreachable {
+    /// No route to the network.
+    Network,
+    /// The host does not answer.
+    Host,
+    /// Nothing listens on the port.
+    Port,
+    /// The exit's policy forbids it.
+    Prohibited,
+}
+
+impl Unreachable {
+    pub(super) fn from_v4_code(code: u8) -> Self {
+        match Icmpv4DstUnreachable::from(code) {
+            Icmpv4DstUnreachable::NetUnreachable | Icmpv4DstUnreachable::DstNetUnknown => {
+                Self::Network
+            }
+            Icmpv4DstUnreachable::PortUnreachable => Self::Port,
+            Icmpv4DstUnreachable::NetProhibited
+            | Icmpv4DstUnreachable::HostProhibited
+            | Icmpv4DstUnreachable::CommProhibited => Self::Prohibited,
+            _ => Self::Host,
+        }
+    }
+
+    pub(super) fn from_v6_code(code: u8) -> Self {
+        match Icmpv6DstUnreachable::from(code) {
+            Icmpv6DstUnreachable::NoRoute => Self::Network,
+            Icmpv6DstUnreachable::PortUnreachable => Self::Port,
+            Icmpv6DstUnreachable::AdminProhibit | Icmpv6DstUnreachable::FailedPolicy => {
+                Self::Prohibited
+            }
+            _ => Self::Host,
+        }
+    }
+
+    fn v4(self) -> Icmpv4DstUnreachable {
+        match self {
+            Self::Network => Icmpv4DstUnreachable::NetUnreachable,
+            Self::Host => Icmpv4DstUnreachable::HostUnreachable,
+            Self::Port => Icmpv4DstUnreachable::PortUnreachable,
+            Self::Prohibited => Icmpv4DstUnreachable::CommProhibited,
+        }
+    }
+
+    fn v6(self) -> Icmpv6DstUnreachable {
+        match self {
+            Self::Network => Icmpv6DstUnreachable::NoRoute,
+            Self::Host => Icmpv6DstUnreachable::AddrUnreachable,
+            Self::Port => Icmpv6DstUnreachable::PortUnreachable,
+            Self::Prohibited => Icmpv6DstUnreachable::AdminProhibit,
+        }
+    }
+}
+
+/// Writes an IP packet with one UDP datagram over what `packet` held. False if it would not fit the tunnel or the
+/// two addresses are of different families.
+pub fn udp(
+    packet: &mut Vec<u8>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    payload: &[u8],
+) -> bool {
+    let Some(start) = ip(
+        packet,
+        source.ip(),
+        destination.ip(),
+        IpProtocol::Udp,
+        8 + payload.len(),
+    ) else {
+        return false;
+    };
+    let mut datagram = UdpPacket::new_unchecked(&mut packet[start..]);
+    datagram.set_src_port(source.port());
+    datagram.set_dst_port(destination.port());
+    datagram.set_len((8 + payload.len()) as u16);
+    datagram.payload_mut().copy_from_slice(payload);
+    datagram.fill_checksum(&source.ip().into(), &destination.ip().into());
+    true
+}
+
+/// Writes an ICMP or ICMPv6 echo request. False if the two addresses are of different families.
+pub fn echo_request(
+    packet: &mut Vec<u8>,
+    source: IpAddr,
+    destination: IpAddr,
+    identifier: u16,
+    sequence: u16,
+    payload: &[u8],
+) -> bool {
+    echo(
+        packet,
+        source,
+        destination,
+        (identifier, sequence),
+        payload,
+        true,
+    )
+}
+
+/// Writes the answer to an echo request over what `packet` held. False if `request` is none or would not fit.
+pub fn echo_reply(packet: &mut Vec<u8>, request: &[u8]) -> bool {
+    let Ok(headers) = Headers::parse(request) else {
+        return false;
+    };
+    if headers.content != Content::EchoRequest {
+        return false;
+    }
+    let message = &request[headers.transport_start..headers.transport_end];
+    let Some((&[_, _, _, _, i0, i1, s0, s1], payload)) = message.split_first_chunk() else {
+        return false;
+    };
+    let ids = (u16::from_be_bytes([i0, i1]), u16::from_be_bytes([s0, s1]));
+    echo(
+        packet,
+        headers.destination,
+        headers.source,
+        ids,
+        payload,
+        false,
+    )
+}
+
+fn echo(
+    packet: &mut Vec<u8>,
+    source: IpAddr,
+    destination: IpAddr,
+    (identifier, sequence): (u16, u16),
+    payload: &[u8],
+    request: bool,
+) -> bool {
+    let protocol = if source.is_ipv4() {
+        IpProtocol::Icmp
+    } else {
+        IpProtocol::Icmpv6
+    };
+    let Some(start) = ip(packet, source, destination, protocol, 8 + payload.len()) else {
+        return false;
+    };
+    let message = &mut packet[start..];
+    message[8..].copy_from_slice(payload);
+    match (source, destination) {
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let mut icmp = Icmpv6Packet::new_unchecked(message);
+            icmp.set_msg_type(if request {
+                Icmpv6Message::EchoRequest
+            } else {
+                Icmpv6Message::EchoReply
+            });
+            icmp.set_msg_code(0);
+            icmp.set_echo_ident(identifier);
+            icmp.set_echo_seq_no(sequence);
+            icmp.fill_checksum(&source, &destination);
+        }
+        _ => {
+            let mut icmp = Icmpv4Packet::new_unchecked(message);
+            icmp.set_msg_type(if request {
+                Icmpv4Message::EchoRequest
+            } else {
+                Icmpv4Message::EchoReply
+            });
+            icmp.set_msg_code(0);
+            icmp.set_echo_ident(identifier);
+            icmp.set_echo_seq_no(sequence);
+            icmp.fill_checksum();
+        }
+    }
+    true
+}
+
+/// Writes the ICMP error that tells the sender of `original` why it could not be delivered, as if from `from`.
+/// False for packets that must not be answered so.
+pub fn unreachable(
+    packet: &mut Vec<u8>,
+    original: &[u8],
+    from: IpAddr,
+    reason: Unreachable,
+) -> bool {
+    let quoted = &original[..original.len().min(QUOTED)];
+    match (from, super::addresses(original)) {
+        (IpAddr::V4(from), Ok((IpAddr::V4(to), _))) => {
+            let Ok(ip) = Ipv4Packet::new_checked(original) else {
+                return false;
+            };
+            let Ok(header) = Ipv4Repr::parse(&ip, &ChecksumCapabilities::ignored()) else {
+                return false;
+            };
+            let data = quoted
+                .get(usize::from(ip.header_len())..)
+                .unwrap_or_default();
+            let message = Icmpv4Repr::DstUnreachable {
+                reason: reason.v4(),
+                header,
+                data,
+            };
+            let Some(start) = self::ip(
+                packet,
+                from.into(),
+                to.into(),
+                IpProtocol::Icmp,
+                message.buffer_len(),
+            ) else {
+                return false;
+            };
+            message.emit(
+                &mut Icmpv4Packet::new_unchecked(&mut packet[start..]),
+                &ChecksumCapabilities::default(),
+            );
+            true
+        }
+        (IpAddr::V6(from), Ok((IpAddr::V6(to), _))) => {
+            let Ok(ip) = Ipv6Packet::new_checked(original) else {
+                return false;
+            };
+            let Ok(header) = Ipv6Repr::parse(&ip) else {
+                return false;
+            };
+            let data = quoted.get(ip.header_len()..).unwrap_or_default();
+            let message = Icmpv6Repr::DstUnreachable {
+                reason: reason.v6(),
+                header,
+                data,
+            };
+            let Some(start) = self::ip(
+                packet,
+                from.into(),
+                to.into(),
+                IpProtocol::Icmpv6,
+                message.buffer_len(),
+            ) else {
+                return false;
+            };
+            let mut target = Icmpv6Packet::new_unchecked(&mut packet[start..]);
+            message.emit(&from, &to, &mut target, &ChecksumCapabilities::default());
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Writes the RST that answers a TCP segment of no known connection (RFC 9293, section 3.10.7.1). False if the
+/// segment is itself a RST, or no TCP.
+pub fn tcp_reset(packet: &mut Vec<u8>, segment: &[u8]) -> bool {
+    let Ok(headers) = Headers::parse(segment) else {
+        return false;
+    };
+    let Content::Tcp { resets: false, .. } = headers.content else {
+        return false;
+    };
+    let original =
+        TcpPacket::new_unchecked(&segment[headers.transport_start..headers.transport_end]);
+    let Some(start) = ip(
+        packet,
+        headers.destination,
+        headers.source,
+        IpProtocol::Tcp,
+        20,
+    ) else {
+        return false;
+    };
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[start..]);
+    tcp.set_src_port(original.dst_port());
+    tcp.set_dst_port(original.src_port());
+    tcp.set_header_len(20);
+    tcp.clear_flags();
+    tcp.set_rst(true);
+    if original.ack() {
+        tcp.set_seq_number(original.ack_number());
+        tcp.set_ack_number(TcpSeqNumber(0));
+    } else {
+        tcp.set_seq_number(TcpSeqNumber(0));
+        tcp.set_ack(true);
+        tcp.set_ack_number(original.seq_number() + original.segment_len());
+    }
+    tcp.set_window_len(0);
+    tcp.set_urgent_at(0);
+    tcp.fill_checksum(&headers.destination.into(), &headers.source.into());
+    true
+}
+
+/// Starts an IP packet with room for `len` bytes behind the header; returns where they start.
+fn ip(
+    packet: &mut Vec<u8>,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: IpProtocol,
+    len: usize,
+) -> Option<usize> {
+    if source.is_ipv4() != destination.is_ipv4() {
+        return None;
+    }
+    let repr = IpRepr::new(
+        IpAddress::from(source),
+        IpAddress::from(destination),
+        protocol,
+        len,
+        64,
+    );
+    let total = repr.buffer_len();
+    if total > crate::INNER_MTU {
+        return None;
+    }
+    packet.clear();
+    packet.resize(total, 0);
+    let mut checksums = ChecksumCapabilities::ignored();
+    checksums.ipv4 = Checksum::Tx;
+    repr.emit(&mut packet[..], &checksums);
+    Some(repr.header_len())
+}

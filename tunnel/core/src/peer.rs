@@ -1,0 +1,95 @@
+//! What a device keeps about one peer.
+
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    time::Instant,
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    control::ControlLimits, device::PeerConfig, gate::GateKeeper, keys::PublicKey, noise::Session,
+    usage::Usage,
+};
+
+/// Inner packets that wait for a handshake, at most.
+const MAX_PENDING: usize = 64;
+
+pub(crate) struct Peer {
+    pub(crate) key: PublicKey,
+    pub(crate) index: u32,
+    pub(crate) session: Session,
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) allowed_ips: Vec<IpNet>,
+    pub(crate) gate: GateKeeper,
+    pub(crate) control: ControlLimits,
+    /// Where the other end sent its last control datagram from.
+    pub(crate) control_port: u16,
+    pub(crate) usage: Usage,
+    pub(crate) last_received: Option<Instant>,
+    pub(crate) handshaked_at: Option<Instant>,
+    /// A handshake that we answered, and whose initiator has not yet shown that it holds the keys.
+    pub(crate) unconfirmed: bool,
+    pending: VecDeque<Pending>,
+}
+
+/// An inner packet that waits for a session.
+pub(crate) struct Pending {
+    pub(crate) packet: Vec<u8>,
+    /// Whether it will be part of usage.
+    pub(crate) counted: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        config: &PeerConfig,
+        index: u32,
+        session: Session,
+        allowed_ips: Vec<IpNet>,
+        gate: GateKeeper,
+        control_port: u16,
+        now: Instant,
+    ) -> Self {
+        Self {
+            key: config.public_key,
+            index,
+            session,
+            endpoint: config.endpoint,
+            allowed_ips,
+            gate,
+            control: ControlLimits::new(now),
+            control_port,
+            usage: Usage::default(),
+            last_received: None,
+            handshaked_at: None,
+            unconfirmed: false,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// The peer's own inner IPv4 address: its first allowed host address.
+    pub(crate) fn inner_v4(&self) -> Option<Ipv4Addr> {
+        self.allowed_ips.iter().find_map(|net| match net {
+            IpNet::V4(net) if net.prefix_len() == 32 => Some(net.addr()),
+            _ => None,
+        })
+    }
+
+    /// Keeps a packet until a session exists; false if too many wait already.
+    pub(crate) fn hold(&mut self, packet: &[u8], counted: bool) -> bool {
+        if self.pending.len() >= MAX_PENDING {
+            return false;
+        }
+        self.pending.push_back(Pending {
+            packet: packet.to_vec(),
+            counted,
+        });
+        true
+    }
+
+    /// Takes the packets that waited for a session.
+    pub(crate) fn take_pending(&mut self) -> VecDeque<Pending> {
+        std::mem::take(&mut self.pending)
+    }
+}

@@ -1,0 +1,206 @@
+//! Which destinations an exit opens.
+//!
+//! Everything that is not the public internet is refused by default: private, local and special ranges, in IPv4,
+//! in IPv6 and as IPv4 hidden inside IPv6, the exit's own host and networks, and mail. An allow rule opens exactly
+//! what it names, and a deny rule closes more.
+
+mod ranges;
+mod rule;
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::drops::DropReason;
+
+pub use rule::{PolicyError, PortRange, Rule, RuleProtocol};
+
+/// First byte of [`ExitPolicy::canonical_bytes`]: changes whenever the same policy comes to mean something else.
+const CANONICAL_VERSION: u8 = 1;
+
+const MAIL_PORTS: [u16; 3] = [25, 465, 587];
+
+/// How much of the public internet an exit opens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Tier {
+    /// TCP to ports 80 and 443.
+    #[default]
+    #[serde(rename = "web")]
+    Web,
+    /// TCP to ports 80 and 443, and UDP to any port but mail's.
+    #[serde(rename = "web+udp")]
+    WebUdp,
+    /// TCP and UDP to any port but mail's.
+    #[serde(rename = "open")]
+    Open,
+}
+
+impl Tier {
+    /// The name that offers and configuration files use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::WebUdp => "web+udp",
+            Self::Open => "open",
+        }
+    }
+
+    fn opens(self, protocol: RuleProtocol, port: u16) -> bool {
+        match (self, protocol) {
+            (Self::Web, RuleProtocol::Tcp) => matches!(port, 80 | 443),
+            (Self::Web, _) => false,
+            (Self::WebUdp, RuleProtocol::Tcp) => matches!(port, 80 | 443),
+            (Self::WebUdp | Self::Open, _) => port != 0,
+        }
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        match text {
+            "web" => Ok(Self::Web),
+            "web+udp" => Ok(Self::WebUdp),
+            "open" => Ok(Self::Open),
+            _ => Err(PolicyError::Tier(text.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What an exit opens, as its owner wrote it down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitPolicy {
+    /// How much of the public internet is open.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Destinations opened in spite of every default.
+    #[serde(default)]
+    pub allow: Vec<Rule>,
+    /// Destinations closed in spite of everything, allow rules included.
+    #[serde(default)]
+    pub deny: Vec<Rule>,
+}
+
+impl ExitPolicy {
+    /// A policy of one tier without rules.
+    pub fn new(tier: Tier) -> Self {
+        Self {
+            tier,
+            allow: Vec::new(),
+            deny: Vec::new(),
+        }
+    }
+
+    /// Prepares the policy for checking on a host with these addresses and networks.
+    pub fn compile(&self, own_networks: &[IpNet]) -> Matcher {
+        Matcher {
+            policy: self.clone(),
+            own_networks: own_networks.to_vec(),
+        }
+    }
+
+    /// The policy as bytes that are equal exactly when two policies mean the same, for hashing: a version, the
+    /// tier's name, then the allow and the deny rules, each as a count and sorted distinct texts with 16-bit
+    /// big-endian lengths.
+    pub fn canonical_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![CANONICAL_VERSION];
+        put_text(&mut bytes, self.tier.as_str());
+        for rules in [&self.allow, &self.deny] {
+            let mut texts: Vec<String> = rules.iter().map(Rule::to_string).collect();
+            texts.sort_unstable();
+            texts.dedup();
+            bytes.extend_from_slice(&(texts.len() as u32).to_be_bytes());
+            for text in texts {
+                put_text(&mut bytes, &text);
+            }
+        }
+        bytes
+    }
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend_from_slice(&(text.len() as u16).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+/// A policy ready for checking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matcher {
+    policy: ExitPolicy,
+    own_networks: Vec<IpNet>,
+}
+
+impl Matcher {
+    /// Whether a flow to `destination` may be opened, and why not.
+    ///
+    /// Order: deny rules, allow rules, special ranges, own networks, mail ports, tier. An address that hides an
+    /// IPv4 address is judged by both.
+    pub fn check(&self, protocol: RuleProtocol, destination: SocketAddr) -> Result<(), DropReason> {
+        let (address, port) = (destination.ip(), destination.port());
+        let embedded = ranges::embedded_v4(address).map(IpAddr::V4);
+        let named = |rule: &Rule, address: IpAddr| rule.matches(protocol, address, port);
+        if self
+            .policy
+            .deny
+            .iter()
+            .any(|rule| named(rule, address) || embedded.is_some_and(|v4| named(rule, v4)))
+        {
+            return Err(DropReason::DenyRule);
+        }
+        if self.policy.allow.iter().any(|rule| named(rule, address)) {
+            return Ok(());
+        }
+        self.check_range(address)?;
+        if MAIL_PORTS.contains(&port) {
+            return Err(DropReason::MailPort);
+        }
+        if self.policy.tier.opens(protocol, port) {
+            Ok(())
+        } else {
+            Err(DropReason::OutsideTier)
+        }
+    }
+
+    /// Whether `address` may be told to a peer that asks for a name: no answer may point into a refused range,
+    /// unless an allow rule names something there.
+    pub fn check_address(&self, address: IpAddr) -> Result<(), DropReason> {
+        if self
+            .policy
+            .allow
+            .iter()
+            .any(|rule| rule.prefix().contains(&address))
+        {
+            return Ok(());
+        }
+        self.check_range(address)
+    }
+
+    /// The policy that was compiled.
+    pub fn policy(&self) -> &ExitPolicy {
+        &self.policy
+    }
+
+    fn check_range(&self, address: IpAddr) -> Result<(), DropReason> {
+        if let Some(reason) = ranges::refused(address) {
+            return Err(reason);
+        }
+        let embedded = ranges::embedded_v4(address).map(IpAddr::V4);
+        let own = |address: IpAddr| self.own_networks.iter().any(|net| net.contains(&address));
+        if own(address) || embedded.is_some_and(own) {
+            Err(DropReason::OwnNetwork)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
