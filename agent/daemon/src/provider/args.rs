@@ -1,0 +1,148 @@
+//! The arguments of `ipsx provide`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
+use ipsx_market::IpNet;
+use ipsx_market::http::NetworkInfo;
+use ipsx_market::offer::{Capacity, LONGEST_LEASE, Protocol, SHORTEST_LEASE, WeeklyHours};
+use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
+
+use super::ProviderConfig;
+use super::schedule;
+use crate::amount;
+use crate::cli::duration;
+
+/// Lend this host's address, by the second.
+#[derive(Args, Clone, Debug)]
+pub struct ProvideArgs {
+    /// HTTP URL of the broker whose network is joined.
+    #[arg(
+        long,
+        env = "IPSX_BROKER",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
+    pub broker: String,
+    /// UDP address of the WireGuard endpoint.
+    #[arg(long, default_value = "0.0.0.0:51820", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Source address of everything that leaves: the link to the broker and the traffic of leases.
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<IpAddr>,
+    /// WireGuard endpoint that requesters are told, if it is not the address that the broker sees with the port
+    /// of --listen.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// Price of one second, in whole tokens.
+    #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
+    pub price_per_second: Amount,
+    /// Price of one GiB, both directions added up, in whole tokens.
+    #[arg(long, value_parser = amount::parse, default_value = "0", value_name = "TOKENS")]
+    pub price_per_gib: Amount,
+    /// What leases may reach: web (TCP 80 and 443), web+udp, or open (all but mail).
+    #[arg(long, default_value = "web", value_name = "TIER")]
+    pub tier: Tier,
+    /// Opens a destination in spite of every default, for example 127.0.0.1/32:tcp/8080. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    pub allow: Vec<Rule>,
+    /// Closes a destination in spite of everything, for example 203.0.113.0/24:any/*. Repeatable.
+    #[arg(long, value_name = "RULE")]
+    pub deny: Vec<Rule>,
+    /// Address or network that is offered, if it is not the one that the broker sees. Repeatable.
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Vec<IpNet>,
+    /// How leases can be used: wireguard, socks5, http-connect. Repeatable; all of them by default.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Vec<Protocol>,
+    /// Leases at the same time.
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub max_leases: u32,
+    /// Mbit/s from requesters, all leases together.
+    #[arg(long, default_value_t = 20, value_name = "MBIT")]
+    pub mbit_up: u32,
+    /// Mbit/s to requesters, all leases together.
+    #[arg(long, default_value_t = 100, value_name = "MBIT")]
+    pub mbit_down: u32,
+    /// Bytes in a calendar month (UTC), both directions; no limit by default.
+    #[arg(long, value_name = "BYTES")]
+    pub bytes_per_month: Option<u64>,
+    /// Shortest lease, such as 30s.
+    #[arg(long, alias = "min", value_parser = duration::parse, default_value_t = SHORTEST_LEASE, value_name = "DURATION")]
+    pub min_duration: u32,
+    /// Longest lease, such as 2h or 31d.
+    #[arg(long, alias = "max", value_parser = duration::parse, default_value_t = LONGEST_LEASE, value_name = "DURATION")]
+    pub max_duration: u32,
+    /// Hours of the week (UTC) when leases may run, such as mon-fri:18-24,sat-sun:0-24.
+    #[arg(long, value_parser = schedule::parse, default_value = "always", value_name = "HOURS")]
+    pub schedule: WeeklyHours,
+    /// Most tokens of one payer that may be served without having been claimed.
+    #[arg(long, value_parser = amount::parse, default_value = "100", value_name = "TOKENS")]
+    pub max_unclaimed_per_payer: Amount,
+    /// Most tokens of all payers that may be served without having been claimed.
+    #[arg(long, value_parser = amount::parse, default_value = "1000", value_name = "TOKENS")]
+    pub max_unclaimed: Amount,
+    /// Accept the text about what sharing an address means, without being asked.
+    #[arg(long)]
+    pub accept_consent: bool,
+    /// Claim vouchers on the chain at the end of each lease.
+    #[arg(long)]
+    pub claim_at_end: bool,
+    /// Print events as one JSON object per line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ProvideArgs {
+    /// The exit policy that the arguments describe.
+    pub fn policy(&self) -> ExitPolicy {
+        ExitPolicy {
+            tier: self.tier,
+            allow: self.allow.clone(),
+            deny: self.deny.clone(),
+        }
+    }
+
+    /// The configuration for a network, as its broker describes it, with everything kept in `data`.
+    pub fn config(&self, network: NetworkInfo, data: PathBuf) -> ProviderConfig {
+        let protocols = if self.protocol.is_empty() {
+            &Protocol::ALL[..]
+        } else {
+            &self.protocol
+        };
+        ProviderConfig {
+            network,
+            data,
+            listen: self.listen,
+            bind: self.bind,
+            advertise: self.advertise,
+            policy: self.policy(),
+            own_networks: Vec::new(),
+            terms: OfferTerms {
+                prefixes: self.prefix.clone(),
+                protocols: protocols.iter().copied().collect(),
+                capacity: Capacity {
+                    leases: self.max_leases,
+                    mbit_up: self.mbit_up,
+                    mbit_down: self.mbit_down,
+                    bytes_per_month: self.bytes_per_month.unwrap_or(u64::MAX),
+                },
+                prices: Prices {
+                    per_second: PricePerSecond(self.price_per_second),
+                    per_gib: PricePerGib(self.price_per_gib),
+                },
+                min_seconds: self.min_duration,
+                max_seconds: self.max_duration,
+                weekly_hours: self.schedule,
+            },
+            exposure: ExposureLimits {
+                per_payer: self.max_unclaimed_per_payer,
+                per_network: self.max_unclaimed,
+            },
+            claim_at_end: self.claim_at_end,
+        }
+    }
+}
