@@ -1,0 +1,46 @@
+//! Countries as the command line takes them: only codes that exist.
+
+use ipsx_market::offer::Country;
+
+/// ISO 3166-1 alpha-2, officially assigned, and XK (Kosovo), which address databases use.
+const CODES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ \
+    BR BS BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH \
+    ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE \
+    IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC \
+    MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE \
+    PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV \
+    SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS XK YE \
+    YT ZA ZM ZW";
+
+/// Reads a country code; upper or lower case.
+pub fn parse(text: &str) -> Result<Country, String> {
+    let country: Country = text.parse().map_err(|error| format!("{error}"))?;
+    if CODES
+        .split_ascii_whitespace()
+        .any(|code| code == country.as_str())
+    {
+        return Ok(country);
+    }
+    let hint = match country.as_str() {
+        "UK" => "; the United Kingdom is GB",
+        "EL" => "; Greece is GR",
+        _ => "",
+    };
+    Err(format!(
+        "{country} is no country; use a code of ISO 3166-1, such as FR, DE or JP{hint}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_countries_that_exist() {
+        assert_eq!(CODES.split_ascii_whitespace().count(), 250);
+        assert!(parse("fr").is_ok_and(|c| c.as_str() == "FR"));
+        assert!(parse("UK").is_err_and(|e| e.contains("GB")));
+        assert!(parse("ZZ").is_err_and(|e| e.contains("ISO 3166-1")));
+        assert!(parse("France").is_err());
+    }
+}

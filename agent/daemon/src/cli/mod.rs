@@ -1,0 +1,396 @@
+//! The command line: what can be typed, with its help.
+
+mod country;
+pub mod duration;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use ipsx_market::IpNet;
+use ipsx_market::offer::{Country, Protocol, Tier};
+use ipsx_market::request::{Filter, IpVersion};
+use ipsx_metering::{Address, Amount, DealId};
+
+use crate::amount;
+use crate::exit_code::ExitCode;
+
+/// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ipsx",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Start with `ipsx demo`: the whole market on this machine, in a few seconds.\n\
+                  Exit codes: `ipsx help exit-codes`."
+)]
+pub struct Cli {
+    /// What all commands share.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct CommonArgs {
+    /// Folder of the wallet and the records [default: the user's data folder]
+    #[arg(long, global = true, value_name = "DIR", env = "IPSX_DATA")]
+    pub data: Option<PathBuf>,
+    /// Configuration in TOML [default: config.toml in the data folder, if it exists]
+    #[arg(long, global = true, value_name = "FILE", env = "IPSX_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The broker to trade with [default: http://127.0.0.1:8480] [env: IPSX_BROKER]
+    #[arg(long, global = true, value_name = "URL")]
+    pub broker: Option<String>,
+    /// The chain's JSON-RPC [default: the one that the broker names] [env: IPSX_RPC]
+    #[arg(long, global = true, value_name = "URL")]
+    pub rpc: Option<String>,
+    /// Read the wallet's passphrase from this file [env: IPSX_PASSPHRASE_FILE, or IPSX_PASSPHRASE with the text]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more on standard error; twice for every packet's worth
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make, import or show the wallet
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// Show what is for lease
+    Search(SearchArgs),
+    /// Put tokens into the deposit that pays for leases
+    Deposit(DepositArgs),
+    /// Lease an address and use it
+    Connect(ConnectArgs),
+    /// List the leases of this wallet, or show one's statement
+    Leases(LeasesArgs),
+    /// Claim what requesters have signed for (providers)
+    Settle(SettleArgs),
+    /// Take tokens out: the deposit, or a provider's earnings
+    #[command(subcommand)]
+    Withdraw(WithdrawCommand),
+    /// Run the whole market on this machine: broker, chain, three providers, one lease
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+    /// List the program's exit codes
+    #[command(long_about = ExitCode::table())]
+    ExitCodes,
+}
+
+/// `ipsx wallet …`
+#[derive(Debug, Subcommand)]
+pub enum WalletCommand {
+    /// Draw a new key and seal it with a passphrase
+    New,
+    /// Import a private key or another keystore file
+    Import(ImportArgs),
+    /// Show the address, the deposit, the tokens and the gas
+    Show,
+}
+
+/// `ipsx wallet import …`
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// File with a private key in hex; `-` reads it from standard input
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "keystore",
+        conflicts_with = "keystore"
+    )]
+    pub key: Option<PathBuf>,
+    /// An encrypted keystore (Web3 Secret Storage, version 3)
+    #[arg(long, value_name = "FILE")]
+    pub keystore: Option<PathBuf>,
+    /// File with the other keystore's passphrase [default: asked for]
+    #[arg(long, value_name = "FILE", requires = "keystore")]
+    pub keystore_passphrase_file: Option<PathBuf>,
+}
+
+/// Conditions on what is leased.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Filters")]
+pub struct FilterArgs {
+    /// Country by ISO 3166-1 code, such as FR; repeat or separate with commas
+    #[arg(long, value_name = "CC", value_delimiter = ',', value_parser = country::parse)]
+    pub country: Vec<Country>,
+    /// Autonomous system number
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse_asn)]
+    pub asn: Vec<u32>,
+    /// Address or prefix that the leased address must lie in
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_prefix)]
+    pub prefix: Vec<IpNet>,
+    /// IP version of the address
+    #[arg(long, value_name = "4|6", value_parser = parse_ip_version)]
+    pub ip_version: Option<IpVersion>,
+    /// Protocols needed: wireguard, socks5, http-connect
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub protocol: Vec<Protocol>,
+    /// Least tier of the exit: web, web+udp or open
+    #[arg(long, value_name = "TIER")]
+    pub tier: Option<Tier>,
+    /// Least rate to you, Mbit/s
+    #[arg(long, value_name = "MBIT", default_value_t = 0)]
+    pub mbit_down: u32,
+    /// Least rate from you, Mbit/s
+    #[arg(long, value_name = "MBIT", default_value_t = 0)]
+    pub mbit_up: u32,
+}
+
+impl FilterArgs {
+    /// The filter as it is asked for.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            countries: self.country.clone(),
+            asns: self.asn.clone(),
+            prefixes: self.prefix.clone(),
+            ip_version: self.ip_version.unwrap_or_default(),
+            protocols: self.protocol.iter().copied().collect(),
+            tier: self.tier.unwrap_or_default(),
+            mbit_up: self.mbit_up,
+            mbit_down: self.mbit_down,
+        }
+    }
+}
+
+/// Highest prices.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Price")]
+pub struct PriceArgs {
+    /// The most per second, in tokens [default: any within the budget]
+    #[arg(long, value_name = "TOKENS", value_parser = amount::parse)]
+    pub max_price_per_second: Option<Amount>,
+    /// The most per GiB, in tokens [default: any within the budget]
+    #[arg(long, value_name = "TOKENS", value_parser = amount::parse)]
+    pub max_price_per_gib: Option<Amount>,
+}
+
+/// `ipsx search`
+#[derive(Clone, Debug, Default, Args)]
+pub struct SearchArgs {
+    /// What to look for.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// What to pay.
+    #[command(flatten)]
+    pub price: PriceArgs,
+    /// Leave out offers that cannot be leased this long, such as 90s, 10m, 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub duration: Option<u32>,
+}
+
+/// `ipsx deposit`
+#[derive(Clone, Debug, Args)]
+pub struct DepositArgs {
+    /// How many tokens
+    #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
+    pub amount: Amount,
+}
+
+/// `ipsx connect`
+#[derive(Clone, Debug, Args)]
+pub struct ConnectArgs {
+    /// What to lease.
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// What to pay.
+    #[command(flatten)]
+    pub price: PriceArgs,
+    /// The most that this lease may cost in all, in tokens
+    #[arg(long, value_name = "TOKENS", value_parser = amount::parse, help_heading = "Price")]
+    pub budget: Amount,
+    /// How long, such as 90s, 10m, 2h or 7d
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
+    pub duration: u32,
+    /// Local address of the proxy: one port speaks SOCKS5 and HTTP
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:1080",
+        conflicts_with = "export"
+    )]
+    pub proxy: SocketAddr,
+    /// Local address for the tunnel's UDP socket
+    #[arg(long, value_name = "IP", conflicts_with = "export")]
+    pub bind: Option<IpAddr>,
+    /// Run no tunnel: write a configuration for another client (`wg`: for wg-quick) and pay while it is used
+    #[arg(long, num_args = 2, value_names = ["wg", "FILE"])]
+    pub export: Option<Vec<String>>,
+    /// With --export: also accept prices per GiB, billed by the provider's own count
+    #[arg(long, requires = "export")]
+    pub trust_provider_bytes: bool,
+    /// URL that answers with the address it saw, as text, to check the exit through the tunnel
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "IPSX_EXIT_CHECK",
+        conflicts_with = "export"
+    )]
+    pub exit_check: Option<String>,
+}
+
+/// `ipsx leases`
+#[derive(Clone, Debug, Args)]
+pub struct LeasesArgs {
+    /// Show who paid whom in one lease, recomputed from the signed records
+    #[arg(long, value_name = "ID")]
+    pub statement: Option<String>,
+    /// Show every lease, also those that ended long ago
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// `ipsx settle`
+#[derive(Clone, Debug, Args)]
+pub struct SettleArgs {
+    /// Submit without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `ipsx withdraw …`
+#[derive(Debug, Subcommand)]
+pub enum WithdrawCommand {
+    /// Take the deposit back: at once with the operator's consent, or within 48 hours without
+    Deposit(WithdrawDepositArgs),
+    /// Take what was earned from the payout addresses
+    Credits(WithdrawCreditsArgs),
+}
+
+/// `ipsx withdraw deposit`
+#[derive(Clone, Debug, Args)]
+pub struct WithdrawDepositArgs {
+    /// How many tokens; all that is free when left out
+    #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
+    pub amount: Option<Amount>,
+    /// Who receives them [default: this wallet]
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Option<Address>,
+    /// Do it against the operator: request now, run again after 48 h to take
+    #[arg(long)]
+    pub without_operator: bool,
+}
+
+/// `ipsx withdraw credits`
+#[derive(Clone, Debug, Args)]
+pub struct WithdrawCreditsArgs {
+    /// Who receives the tokens [default: this wallet]
+    #[arg(long, value_name = "ADDRESS")]
+    pub to: Option<Address>,
+}
+
+/// `ipsx demo`
+#[cfg(feature = "demo")]
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// How long to lease
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(5..=3_600))]
+    pub seconds: u32,
+    /// Country to lease in: FR, DE or JP
+    #[arg(long, value_name = "CC", default_value = "FR", value_parser = country::parse)]
+    pub country: Country,
+    /// Leave everything running, with the addresses and commands to try
+    #[arg(long)]
+    pub keep: bool,
+}
+
+fn parse_asn(text: &str) -> Result<u32, String> {
+    let number = text
+        .strip_prefix("AS")
+        .or_else(|| text.strip_prefix("as"))
+        .unwrap_or(text);
+    number
+        .parse()
+        .map_err(|_| format!("{text:?} is no autonomous system; write a number, such as 3215"))
+}
+
+fn parse_prefix(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+        format!("{text:?} is no address or prefix; write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32")
+    })
+}
+
+fn parse_ip_version(text: &str) -> Result<IpVersion, String> {
+    match text {
+        "4" => Ok(IpVersion::V4),
+        "6" => Ok(IpVersion::V6),
+        _ => Err(format!("{text:?} is no IP version; write 4 or 6")),
+    }
+}
+
+/// Reads a deal's id.
+pub fn parse_deal(text: &str) -> Result<DealId, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is no lease; copy the id from `ipsx leases`"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_become_the_markets_filter() {
+        let cli = Cli::try_parse_from([
+            "ipsx",
+            "search",
+            "--country",
+            "fr,DE",
+            "--asn",
+            "AS3215",
+            "--prefix",
+            "192.0.2.7",
+            "--protocol",
+            "socks5",
+            "--tier",
+            "web+udp",
+            "--ip-version",
+            "4",
+        ])
+        .unwrap();
+        let Command::Search(search) = cli.command else {
+            panic!("not a search")
+        };
+        let filter = search.filter.filter();
+        assert_eq!(filter.countries.len(), 2);
+        assert_eq!(filter.asns, [3215]);
+        assert_eq!(filter.prefixes[0].to_string(), "192.0.2.7/32");
+        assert_eq!(filter.tier, Tier::WebUdp);
+        assert_eq!(filter.ip_version, IpVersion::V4);
+    }
+
+    #[test]
+    fn unknown_names_are_refused_with_what_to_write() {
+        for (args, hint) in [
+            (["search", "--country", "ZZ"], "ISO 3166-1"),
+            (["search", "--asn", "x"], "3215"),
+            (["search", "--protocol", "ftp"], "http-connect"),
+            (["search", "--tier", "all"], "web+udp"),
+            (["search", "--duration", "1w"], "90s"),
+            (["search", "--prefix", "x/8"], "192.0.2.0/24"),
+        ] {
+            let error = Cli::try_parse_from(["ipsx"].into_iter().chain(args)).unwrap_err();
+            assert!(error.to_string().contains(hint), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}
