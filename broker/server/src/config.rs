@@ -1,0 +1,119 @@
+//! What the broker is told: a TOML file, then `IPSX_BROKER_*`, then flags; the later wins.
+
+mod error;
+mod load;
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipsx_market::status::DealTimers;
+use ipsx_metering::{Address, NetworkId};
+
+pub use error::ConfigError;
+pub use load::{ENV_PREFIX, PASSPHRASE_ENV, load};
+pub use settings::Settings;
+
+/// Where deposits and claims are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainConfig {
+    /// An EVM in this process, its state in the data directory.
+    Embedded,
+    /// A node.
+    Rpc {
+        /// URL of its JSON-RPC.
+        url: String,
+        /// The `Centralizer`.
+        centralizer: Address,
+        /// The network, when it exists already; else the broker creates it.
+        network: Option<NetworkId>,
+    },
+}
+
+/// Bounds on what others can make the broker hold or do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Agents connected at the same time.
+    pub agents: u32,
+    /// Offers in the book.
+    pub offers: u32,
+    /// Offers of one provider.
+    pub offers_per_provider: u32,
+    /// Messages a second from one agent, on average; bursts of ten times as many.
+    pub messages_per_second: u32,
+    /// Proposed and unstarted deals of one requester.
+    pub unstarted_deals: u32,
+    /// HTTP requests at work at the same time.
+    pub http_requests: u32,
+    /// Seconds that a session's token counts.
+    pub session_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            agents: 10_000,
+            offers: 100_000,
+            offers_per_provider: 256,
+            messages_per_second: 100,
+            unstarted_deals: 8,
+            http_requests: 1_024,
+            session_seconds: 3_600,
+        }
+    }
+}
+
+/// Everything that [`Broker::start`](crate::Broker::start) needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// Store, wallet and the embedded chain's state.
+    pub data_dir: PathBuf,
+    /// Where requesters connect (HTTP); port 0 takes a free one.
+    pub http_listen: SocketAddr,
+    /// Where agents connect (QUIC); port 0 takes a free one.
+    pub agents_listen: SocketAddr,
+    /// What agents and requesters are told instead of `agents_listen`, behind a NAT.
+    pub agents_public: Option<SocketAddr>,
+    /// What requesters reach `http_listen` by, behind a proxy; sign-in messages name it.
+    pub public_url: Option<String>,
+    /// MaxMind database with countries; without one, no address has a country.
+    pub country_db: Option<PathBuf>,
+    /// MaxMind database with autonomous systems.
+    pub asn_db: Option<PathBuf>,
+    /// The operator's keystore; `operator.json` in the data directory by default.
+    pub wallet: Option<PathBuf>,
+    /// File whose first line is the keystore's passphrase.
+    pub passphrase_file: Option<PathBuf>,
+    /// The chain.
+    pub chain: ChainConfig,
+    /// The network's fee in basis points, at most 1,000; fixed when the network is created.
+    pub fee_bps: u16,
+    /// Who receives the fee; the operator by default; fixed when the network is created.
+    pub treasury: Option<Address>,
+    /// Limits of silence.
+    pub timers: DealTimers,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl BrokerConfig {
+    /// The defaults: embedded chain, loopback, ports 8480 (HTTP) and 8481 (QUIC).
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
+            agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
+            agents_public: None,
+            public_url: None,
+            country_db: None,
+            asn_db: None,
+            wallet: None,
+            passphrase_file: None,
+            chain: ChainConfig::Embedded,
+            fee_bps: 100,
+            treasury: None,
+            timers: DealTimers::default(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! From file, environment and flags to a [`BrokerConfig`].
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::{Env, Format, Serialized, Toml};
+
+use super::{BrokerConfig, ChainConfig, ConfigError, Settings};
+
+/// Before every key in the environment.
+pub const ENV_PREFIX: &str = "IPSX_BROKER_";
+/// The passphrase of the operator's wallet, in the environment; it has no flag, since others can read those.
+pub const PASSPHRASE_ENV: &str = "IPSX_BROKER_PASSPHRASE";
+
+/// Reads `file`, then the environment, then `flags`; the later wins.
+pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, ConfigError> {
+    let mut figment = Figment::new();
+    if let Some(path) = file {
+        std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        figment = figment.merge(Toml::file_exact(path));
+    }
+    // The log filter and the passphrase are read elsewhere and never by flag.
+    let environment = Env::prefixed(ENV_PREFIX).ignore(&["passphrase", "log", "config"]);
+    let settings: Settings = figment
+        .merge(environment)
+        .merge(Serialized::defaults(flags))
+        .extract()
+        .map_err(|error| explain(error, file))?;
+    check(&settings)
+}
+
+/// Text keys: name, what is allowed, an example.
+const TEXTS: [(&str, &str, &str); 14] = [
+    ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
+    ("http_listen", "an IP address and a port", "\"127.0.0.1:8480\""),
+    ("agents_listen", "an IP address and a port", "\"127.0.0.1:8481\""),
+    ("agents_public", "an IP address and a port", "\"203.0.113.7:8481\""),
+    (
+        "public_url",
+        "an http or https URL without a path",
+        "\"https://broker.example.org\"",
+    ),
+    ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
+    ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
+    ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
+    ("passphrase_file", "a file", "\"/etc/ipsx/operator.passphrase\""),
+    ("chain", "embedded or rpc", "\"embedded\""),
+    ("rpc_url", "an http or https URL", "\"http://127.0.0.1:8545\""),
+    (
+        "centralizer",
+        "an address of 40 hex digits",
+        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
+    ),
+    (
+        "network",
+        "an id of 64 hex digits",
+        "\"0x4f1a34a2a0a1a3d0b1b6b0d2d29c0d0c7c1f1f0e6f1d8f0a1e2b3c4d5e6f7081\"",
+    ),
+    (
+        "treasury",
+        "an address of 40 hex digits",
+        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
+    ),
+];
+
+/// Number keys: name, least, most, an example.
+const NUMBERS: [(&str, u64, u64, u64); 12] = [
+    ("fee_bps", 0, 1_000, 100),
+    ("propose_seconds", 1, 60, 5),
+    ("sign_seconds", 5, 600, 20),
+    ("start_seconds", 10, 3_600, 60),
+    ("grace_seconds", 1, 3_600, 30),
+    ("max_agents", 1, 1_000_000, 10_000),
+    ("max_offers", 1, 1_000_000, 100_000),
+    ("max_offers_per_provider", 1, 100_000, 256),
+    ("max_messages_per_second", 1, 100_000, 100),
+    ("max_unstarted_deals", 1, 10_000, 8),
+    ("max_http_requests", 1, 1_000_000, 1_024),
+    ("session_seconds", 60, 86_400, 3_600),
+];
+
+/// What may stand at a key, and an example of it.
+fn allowed(key: &str) -> (String, String) {
+    let text = TEXTS.iter().find(|(name, ..)| *name == key);
+    let number = NUMBERS.iter().find(|(name, ..)| *name == key);
+    match (text, number) {
+        (Some((_, allowed, example)), _) => ((*allowed).into(), (*example).into()),
+        (None, Some((_, least, most, example))) => (
+            format!("a number from {least} to {most}"),
+            example.to_string(),
+        ),
+        (None, None) => ("what ipsx-broker --help says".into(), "…".into()),
+    }
+}
+
+fn bad_value(key: &str, value: impl Display, source_name: Option<String>) -> ConfigError {
+    let (allowed, example) = allowed(key);
+    ConfigError::Value {
+        key: key.into(),
+        value: value.to_string(),
+        source_name,
+        allowed,
+        example,
+    }
+}
+
+/// The first thing that figment has to say, in our words.
+fn explain(error: figment::Error, file: Option<&Path>) -> ConfigError {
+    let source_name = error.metadata.as_ref().map(|data| match &data.source {
+        Some(source) => source.to_string(),
+        None => data.name.to_string(),
+    });
+    let key = error.path.join(".");
+    match &error.kind {
+        Kind::UnknownField(name, _) => ConfigError::UnknownKey {
+            key: name.clone(),
+            source_name,
+        },
+        Kind::InvalidType(actual, _) | Kind::InvalidValue(actual, _) if !key.is_empty() => {
+            bad_value(&key, actual, source_name)
+        }
+        _ => ConfigError::File {
+            path: file.map_or_else(|| "of the environment".into(), |p| p.display().to_string()),
+            // TOML's errors span lines; one is enough here.
+            reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        },
+    }
+}
+
+fn parsed<T: FromStr>(key: &str, value: &Option<String>) -> Result<Option<T>, ConfigError> {
+    let Some(text) = value else { return Ok(None) };
+    let parsed = text.parse();
+    parsed
+        .map(Some)
+        .map_err(|_| bad_value(key, format!("{text:?}"), None))
+}
+
+fn number<T: TryFrom<u64>>(key: &str, value: Option<u64>, default: T) -> Result<T, ConfigError> {
+    let Some(value) = value else { return Ok(default) };
+    let range = NUMBERS.iter().find(|(name, ..)| *name == key);
+    let fits = range.is_some_and(|(_, least, most, _)| (least..=most).contains(&&value));
+    let refused = || bad_value(key, value, None);
+    if !fits {
+        return Err(refused());
+    }
+    T::try_from(value).map_err(|_| refused())
+}
+
+fn path(value: &Option<String>) -> Option<PathBuf> {
+    value.as_ref().map(PathBuf::from)
+}
+
+/// A base URL: scheme and authority, nothing else.
+fn url(key: &str, value: &Option<String>, with_path: bool) -> Result<Option<String>, ConfigError> {
+    let Some(text) = value else { return Ok(None) };
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let base = rest.map(|r| if with_path { r } else { r.trim_end_matches('/') });
+    match base {
+        Some(rest) if !rest.is_empty() && (with_path || !rest.contains(['/', '?', '#', '@'])) => {
+            Ok(Some(text.trim_end_matches('/').into()))
+        }
+        _ => Err(bad_value(key, format!("{text:?}"), None)),
+    }
+}
+
+fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
+    let data_dir = match path(&settings.data_dir) {
+        Some(directory) => directory,
+        None => default_data_dir()?,
+    };
+    let mut config = BrokerConfig::new(data_dir);
+    if let Some(listen) = parsed("http_listen", &settings.http_listen)? {
+        config.http_listen = listen;
+    }
+    if let Some(listen) = parsed("agents_listen", &settings.agents_listen)? {
+        config.agents_listen = listen;
+    }
+    config.agents_public = parsed("agents_public", &settings.agents_public)?;
+    config.public_url = url("public_url", &settings.public_url, false)?;
+    config.country_db = path(&settings.country_db);
+    config.asn_db = path(&settings.asn_db);
+    config.wallet = path(&settings.wallet);
+    config.passphrase_file = path(&settings.passphrase_file);
+    config.fee_bps = number("fee_bps", settings.fee_bps, config.fee_bps)?;
+    config.treasury = parsed("treasury", &settings.treasury)?;
+    config.chain = check_chain(settings)?;
+    check_timers(settings, &mut config)?;
+    check_limits(settings, &mut config)?;
+    Ok(config)
+}
+
+fn check_timers(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {
+    let timers = &mut config.timers;
+    timers.propose = number("propose_seconds", settings.propose_seconds, timers.propose)?;
+    timers.sign = number("sign_seconds", settings.sign_seconds, timers.sign)?;
+    timers.start = number("start_seconds", settings.start_seconds, timers.start)?;
+    timers.grace = number("grace_seconds", settings.grace_seconds, timers.grace)?;
+    if timers.sign >= timers.start {
+        return Err(ConfigError::Value {
+            key: "sign_seconds".into(),
+            value: timers.sign.to_string(),
+            source_name: None,
+            allowed: format!("less than start_seconds, {}", timers.start),
+            example: "20".into(),
+        });
+    }
+    if timers.propose >= timers.sign {
+        return Err(ConfigError::Value {
+            key: "propose_seconds".into(),
+            value: timers.propose.to_string(),
+            source_name: None,
+            allowed: format!("less than sign_seconds, {}", timers.sign),
+            example: "5".into(),
+        });
+    }
+    Ok(())
+}
+
+fn check_limits(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {
+    let l = &mut config.limits;
+    l.agents = number("max_agents", settings.max_agents, l.agents)?;
+    l.offers = number("max_offers", settings.max_offers, l.offers)?;
+    l.offers_per_provider = number(
+        "max_offers_per_provider",
+        settings.max_offers_per_provider,
+        l.offers_per_provider,
+    )?;
+    l.messages_per_second = number(
+        "max_messages_per_second",
+        settings.max_messages_per_second,
+        l.messages_per_second,
+    )?;
+    l.unstarted_deals = number(
+        "max_unstarted_deals",
+        settings.max_unstarted_deals,
+        l.unstarted_deals,
+    )?;
+    l.http_requests = number(
+        "max_http_requests",
+        settings.max_http_requests,
+        l.http_requests,
+    )?;
+    l.session_seconds = number("session_seconds", settings.session_seconds, l.session_seconds)?;
+    Ok(())
+}
+
+fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
+    let missing = |key: &str| ConfigError::Missing {
+        key: key.into(),
+        because: "chain = \"rpc\" needs it".into(),
+        example: allowed(key).1,
+    };
+    let rpc_url = url("rpc_url", &settings.rpc_url, true)?;
+    let centralizer = parsed("centralizer", &settings.centralizer)?;
+    let network = parsed("network", &settings.network)?;
+    match settings.chain.as_deref() {
+        None | Some("embedded") => {
+            let extra = [
+                ("rpc_url", rpc_url.is_some()),
+                ("centralizer", centralizer.is_some()),
+                ("network", network.is_some()),
+            ];
+            match extra.into_iter().find(|(_, given)| *given) {
+                // Silently running on another chain than the one named would be worse than an error.
+                Some((key, _)) => Err(ConfigError::Missing {
+                    key: "chain".into(),
+                    because: format!("{key} is set, which only chain = \"rpc\" uses"),
+                    example: "\"rpc\"".into(),
+                }),
+                None => Ok(ChainConfig::Embedded),
+            }
+        }
+        Some("rpc") => Ok(ChainConfig::Rpc {
+            url: rpc_url.ok_or_else(|| missing("rpc_url"))?,
+            centralizer: centralizer.ok_or_else(|| missing("centralizer"))?,
+            network,
+        }),
+        Some(other) => Err(bad_value("chain", format!("{other:?}"), None)),
+    }
+}
+
+fn default_data_dir() -> Result<PathBuf, ConfigError> {
+    directories::ProjectDirs::from("", "", "ipsx-broker")
+        .map(|dirs| dirs.data_dir().to_path_buf())
+        .ok_or_else(|| ConfigError::Missing {
+            key: "data_dir".into(),
+            because: "there is no home directory to put it into".into(),
+            example: allowed("data_dir").1,
+        })
+}

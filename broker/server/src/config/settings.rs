@@ -1,0 +1,115 @@
+//! The keys as they are written down, in the file, the environment and the flags alike.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+/// The keys as they are written down; each stands in the file, the environment and the flags alike.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of the store, the wallet and the embedded chain [default: ~/.local/share/ipsx-broker]
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<String>,
+    /// Address and port for requesters (HTTP) [default: 127.0.0.1:8480]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_listen: Option<String>,
+    /// Address and port for agents (QUIC, UDP) [default: 127.0.0.1:8481]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents_listen: Option<String>,
+    /// Address and port that agents are told to connect to, behind a NAT [default: agents-listen]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agents_public: Option<String>,
+    /// URL by which requesters reach this broker; sign-in messages name it [default: http://<http-listen>]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_url: Option<String>,
+    /// MaxMind database (.mmdb) that knows countries [default: none, no address has a country]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub country_db: Option<String>,
+    /// MaxMind database (.mmdb) that knows autonomous systems [default: none]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asn_db: Option<String>,
+    /// Keystore of the operator's wallet [default: operator.json in data-dir, made on the first start]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wallet: Option<String>,
+    /// File whose first line opens the keystore; or set IPSX_BROKER_PASSPHRASE [default: with the embedded
+    /// chain, operator.passphrase in data-dir, made on the first start, mode 0600]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase_file: Option<String>,
+    /// Where deposits and claims are: embedded or rpc [default: embedded]
+    #[arg(long, value_name = "KIND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// URL of the node's JSON-RPC; with chain = rpc
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpc_url: Option<String>,
+    /// Address of the Centralizer contract; with chain = rpc
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub centralizer: Option<String>,
+    /// Id of the network to run; with chain = rpc [default: one is created and remembered]
+    #[arg(long, value_name = "ID")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Fee of a network that is created, in hundredths of a percent, 0 to 1000 [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee_bps: Option<u64>,
+    /// Who receives the fee of a network that is created [default: the operator]
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub treasury: Option<String>,
+    /// Seconds that a provider has to answer a proposal, 1 to 60 [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub propose_seconds: Option<u64>,
+    /// Seconds from a proposal until both must have signed, 5 to 600 [default: 20]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sign_seconds: Option<u64>,
+    /// Seconds from a proposal until the lease must have started, 10 to 3600 [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_seconds: Option<u64>,
+    /// Seconds that a vanished agent's leases wait for its return, 1 to 3600 [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_seconds: Option<u64>,
+    /// Agents connected at the same time, 1 to 1000000 [default: 10000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_agents: Option<u64>,
+    /// Offers in the book, 1 to 1000000 [default: 100000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_offers: Option<u64>,
+    /// Offers of one provider, 1 to 100000 [default: 256]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_offers_per_provider: Option<u64>,
+    /// Messages a second from one agent, 1 to 100000 [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_messages_per_second: Option<u64>,
+    /// Deals of one requester that are proposed or not yet started, 1 to 10000 [default: 8]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_unstarted_deals: Option<u64>,
+    /// HTTP requests at work at the same time, 1 to 1000000 [default: 1024]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_http_requests: Option<u64>,
+    /// Seconds that a requester's session counts, 60 to 86400 [default: 3600]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_seconds: Option<u64>,
+}

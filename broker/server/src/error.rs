@@ -1,0 +1,78 @@
+//! Why a broker does not start, each with the exit code of the program.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipsx_settlement::{ChainError, KeystoreError};
+
+use crate::config::ConfigError;
+
+/// The broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A key of the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Somebody else listens there, or the address is not this machine's.
+    #[error("can't listen on {address} for {purpose}: {reason}. Free it, or set {key} to another address")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// For whom.
+        purpose: &'static str,
+        /// The key that names it.
+        key: &'static str,
+        /// What the system says.
+        reason: std::io::Error,
+    },
+    /// The data directory or the database in it.
+    #[error("can't use the store {}: {reason}", path.display())]
+    Store {
+        /// File or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operator's wallet.
+    #[error("the operator's wallet: {0}")]
+    Wallet(#[from] KeystoreError),
+    /// The chain does not answer, or has no such contract or network.
+    #[error("the chain: {0}")]
+    Chain(String),
+    /// A MaxMind database.
+    #[error("can't use {key} = {}: {reason}", path.display())]
+    Database {
+        /// The key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS library refused its own certificate or key.
+    #[error("can't set up TLS for agents: {0}")]
+    Tls(String),
+}
+
+impl StartError {
+    /// The program's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Listen { .. } => 3,
+            Self::Store { .. } => 4,
+            Self::Chain(_) => 5,
+            Self::Wallet(_) => 6,
+            Self::Database { .. } => 7,
+            Self::Tls(_) => 1,
+        }
+    }
+}
+
+/// A grant was not paid.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// The chain refused it.
+    #[error("the grant was not paid: {0}")]
+    Chain(#[from] ChainError),
+}
