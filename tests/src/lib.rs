@@ -1,1 +1,18 @@
-//! ipsx-tests
+//! What the end-to-end tests stand on: the real programs as processes, a network of them, a web server to reach
+//! through a lease, and network namespaces.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests act: they start processes, open sockets and wait"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a harness that cannot go on has failed the test"
+)]
+
+pub mod geography;
+pub mod market;
+pub mod namespace;
+pub mod origin;
+pub mod program;

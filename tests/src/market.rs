@@ -1,0 +1,170 @@
+//! A private network as its people would run it: one broker process, wallets, provider and requester processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::geography;
+use crate::program::{Program, built};
+
+/// Long enough for a program to be ready on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A network in a folder of its own.
+pub struct Market {
+    folder: TempDir,
+    /// The broker, while it runs.
+    pub broker: Option<Program>,
+    http: String,
+    agents: String,
+    funded: Vec<String>,
+    command: Box<dyn Fn(&str) -> Command>,
+}
+
+/// A wallet with its data directory.
+#[derive(Clone)]
+pub struct Wallet {
+    /// What `--data` takes.
+    pub data: PathBuf,
+    /// Its address.
+    pub address: String,
+}
+
+impl Market {
+    /// A network on loopback whose database knows 127.0.1.1 as FR, .2 as DE and .3 as JP.
+    pub fn on_loopback() -> Self {
+        let places = [
+            ("127.0.1.1/32", "FR"),
+            ("127.0.1.2/32", "DE"),
+            ("127.0.1.3/32", "JP"),
+        ];
+        Self::new("127.0.0.1", &places, Box::new(built))
+    }
+
+    /// A network whose broker listens on `address`, with each program started as `command` says.
+    pub fn new(
+        address: &str,
+        places: &[(&str, &str)],
+        command: Box<dyn Fn(&str) -> Command>,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        geography::write_database(&folder.path().join("places.mmdb"), places);
+        fs::write(
+            folder.path().join("passphrase"),
+            "correct horse battery staple\n",
+        )
+        .unwrap();
+        Self {
+            folder,
+            broker: None,
+            http: format!("{address}:0"),
+            agents: format!("{address}:0"),
+            funded: Vec::new(),
+            command,
+        }
+    }
+
+    /// The folder that holds everything.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The broker's HTTP address.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// A new wallet that the chain will fund, if the broker has not made the chain yet.
+    pub fn wallet(&mut self, name: &str) -> Wallet {
+        let data = self.path().join(name);
+        let output = self
+            .ipsx(&data, &["wallet", "new", "--json"])
+            .output()
+            .unwrap();
+        let address = json(&output)["address"].as_str().unwrap().to_owned();
+        self.funded.push(address.clone());
+        Wallet { data, address }
+    }
+
+    /// Starts the broker, the first time with a new embedded chain; afterwards on the same addresses.
+    pub fn start_broker(&mut self) {
+        let mut command = (self.command)("ipsx-broker");
+        command
+            .arg("--data")
+            .arg(self.path().join("broker"))
+            .args(["--http", &self.http, "--agents", &self.agents])
+            .arg("--mmdb-country")
+            .arg(self.path().join("places.mmdb"));
+        for address in &self.funded {
+            command.args(["--fund", &format!("{address}=1000")]);
+        }
+        let mut broker = Program::start("ipsx-broker", &mut command);
+        let ready = broker.wait_for("ready ", SOON);
+        let value = |key: &str| {
+            let word = ready
+                .split(' ')
+                .find_map(|w| w.strip_prefix(&format!("{key}=")));
+            word.unwrap_or_else(|| panic!("no {key} in {ready:?}"))
+                .to_owned()
+        };
+        self.http = value("http");
+        self.agents = value("agents");
+        self.broker = Some(broker);
+    }
+
+    /// `ipsx` with this data directory, the broker's URL and the passphrase; more words may follow.
+    pub fn ipsx(&self, data: &Path, words: &[&str]) -> Command {
+        let mut command = (self.command)("ipsx");
+        command
+            .arg("--data")
+            .arg(data)
+            .args(["--broker", &format!("http://{}", self.http)])
+            .arg("--passphrase-file")
+            .arg(self.path().join("passphrase"))
+            .args(words);
+        command
+    }
+
+    /// A provider that waits until its offer is placed.
+    pub fn start_provider(&self, wallet: &Wallet, bind: &str, words: &[&str]) -> Program {
+        let mut command = self.ipsx(
+            &wallet.data,
+            &["provide", "--accept-consent", "--bind", bind],
+        );
+        command.args(["--listen", &format!("{bind}:0")]).args(words);
+        let mut provider = Program::start(&format!("provider {bind}"), &mut command);
+        provider.wait_for("offer placed", SOON);
+        provider
+    }
+
+    /// Runs `ipsx` to its end and returns its JSON; panics unless it succeeded.
+    pub fn run(&self, wallet: &Wallet, words: &[&str]) -> Value {
+        let output = self
+            .ipsx(&wallet.data, words)
+            .arg("--json")
+            .output()
+            .unwrap();
+        json(&output)
+    }
+}
+
+/// The JSON on standard output of a command that succeeded.
+pub fn json(output: &Output) -> Value {
+    assert!(
+        output.status.success(),
+        "exit {:?}\n{}\n{}",
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+        panic!(
+            "not one JSON value: {e}\n{}",
+            String::from_utf8_lossy(&output.stdout)
+        )
+    })
+}

@@ -1,0 +1,82 @@
+//! A web server that answers with the source address it saw, or with as many bytes as the path asks for.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+/// A server on a thread of its own until the test ends.
+pub struct Origin {
+    address: SocketAddr,
+    sent: Arc<AtomicU64>,
+}
+
+impl Origin {
+    /// Listens on this address; port 0 picks one.
+    pub fn start(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = sent.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let counter = counter.clone();
+                thread::spawn(move || answer(client, &counter));
+            }
+        });
+        Self { address, sent }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Body bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
+    let source = client.peer_addr().ok()?.ip();
+    let mut reader = BufReader::new(client.try_clone().ok()?);
+    let mut request = String::new();
+    reader.read_line(&mut request).ok()?;
+    let mut header = String::new();
+    while reader.read_line(&mut header).ok()? > 2 {
+        header.clear();
+    }
+    let path = request.split(' ').nth(1)?;
+    let path = path
+        .strip_prefix("http://")
+        .and_then(|p| p.find('/').map(|i| &p[i..]))
+        .unwrap_or(path);
+    let mut client = client;
+    let mut write = |bytes: &[u8]| {
+        sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        client.write_all(bytes).ok()
+    };
+    let head = |length: u64| {
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
+    };
+    if let Some(length) = path
+        .strip_prefix("/bytes/")
+        .and_then(|n| n.parse::<u64>().ok())
+    {
+        write(head(length).as_bytes())?;
+        let block = [b'x'; 64 * 1024];
+        let mut left = length;
+        while left > 0 {
+            let next = left.min(block.len() as u64);
+            write(&block[..next as usize])?;
+            left -= next;
+        }
+    } else {
+        let body = source.to_string();
+        write(head(body.len() as u64).as_bytes())?;
+        write(body.as_bytes())?;
+    }
+    Some(())
+}
