@@ -1,1 +1,142 @@
-//! Filled in below.
+//! A private network of separate processes: offer, search, lease, use, pay, claim, withdraw.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::time::Duration;
+
+use ipsx_tests::market::{Market, SOON};
+use ipsx_tests::origin::Origin;
+use ipsx_tests::program::Program;
+use ipsx_tests::web::{Through, fetch};
+use serde_json::Value;
+
+fn proxy_of(requester: &mut Program) -> String {
+    let line = requester.wait_for("proxy ready on ", SOON);
+    line.rsplit("proxy ready on ")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+fn whole(value: &Value) -> u128 {
+    value
+        .as_str()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(|| panic!("{value} is no amount"))
+}
+
+#[test]
+fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
+    let mut market = Market::on_loopback();
+    let origin = Origin::start("127.0.0.1:0");
+    let rule = format!(
+        "{}/32:tcp/{}",
+        origin.address().ip(),
+        origin.address().port()
+    );
+    let providers: Vec<_> = ["fr", "de", "jp"].map(|name| market.wallet(name)).into();
+    let requester = market.wallet("requester");
+    market.start_broker();
+    let mut running = Vec::new();
+    for (index, wallet) in providers.iter().enumerate() {
+        let price = format!("0.00{}", index + 1);
+        let words = [
+            "--price-per-second",
+            &price,
+            "--price-per-gib",
+            "0.5",
+            "--allow",
+            &rule,
+        ];
+        running.push(market.start_provider(wallet, &format!("127.0.1.{}", index + 1), &words));
+    }
+
+    let found = market.run(&requester, &["search", "--country", "DE"]);
+    let offers = found["offers"].as_array().unwrap();
+    assert_eq!(offers.len(), 1, "{found}");
+    assert_eq!(offers[0]["placement"]["address"], "127.0.1.2");
+
+    market.run(&requester, &["deposit", "20"]);
+    let mut words = vec![
+        "connect",
+        "--country",
+        "DE",
+        "--duration",
+        "8s",
+        "--budget",
+        "2",
+    ];
+    words.extend(["--proxy", "127.0.0.1:0"]);
+    let mut lease = Program::start("connect", &mut market.ipsx(&requester.data, &words));
+    let proxy = proxy_of(&mut lease);
+    let url = format!("http://{}/", origin.address());
+    for through in [Through::Socks5, Through::Http, Through::HttpConnect] {
+        let seen = fetch(&proxy, through, &url);
+        assert_eq!(
+            (seen.status, seen.body.as_str()),
+            (200, "127.0.1.2"),
+            "{through:?}: {seen:?}"
+        );
+    }
+    let large = fetch(&proxy, Through::Socks5, &format!("{url}bytes/20000000"));
+    assert_eq!(large.size, 20_000_000, "{:?}", large.code);
+    refuse_what_is_denied(&proxy);
+    let finished = lease.finish(Duration::from_secs(30));
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+
+    let leases = market.run(&requester, &["leases", "--all"]);
+    let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
+    let statement = market.run(&requester, &["leases", "--statement", &id]);
+    let paid = whole(&statement["amount"]);
+    assert!(paid > 0, "{statement}");
+    let bytes = statement["bytes_down"].as_u64().unwrap();
+    assert!((20_000_000..23_000_000).contains(&bytes), "{statement}");
+
+    // The provider's own process holds the store; claiming from a second one works all the same.
+    let claims = market.run(&providers[1], &["settle", "--yes"]);
+    assert!(whole(&claims["paid"]) >= paid, "{claims} {statement}");
+    let again = market.run(&providers[1], &["settle", "--yes"]);
+    assert_eq!(whole(&again["paid"]), 0, "a claim is paid once: {again}");
+
+    let earned = market.run(&providers[1], &["withdraw", "credits"]);
+    assert_eq!(
+        whole(&earned["amount"]),
+        whole(&claims["paid"]) - whole(&claims["fee"])
+    );
+    let back = market.run(&requester, &["withdraw", "deposit"]);
+    let deposit = 20 * 10_u128.pow(18);
+    assert_eq!(
+        whole(&back["amount"]),
+        deposit - whole(&claims["paid"]),
+        "{back}"
+    );
+}
+
+/// Each of these must fail, and fast, while the tunnel is up.
+fn refuse_what_is_denied(proxy: &str) {
+    let denied = [
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://100.64.0.1/",
+        "http://127.0.0.1:22/",
+        "http://192.168.1.1/",
+        "http://224.0.0.1/",
+        "http://[::1]/",
+        "http://[fe80::1]/",
+        "http://[fd00:ec2::254]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://[64:ff9b::a00:1]/",
+        "http://[ff02::1]/",
+    ];
+    for url in denied {
+        let refused = fetch(proxy, Through::Socks5, url);
+        assert_eq!(refused.status, 0, "{url}: {refused:?}");
+        assert_ne!(refused.code, 28, "{url} hangs instead of being refused");
+    }
+}

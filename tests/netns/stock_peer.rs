@@ -1,1 +1,216 @@
-//! Filled in below.
+//! A stock WireGuard client in a namespace of its own uses a lease by the exported configuration, while `ipsx`
+//! pays; what was metered agrees with what curl and iperf3 say they moved.
+//!
+//! ```text
+//! requester 10.99.0.1 ──── 10.99.0.2 provider and broker 10.98.0.1 ──── 10.98.0.2 web
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ipsx_tests::market::{Market, SOON};
+use ipsx_tests::namespace::Namespace;
+use ipsx_tests::program::{Program, built};
+use ipsx_tests::web;
+use serde_json::Value;
+
+const WEB: &str = "10.98.0.2";
+const DOWNLOAD: u64 = 30_000_000;
+/// Metered bytes are inner IP packets: headers of IP and TCP (at least 40 bytes in 1,420) and acknowledgements come
+/// on top of what curl and iperf3 count.
+const OVERHEAD: f64 = 1.08;
+
+struct Topology {
+    requester: Namespace,
+    provider: Namespace,
+    web: Namespace,
+}
+
+fn topology() -> Topology {
+    let [requester, provider, web] = ["requester", "provider", "web"].map(Namespace::new);
+    requester.join(("up", "10.99.0.1/24"), &provider, ("down", "10.99.0.2/24"));
+    provider.join(("out", "10.98.0.1/24"), &web, ("in", &format!("{WEB}/24")));
+    Topology {
+        requester,
+        provider,
+        web,
+    }
+}
+
+/// Brings a stock client up from a wg-quick file: what wg-quick does, less the names of the host's resolver.
+fn start_wireguard(namespace: &Namespace, interface: &str, file: &Path) -> Program {
+    let mut command = namespace.command("wireguard-go");
+    command
+        .args(["--foreground", interface])
+        .env("LOG_LEVEL", "error");
+    let daemon = Program::start("wireguard-go", &mut command);
+    let socket = format!("/var/run/wireguard/{interface}.sock");
+    for _ in 0..100 {
+        if Path::new(&socket).exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let text = fs::read_to_string(file).unwrap();
+    let stripped = file.with_extension("stripped");
+    let quick_only = ["Address", "DNS", "MTU"];
+    let kept: Vec<_> = text
+        .lines()
+        .filter(|l| !quick_only.iter().any(|k| l.trim_start().starts_with(k)))
+        .collect();
+    fs::write(&stripped, kept.join("\n") + "\n").unwrap();
+    let set = namespace
+        .command("wg")
+        .arg("setconf")
+        .arg(interface)
+        .arg(&stripped)
+        .status()
+        .unwrap();
+    assert!(set.success(), "wg refuses {}", kept.join("\n"));
+    let value = |key: &str| {
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix('='))
+            .unwrap_or_default();
+        line.split(',')
+            .map(|v| v.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for address in value("Address").iter().filter(|a| a.contains('.')) {
+        namespace.ip(&["address", "add", address, "dev", interface]);
+    }
+    let mtu = value("MTU")[0].clone();
+    namespace.ip(&["link", "set", interface, "mtu", &mtu, "up"]);
+    // Everything but the way to the provider itself.
+    namespace.ip(&["route", "add", &format!("{WEB}/32"), "dev", interface]);
+    daemon
+}
+
+fn bytes(statement: &Value, key: &str) -> f64 {
+    statement[key]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no {key} in {statement}")) as f64
+}
+
+#[test]
+fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
+    let net = topology();
+    // Which namespace a program runs in follows from whose it is.
+    let provider_side = net.provider.name().to_owned();
+    let requester_side = net.requester.name().to_owned();
+    let inside = move |program: &str| {
+        let side = if program == "ipsx:requester" {
+            &requester_side
+        } else {
+            &provider_side
+        };
+        let binary = built(program.split(':').next().unwrap());
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", side])
+            .arg(binary.get_program());
+        command
+    };
+    let mut market = Market::new("10.99.0.2", &[("10.99.0.0/24", "FR")], Box::new(inside));
+    let provider_wallet = market.wallet("provider");
+    let requester_wallet = market.wallet("requester");
+    market.start_broker();
+    let rules = [
+        "--price-per-second",
+        "0.001",
+        "--tier",
+        "open",
+        "--allow",
+        "10.98.0.2/32:any/*",
+    ];
+    let mut words = rules.to_vec();
+    words.extend(["--mbit-up", "1000", "--mbit-down", "1000"]);
+    let _provider = market.start_provider(&provider_wallet, "10.99.0.2", &words);
+    market.run(&requester_wallet, &["deposit", "10"]);
+
+    let file = market.path().join("lease.conf");
+    let file_text = file.to_str().unwrap();
+    let mut payer = Program::start(
+        "connect --export",
+        &mut market.ipsx_as(
+            "ipsx:requester",
+            &requester_wallet.data,
+            &[
+                "connect",
+                "--country",
+                "FR",
+                "--duration",
+                "1m",
+                "--budget",
+                "1",
+                "--export",
+                "wg",
+                file_text,
+            ],
+        ),
+    );
+    payer.wait_for("lease.conf", SOON);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "the file holds a private key");
+
+    let interface = format!("ipsx{}", std::process::id() % 100_000);
+    let _client = start_wireguard(&net.requester, &interface, &file);
+    let mut server = net.web.command("iperf3");
+    let _iperf3 = Program::start("iperf3", server.args(["--server", "--forceflush"]));
+    let mut origin = net.web.command(env!("CARGO_BIN_EXE_origin"));
+    let _origin = Program::start("origin", origin.arg("0.0.0.0:8080"));
+
+    let url = format!("http://{WEB}:8080/");
+    let mut curl = net.requester.command("curl");
+    let seen = web::run(curl.args(["--retry", "5", "--retry-connrefused"]), &url);
+    assert_eq!(
+        seen.body, "10.98.0.1",
+        "the web sees the provider's side: {seen:?}"
+    );
+    let large = web::run(
+        &mut net.requester.command("curl"),
+        &format!("{url}bytes/{DOWNLOAD}"),
+    );
+    assert_eq!(large.size, DOWNLOAD, "{:?}", large.code);
+    let sent = net
+        .requester
+        .command("iperf3")
+        .args(["--client", WEB, "--bytes", "10M", "--json"])
+        .output()
+        .unwrap();
+    let iperf: Value = serde_json::from_slice(&sent.stdout).unwrap();
+    let uploaded = iperf["end"]["sum_received"]["bytes"].as_u64().unwrap() as f64;
+
+    payer.signal("INT");
+    let ended = payer.finish(Duration::from_secs(30));
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let leases = market.run(&requester_wallet, &["leases", "--all"]);
+    let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
+    let statement = market.run(&requester_wallet, &["leases", "--statement", &id]);
+    let (down, up) = (
+        bytes(&statement, "bytes_down"),
+        bytes(&statement, "bytes_up"),
+    );
+    let moved_down = DOWNLOAD as f64;
+    assert!(
+        (moved_down..moved_down * OVERHEAD).contains(&down),
+        "down {down} for {moved_down}"
+    );
+    assert!(
+        (uploaded..uploaded * OVERHEAD + moved_down * 0.03).contains(&up),
+        "up {up} for {uploaded}"
+    );
+    println!(
+        "metered/moved: down {:.4}, up {:.4}",
+        down / moved_down,
+        up / uploaded
+    );
+}

@@ -15,7 +15,10 @@ pub fn write_database(path: &Path, places: &[(&str, &str)]) {
     database.metadata.ip_version = IpVersion::V4;
     database.metadata.binary_format_major_version = 2;
     database.metadata.database_type = "ipsx-tests-country".into();
-    database.metadata.description.insert("en".into(), "places of the tests".into());
+    database
+        .metadata
+        .description
+        .insert("en".into(), "places of the tests".into());
     for (prefix, country) in places {
         let place = BTreeMap::from([("country", BTreeMap::from([("iso_code", *country)]))]);
         let data = database.insert_value(place).unwrap();

@@ -16,3 +16,4 @@ pub mod market;
 pub mod namespace;
 pub mod origin;
 pub mod program;
+pub mod web;

@@ -94,10 +94,10 @@ impl Market {
     pub fn start_broker(&mut self) {
         let mut command = (self.command)("ipsx-broker");
         command
-            .arg("--data")
+            .arg("--data-dir")
             .arg(self.path().join("broker"))
-            .args(["--http", &self.http, "--agents", &self.agents])
-            .arg("--mmdb-country")
+            .args(["--http-listen", &self.http, "--agents-listen", &self.agents])
+            .arg("--country-db")
             .arg(self.path().join("places.mmdb"));
         for address in &self.funded {
             command.args(["--fund", &format!("{address}=1000")]);
@@ -118,7 +118,12 @@ impl Market {
 
     /// `ipsx` with this data directory, the broker's URL and the passphrase; more words may follow.
     pub fn ipsx(&self, data: &Path, words: &[&str]) -> Command {
-        let mut command = (self.command)("ipsx");
+        self.ipsx_as("ipsx", data, words)
+    }
+
+    /// The same for a program that the market's `command` tells apart by name.
+    pub fn ipsx_as(&self, program: &str, data: &Path, words: &[&str]) -> Command {
+        let mut command = (self.command)(program);
         command
             .arg("--data")
             .arg(data)
