@@ -4,15 +4,38 @@
 //! token's smallest unit; every signed message is EIP-712 typed data of its own type.
 
 mod amount;
+mod channel;
+mod clock;
+mod end;
+mod error;
 mod ids;
+mod operator;
+mod payer;
+mod provider;
 mod signature;
+mod slice;
+mod terms;
 mod typed_data;
 
 pub use amount::{Amount, Overflow, PricePerGib, PricePerSecond, Prices, Usage};
+pub use channel::{ChannelState, DealProgress};
+pub use end::EndCause;
+pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};
 pub use ids::{ChannelId, DealId, NetworkId, OfferId, RequestId, UnixSeconds};
+pub use operator::{
+    CLAIM_WINDOW, CapacityLedger, ChannelOnChain, CreditLine, Exposure, Freed, OpenWithdrawal,
+    PayerAccount, Promise, Refused,
+};
+pub use payer::{NotOrdered, PayerEvent, PayerMeter, ReceiptOutcome, ServiceProof, VoucherOrder};
+pub use provider::{
+    ChainView, HoldCause, PATIENCE, ProviderEvent, ProviderMeter, RESERVATION_LIFETIME,
+    SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
+};
 pub use signature::{
     MalformedSignature, SecretKey, Signature, Signed, VerifyError, recover, verify,
 };
+pub use slice::{LONGEST_SLICE, SHORTEST_FIRST_SLICE, Slices, capacity, first_slice};
+pub use terms::{CounterSource, Terms, TermsError};
 pub use typed_data::{
     Authorization, Channel, Close, CreditsTransfer, Domain, Receipt, Reservation, TypedData,
     Voucher, Withdrawal,

@@ -1,0 +1,449 @@
+//! The operator's promise to providers: what it has reserved never exceeds what the deposits cover.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Address, Amount, Channel, ChannelId, Close, Domain, Misbehaved, NetworkId, ProviderFault,
+    RESERVATION_LIFETIME, Reservation, Signed, UnixSeconds, Withdrawal,
+};
+
+/// How long a reservation stays claimable after it lapses: 24 hours.
+pub const CLAIM_WINDOW: u64 = 24 * 3600;
+
+/// Capacity that the operator frees on a provider's word, before the chain makes it final.
+///
+/// A provider that closes a channel and claims on it all the same, together with its payer, costs the operator's bond
+/// at most this.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreditLine {
+    /// For all payers together.
+    pub total: Amount,
+    /// For any one payer.
+    pub per_payer: Amount,
+}
+
+/// One promise on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    /// Highest cumulative amount that it covers.
+    pub capacity: Amount,
+    /// Until when vouchers may be signed against it.
+    pub valid_until: UnixSeconds,
+}
+
+/// What can still be claimed on a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exposure {
+    /// The promises that count: none is both smaller and shorter than another.
+    pub promises: Vec<Promise>,
+    /// Claimed on chain.
+    pub claimed: Amount,
+    /// Moved from the balance to the channel on chain.
+    pub held: Amount,
+    /// The provider has said that it will claim no more than this, and the credit line allows to rely on it.
+    pub closed_at: Option<Amount>,
+}
+
+impl Exposure {
+    /// Highest capacity of any promise that is claimable.
+    pub fn capacity(&self) -> Amount {
+        let capacities = self.promises.iter().map(|promise| promise.capacity);
+        capacities.max().unwrap_or(Amount::ZERO)
+    }
+
+    /// What the balance may still have to pay: capacity − claimed − held.
+    pub fn open(&self) -> Amount {
+        self.beyond_chain(self.capacity())
+    }
+
+    /// The part of [`open`](Self::open) that counts against the balance.
+    pub fn counted(&self) -> Amount {
+        let capacity = self.capacity();
+        self.beyond_chain(self.closed_at.map_or(capacity, |close| close.min(capacity)))
+    }
+
+    /// The part that was freed on the provider's word, within the credit line.
+    pub fn freed(&self) -> Amount {
+        self.open().saturating_sub(self.counted())
+    }
+
+    fn beyond_chain(&self, capacity: Amount) -> Amount {
+        capacity
+            .saturating_sub(self.claimed)
+            .saturating_sub(self.held)
+    }
+
+    fn promise(&mut self, new: Promise) {
+        self.promises
+            .retain(|old| old.capacity > new.capacity || old.valid_until > new.valid_until);
+        let covered = self
+            .promises
+            .iter()
+            .any(|old| old.capacity >= new.capacity && old.valid_until >= new.valid_until);
+        if !covered {
+            self.promises.push(new);
+        }
+    }
+}
+
+/// One payer's deposit and everything promised on it. Stored as one row before any promise on it is released.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayerAccount {
+    /// Deposit on chain, as of final blocks.
+    pub balance: Amount,
+    /// Withdrawal that was asked for on chain, as of the newest block.
+    pub pending: Amount,
+    /// Consents to immediate withdrawals that may still be executed, by nonce.
+    pub withdrawals: BTreeMap<u64, OpenWithdrawal>,
+    /// Channels with claimable promises.
+    pub channels: BTreeMap<ChannelId, Exposure>,
+}
+
+/// A consent to an immediate withdrawal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenWithdrawal {
+    /// How much.
+    pub amount: Amount,
+    /// Last second at which it can be executed.
+    pub deadline: UnixSeconds,
+}
+
+impl PayerAccount {
+    /// What is promised: the counted exposure of all channels, and open withdrawals.
+    pub fn committed(&self) -> Amount {
+        let exposure: Amount = self.channels.values().map(Exposure::counted).sum();
+        let withdrawals = self.withdrawals.values().map(|open| open.amount).sum();
+        exposure.saturating_add(withdrawals)
+    }
+
+    /// What can still be promised: balance − pending − committed.
+    pub fn available(&self) -> Amount {
+        self.balance
+            .saturating_sub(self.pending)
+            .saturating_sub(self.committed())
+    }
+
+    /// What was freed on providers' word.
+    pub fn freed(&self) -> Amount {
+        self.channels.values().map(Exposure::freed).sum()
+    }
+
+    fn keeps_promises(&self) -> bool {
+        self.committed() <= self.balance.saturating_sub(self.pending)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.balance == Amount::ZERO && self.channels.is_empty() && self.withdrawals.is_empty()
+    }
+}
+
+/// A promise that the operator cannot make.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// For another network.
+    #[error("the channel belongs to network {found}, this operator runs {expected}")]
+    WrongNetwork {
+        /// This ledger's network.
+        expected: NetworkId,
+        /// The channel's or withdrawal's network.
+        found: NetworkId,
+    },
+    /// The deposit does not cover it.
+    #[error(
+        "payer {payer} has {available} left to promise and this needs {needed}; deposit more or wait for claims"
+    )]
+    NotCovered {
+        /// Owner of the deposit.
+        payer: Address,
+        /// What the promise would add.
+        needed: Amount,
+        /// What is left.
+        available: Amount,
+    },
+    /// Ends too late, too soon, or after the voucher key.
+    #[error(
+        "a reservation until {valid_until} is refused: it must end after {earliest} and no later than {latest}"
+    )]
+    BadTime {
+        /// The end that was asked for.
+        valid_until: UnixSeconds,
+        /// The chain's time.
+        earliest: UnixSeconds,
+        /// Block time + 23 h, or the voucher key's end if sooner.
+        latest: UnixSeconds,
+    },
+}
+
+/// What became of a provider's `Close`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freed {
+    /// This much can be promised again at once.
+    Now(Amount),
+    /// The credit line is used up: the capacity counts until it has lapsed on chain.
+    Later,
+}
+
+/// All promises of one network's operator.
+///
+/// One writer owns it. After each change, store the payer's [`account`](Self::account) durably, and only then release
+/// what was promised. For every payer, counted exposure and open withdrawals stay within balance − pending; only a
+/// withdrawal request or a claim seen on chain can break that, and then nothing new is promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapacityLedger {
+    network: NetworkId,
+    credit_line: CreditLine,
+    payers: BTreeMap<Address, PayerAccount>,
+}
+
+impl CapacityLedger {
+    /// An empty ledger.
+    pub fn new(network: NetworkId, credit_line: CreditLine) -> Self {
+        Self::restore(network, credit_line, [])
+    }
+
+    /// The ledger as stored, account by account.
+    pub fn restore(
+        network: NetworkId,
+        credit_line: CreditLine,
+        accounts: impl IntoIterator<Item = (Address, PayerAccount)>,
+    ) -> Self {
+        Self {
+            network,
+            credit_line,
+            payers: accounts.into_iter().collect(),
+        }
+    }
+
+    /// What is to be stored for a payer; `None` when nothing is (delete the row).
+    pub fn account(&self, payer: Address) -> Option<&PayerAccount> {
+        self.payers.get(&payer)
+    }
+
+    /// All accounts.
+    pub fn accounts(&self) -> impl Iterator<Item = (&Address, &PayerAccount)> {
+        self.payers.iter()
+    }
+
+    /// What can still be promised to this payer's providers.
+    pub fn available(&self, payer: Address) -> Amount {
+        self.payers
+            .get(&payer)
+            .map_or(Amount::ZERO, PayerAccount::available)
+    }
+
+    /// The chain's view of a deposit: `balance` from final blocks, `pending` from the newest.
+    pub fn set_deposit(&mut self, payer: Address, balance: Amount, pending: Amount) {
+        let account = self.payers.entry(payer).or_default();
+        account.balance = balance;
+        account.pending = pending;
+        self.drop_idle(payer);
+    }
+
+    /// The chain's view of a channel, from final blocks: both are cumulative.
+    pub fn set_claimed(&mut self, channel: &Channel, claimed: Amount, held: Amount) {
+        let exposure = self
+            .payers
+            .get_mut(&channel.payer)
+            .and_then(|account| account.channels.get_mut(&channel.id()));
+        if let Some(exposure) = exposure {
+            exposure.claimed = exposure.claimed.max(claimed);
+            exposure.held = held;
+        }
+    }
+
+    /// Promises `capacity` on a channel until `valid_until`; signed and released once the account is stored.
+    ///
+    /// `claimed` and `held` are the chain's for this channel, `signer_valid_to` is the voucher key's end. Earlier
+    /// promises stay claimable, so the highest counts. A closed channel counts in full again.
+    pub fn reserve(
+        &mut self,
+        channel: &Channel,
+        capacity: Amount,
+        valid_until: UnixSeconds,
+        chain: &ChannelOnChain,
+    ) -> Result<Reservation, Refused> {
+        self.check_network(channel.network)?;
+        let latest = chain
+            .block_time
+            .after(RESERVATION_LIFETIME)
+            .min(chain.signer_valid_to);
+        if valid_until <= chain.block_time || valid_until > latest {
+            return Err(Refused::BadTime {
+                valid_until,
+                earliest: chain.block_time,
+                latest,
+            });
+        }
+        let payer = channel.payer;
+        let channel_id = channel.id();
+        let mut account = self.payers.get(&payer).cloned().unwrap_or_default();
+        let available = account.available();
+        let exposure = account.channels.entry(channel_id).or_default();
+        let before = exposure.counted();
+        exposure.claimed = exposure.claimed.max(chain.claimed);
+        exposure.held = chain.held;
+        exposure.closed_at = None;
+        exposure.promise(Promise {
+            capacity,
+            valid_until,
+        });
+        let needed = exposure.counted().saturating_sub(before);
+        if !account.keeps_promises() {
+            return Err(Refused::NotCovered {
+                payer,
+                needed,
+                available,
+            });
+        }
+        self.payers.insert(payer, account);
+        Ok(Reservation {
+            channel_id,
+            capacity,
+            valid_until,
+        })
+    }
+
+    /// Promises an immediate withdrawal; signed and released once the account is stored.
+    pub fn promise_withdrawal(&mut self, withdrawal: &Withdrawal) -> Result<(), Refused> {
+        self.check_network(withdrawal.network)?;
+        let owner = withdrawal.owner;
+        let mut account = self.payers.get(&owner).cloned().unwrap_or_default();
+        let available = account.available();
+        let open = OpenWithdrawal {
+            amount: withdrawal.amount,
+            deadline: withdrawal.deadline,
+        };
+        if let Some(earlier) = account.withdrawals.insert(withdrawal.nonce, open) {
+            // Either may be executed: the larger and the later count.
+            account.withdrawals.insert(
+                withdrawal.nonce,
+                OpenWithdrawal {
+                    amount: earlier.amount.max(open.amount),
+                    deadline: earlier.deadline.max(open.deadline),
+                },
+            );
+        }
+        if !account.keeps_promises() {
+            return Err(Refused::NotCovered {
+                payer: owner,
+                needed: withdrawal.amount,
+                available,
+            });
+        }
+        self.payers.insert(owner, account);
+        Ok(())
+    }
+
+    /// The chain has moved on to this withdrawal nonce in final blocks: consents below it can't be executed any more.
+    pub fn set_withdrawal_nonce(&mut self, owner: Address, next_nonce: u64) {
+        if let Some(account) = self.payers.get_mut(&owner) {
+            account.withdrawals = account.withdrawals.split_off(&next_nonce);
+        }
+        self.drop_idle(owner);
+    }
+
+    /// A provider says that it will claim no more on a channel. Its word frees capacity within the credit line.
+    pub fn close(
+        &mut self,
+        channel: &Channel,
+        close: &Signed<Close>,
+        domain: &Domain,
+    ) -> Result<Freed, Misbehaved> {
+        let channel_id = channel.id();
+        if close.message.channel_id != channel_id {
+            return Err(ProviderFault::CloseOfAnother {
+                expected: channel_id,
+                found: close.message.channel_id,
+            }
+            .into());
+        }
+        close
+            .verify(domain, channel.provider)
+            .map_err(|cause| ProviderFault::CloseSignature {
+                channel: channel_id,
+                cause,
+            })?;
+        let all_freed: Amount = self.payers.values().map(PayerAccount::freed).sum();
+        let Some(account) = self.payers.get_mut(&channel.payer) else {
+            return Ok(Freed::Now(Amount::ZERO));
+        };
+        let payer_freed = account.freed();
+        let Some(exposure) = account.channels.get_mut(&channel_id) else {
+            return Ok(Freed::Now(Amount::ZERO));
+        };
+        let mut closed = exposure.clone();
+        let earlier = exposure.closed_at.unwrap_or(Amount::MAX);
+        closed.closed_at = Some(close.message.cumulative.min(earlier));
+        let more = closed.freed().saturating_sub(exposure.freed());
+        let within = all_freed.saturating_add(more) <= self.credit_line.total
+            && payer_freed.saturating_add(more) <= self.credit_line.per_payer;
+        if !within {
+            return Ok(Freed::Later);
+        }
+        *exposure = closed;
+        Ok(Freed::Now(more))
+    }
+
+    /// Final blocks have reached this time: forgets what can no longer be claimed or executed. Returns the payers whose
+    /// accounts changed.
+    pub fn handle_final_time(&mut self, time: UnixSeconds) -> Vec<Address> {
+        let mut changed = Vec::new();
+        for (payer, account) in &mut self.payers {
+            let before = (account.channels.len(), account.withdrawals.len());
+            let promises: usize = promises(account);
+            for exposure in account.channels.values_mut() {
+                exposure
+                    .promises
+                    .retain(|promise| promise.valid_until.after(CLAIM_WINDOW) >= time);
+            }
+            account
+                .channels
+                .retain(|_, exposure| !exposure.promises.is_empty());
+            account.withdrawals.retain(|_, open| open.deadline >= time);
+            let after = (account.channels.len(), account.withdrawals.len());
+            if before != after || promises != self::promises(account) {
+                changed.push(*payer);
+            }
+        }
+        for payer in &changed {
+            self.drop_idle(*payer);
+        }
+        changed
+    }
+
+    fn check_network(&self, found: NetworkId) -> Result<(), Refused> {
+        if found == self.network {
+            return Ok(());
+        }
+        Err(Refused::WrongNetwork {
+            expected: self.network,
+            found,
+        })
+    }
+
+    fn drop_idle(&mut self, payer: Address) {
+        if self.payers.get(&payer).is_some_and(PayerAccount::is_idle) {
+            self.payers.remove(&payer);
+        }
+    }
+}
+
+/// What the chain says about a channel, for a new promise on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelOnChain {
+    /// Time of the newest block.
+    pub block_time: UnixSeconds,
+    /// Last second at which the channel's voucher key counts.
+    pub signer_valid_to: UnixSeconds,
+    /// Claimed so far, in final blocks.
+    pub claimed: Amount,
+    /// Held now, in final blocks.
+    pub held: Amount,
+}
+
+fn promises(account: &PayerAccount) -> usize {
+    let channels = account.channels.values();
+    channels.map(|exposure| exposure.promises.len()).sum()
+}

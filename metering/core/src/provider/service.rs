@@ -1,0 +1,421 @@
+//! What the provider's meter decides each time that something happens.
+
+use std::time::{Duration, Instant};
+
+use alloy_primitives::U256;
+
+use super::{
+    Cover, HOLD_SHARE, HoldCause, LastReceipt, PATIENCE, Phase, ProviderEvent, ProviderMeter,
+    SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
+};
+use crate::{Amount, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
+
+/// Time forgiven after silences, so that the payer's clock never falls behind, may reach the time served divided by
+/// this.
+const FORGIVEN_SHARE: u32 = 20;
+/// Receipts follow heavy traffic sooner than each second, but not sooner than this.
+const RECEIPT_GAP: Duration = Duration::from_millis(100);
+/// Receipts are repeated this often while on hold.
+const RECEIPT_REPEAT: Duration = Duration::from_secs(1);
+/// Receipt numbers that may be used before the state has to be stored again.
+const SEQ_LEAD: u64 = 4096;
+/// The state is stored again after this much service without a new voucher.
+const STORE_EVERY_SECS: u64 = 30;
+/// Less room than this holds no packet, so the lease waits for payment.
+const PACKET: u64 = 2048;
+/// How fast a payer that is behind may go, in bytes per second.
+const THROTTLED: u64 = 64 * 1024;
+/// A renewal that has not come is asked for again.
+const RENEW_RETRY: Duration = Duration::from_secs(5);
+
+impl ProviderMeter {
+    /// Takes a voucher whose channel and signature were checked.
+    pub(crate) fn accept(
+        &mut self,
+        voucher: Signed<Voucher>,
+        now: Instant,
+    ) -> Result<VoucherOutcome, PayerFault> {
+        let cumulative = voucher.message.cumulative;
+        let known = self.accepted_amount();
+        if cumulative <= known {
+            // An old voucher may be a replay by anyone; the latest is what a live payer repeats.
+            if cumulative == known && known > self.base {
+                self.hear(now);
+            }
+            return Ok(VoucherOutcome::Stale);
+        }
+        let most = self.base.saturating_add(self.terms.budget);
+        if cumulative > most {
+            return Err(PayerFault::OverBudget { cumulative, most });
+        }
+        if known <= self.base {
+            // The opening voucher pays exactly a first slice on top of what the payer had paid before; if that is more
+            // than what arrived here, the last voucher of an earlier lease was lost.
+            self.base = self
+                .base
+                .max(cumulative.saturating_sub(self.slices.first()));
+        }
+        self.accepted = Some(voucher);
+        self.request_store();
+        self.hear(now);
+        Ok(VoucherOutcome::Higher)
+    }
+
+    /// Looks at the clock and decides anew.
+    pub(super) fn advance(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Idle | Phase::Ended => return,
+            Phase::Waiting { since } => self.wait(since, now),
+            Phase::Serving => self.serve(now),
+            Phase::Held { cause, since } => self.stay_held(cause, since, now),
+        }
+        self.check_cover(now);
+        self.update_gate();
+    }
+
+    /// Ends the lease, unless it has ended.
+    pub(super) fn end(&mut self, cause: EndCause, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.stop_clock(now);
+        let began = self.last_receipt.is_some();
+        self.phase = Phase::Ended;
+        self.set_gate(ServiceGate::Closed);
+        if began {
+            self.sign_receipt(now);
+        }
+        self.events.push_back(ProviderEvent::Ended {
+            cause,
+            usage: self.usage(),
+            amount: self.due(),
+            paid: self.paid(),
+        });
+    }
+
+    /// Asks for the state to be stored, if there is a voucher to store with it.
+    pub(super) fn request_store(&mut self) {
+        if let Some(voucher) = &self.accepted {
+            self.numbers.promised = self.numbers.next.saturating_add(SEQ_LEAD);
+            self.stored_secs = self.secs;
+            self.events
+                .push_back(ProviderEvent::StoreVoucher(voucher.clone()));
+        }
+    }
+
+    pub(super) fn accepted_amount(&self) -> Amount {
+        self.accepted
+            .as_ref()
+            .map_or(Amount::ZERO, |voucher| voucher.message.cumulative)
+    }
+
+    /// What the next voucher may need beyond the latest.
+    pub(super) fn next_slice(&self) -> Amount {
+        let paid = self.accepted_amount().saturating_sub(self.base);
+        let rest = self.terms.budget.saturating_sub(paid);
+        self.slices.next(paid).min(rest)
+    }
+
+    /// How long before a reservation lapses service stops: two slices.
+    pub(super) fn stop_reserve(&self) -> Duration {
+        let paid = self.accepted_amount().saturating_sub(self.base);
+        self.slices.next_time(paid) * 2
+    }
+
+    pub(super) fn stop_at(&self) -> Option<Instant> {
+        let reserve = self.stop_reserve();
+        self.cover.as_ref().map(|cover| cover.stop_at(reserve))
+    }
+
+    /// After how long without a sign of life the peer is silent.
+    pub(super) fn silence(&self) -> Duration {
+        self.slices.first_time().max(SHORTEST_SILENCE)
+    }
+
+    /// How long the hold that is on may last.
+    pub(super) fn patience(&self) -> Duration {
+        let all = PATIENCE + Duration::from_secs(self.secs) / HOLD_SHARE;
+        PATIENCE.min(all.saturating_sub(self.away))
+    }
+
+    pub(super) fn next_repeat(&self) -> Option<Instant> {
+        self.last_receipt.map(|last| last.at + RECEIPT_REPEAT)
+    }
+
+    fn hear(&mut self, now: Instant) {
+        self.heard_at = Some(now);
+        self.advance(now);
+    }
+
+    fn credit(&self) -> Amount {
+        if self.vouchers < 2 {
+            return Amount::ZERO;
+        }
+        self.slices.next(self.paid())
+    }
+
+    /// The most that may be due.
+    fn limit(&self) -> Amount {
+        self.paid()
+            .saturating_add(self.credit())
+            .min(self.terms.budget)
+    }
+
+    /// Whole seconds that `limit` pays for beside the traffic so far.
+    fn affordable_secs(&self, limit: Amount) -> u64 {
+        let traffic = self.terms.due(&crate::Usage {
+            secs: 0,
+            ..self.usage()
+        });
+        let per_second = self.terms.prices.per_second.0.0;
+        match limit.checked_sub(traffic) {
+            None => 0,
+            Some(_) if per_second == 0 => u64::MAX,
+            Some(rest) => u64::try_from(rest.0 / per_second).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Total bytes that `limit` pays for beside the seconds so far and the one that runs.
+    fn affordable_bytes(&self, limit: Amount) -> u64 {
+        let per_gib = self.terms.prices.per_gib.0.0;
+        if per_gib == 0 {
+            return u64::MAX;
+        }
+        let secs = self.secs.saturating_add(1).min(self.terms.max_seconds);
+        let time = Amount(self.terms.prices.per_second.0.0.saturating_mul(secs.into()));
+        let rest = limit.saturating_sub(time);
+        let bytes = (U256::from(rest.0) << 30) / U256::from(per_gib);
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Whether another second and another packet stay within `limit`.
+    fn has_room(&self, limit: Amount) -> bool {
+        self.affordable_secs(limit) > self.secs
+            && self.traffic.total().saturating_add(PACKET) <= self.affordable_bytes(limit)
+    }
+
+    fn wait(&mut self, since: Instant, now: Instant) {
+        let opened = self.stored > self.base && self.cover.is_some();
+        if opened && self.has_room(self.limit()) {
+            self.phase = Phase::Serving;
+            self.heard_at = Some(now);
+            self.clock.run(now);
+            self.last_receipt = Some(LastReceipt {
+                secs: self.secs,
+                due: self.due(),
+                at: now,
+            });
+        } else if now >= since + PATIENCE {
+            self.end(EndCause::NotPaid, now);
+        }
+    }
+
+    fn serve(&mut self, now: Instant) {
+        let limit = self.limit();
+        let affordable = self.affordable_secs(limit);
+        let last_secs = affordable.min(self.terms.max_seconds);
+        let silent_at = self.heard_at.map(|at| at + self.silence());
+        let spent_at = self.clock.instant_of(Duration::from_secs(last_secs));
+        // A late caller must not turn time after the first of these into service.
+        let first = [silent_at, spent_at, self.stop_at()]
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|at| *at <= now);
+        if first.is_some() && first == spent_at {
+            self.stop_clock(first.unwrap_or(now));
+            self.clock.cap(Duration::from_secs(last_secs));
+            self.secs = self.secs.min(last_secs);
+            self.end_or_hold(last_secs, limit, now);
+        } else if first.is_some() && first == silent_at {
+            self.stop_clock(self.heard_at.unwrap_or(now));
+            self.hold(HoldCause::PeerSilent, now);
+        } else if let Some(at) = first {
+            self.stop_clock(at);
+            self.end(EndCause::Uncovered, now);
+        } else {
+            self.secs = self.clock.elapsed(now).as_secs();
+            if self.has_room(limit) {
+                self.report(now);
+            } else {
+                self.stop_clock(now);
+                self.end_or_hold(self.secs, limit, now);
+            }
+        }
+    }
+
+    /// Service cannot go on at `secs`: the lease is over, or the payer has to pay first.
+    fn end_or_hold(&mut self, secs: u64, limit: Amount, now: Instant) {
+        if secs >= self.terms.max_seconds {
+            self.end(EndCause::TimeUp, now);
+        } else if limit >= self.terms.budget {
+            self.end(EndCause::BudgetSpent, now);
+        } else {
+            self.hold(HoldCause::Unpaid, now);
+        }
+    }
+
+    /// Receipts, and storing, as service goes on.
+    fn report(&mut self, now: Instant) {
+        if let Some(last) = self.last_receipt {
+            let due = self.due();
+            let heavy = due.saturating_sub(last.due).0 >= self.slices.next(self.paid()).0 / 4
+                && due > last.due
+                && now >= last.at + RECEIPT_GAP;
+            if self.secs > last.secs || heavy {
+                self.sign_receipt(now);
+            }
+        }
+        if self.secs >= self.stored_secs.saturating_add(STORE_EVERY_SECS) {
+            self.request_store();
+        }
+    }
+
+    fn hold(&mut self, cause: HoldCause, now: Instant) {
+        let unpaid = self.due().saturating_sub(self.paid());
+        if cause == HoldCause::Unpaid && !matches!(self.gate, ServiceGate::Throttled { .. }) {
+            let credit = self.credit();
+            self.events
+                .push_back(ProviderEvent::Warned { unpaid, credit });
+        }
+        self.phase = Phase::Held { cause, since: now };
+        self.set_gate(ServiceGate::Closed);
+        self.sign_receipt(now);
+        self.events.push_back(ProviderEvent::Held {
+            cause,
+            usage: self.usage(),
+            unpaid,
+        });
+    }
+
+    fn stay_held(&mut self, cause: HoldCause, since: Instant, now: Instant) {
+        let heard = self.heard_at.is_some_and(|at| at > since);
+        // Unpaid credit is due before service goes on; a peer that was only silent keeps its credit.
+        let paid_up = self.paid() >= self.due() || (cause == HoldCause::PeerSilent && heard);
+        let back = cause == HoldCause::Unpaid || heard;
+        if back && paid_up && self.has_room(self.limit()) {
+            self.resume(cause, since, now);
+        } else if now >= since + self.patience() {
+            let cause = match cause {
+                HoldCause::Unpaid => EndCause::Unpaid,
+                HoldCause::PeerSilent => EndCause::PeerSilent,
+            };
+            self.end(cause, now);
+        } else if self.next_repeat().is_some_and(|at| at <= now) {
+            self.sign_receipt(now);
+        }
+    }
+
+    fn resume(&mut self, cause: HoldCause, since: Instant, now: Instant) {
+        self.away += now.saturating_duration_since(since);
+        if cause == HoldCause::PeerSilent {
+            // The payer leaves out the time between its last and its next echo, which is longer than the silence that
+            // was noticed here; without this its count would fall behind with every outage.
+            let most = Duration::from_secs(self.secs) / FORGIVEN_SHARE;
+            let time = (self.slices.first_time() + Duration::from_secs(1))
+                .min(most.saturating_sub(self.forgiven));
+            self.forgiven += time;
+            self.clock.forgive(time);
+        }
+        self.phase = Phase::Serving;
+        self.heard_at = Some(now);
+        self.clock.run(now);
+        self.secs = self.clock.elapsed(now).as_secs();
+        self.events.push_back(ProviderEvent::Resumed);
+        self.sign_receipt(now);
+    }
+
+    /// Asks for a renewal in time; ends the lease when the next slice is not covered.
+    fn check_cover(&mut self, now: Instant) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        let Some(Cover {
+            capacity, renew_at, ..
+        }) = self.cover
+        else {
+            return;
+        };
+        let accepted = self.accepted_amount();
+        let short = accepted.saturating_add(self.next_slice()) > capacity;
+        if short || self.stop_at().is_some_and(|at| at <= now) {
+            self.end(EndCause::Uncovered, now);
+            return;
+        }
+        let wanted = self.capacity_wanted();
+        let ahead = wanted.saturating_sub(accepted);
+        let room = capacity.saturating_sub(accepted);
+        let low = room.0 < ahead.0 / 2 || now >= renew_at;
+        let waited = self.renewal_asked.is_none_or(|at| now >= at + RENEW_RETRY);
+        if low && waited {
+            self.renewal_asked = Some(now);
+            self.events
+                .push_back(ProviderEvent::RenewReservation { capacity: wanted });
+        }
+    }
+
+    fn update_gate(&mut self) {
+        if self.phase != Phase::Serving {
+            self.set_gate(ServiceGate::Closed);
+            return;
+        }
+        let byte_limit = self.affordable_bytes(self.limit());
+        let credit = self.credit();
+        let unpaid = self.due().saturating_sub(self.paid());
+        if unpaid.0 <= credit.0 / 2 {
+            self.set_gate(ServiceGate::Open { byte_limit });
+            return;
+        }
+        if !matches!(self.gate, ServiceGate::Throttled { .. }) {
+            self.events
+                .push_back(ProviderEvent::Warned { unpaid, credit });
+        }
+        self.set_gate(ServiceGate::Throttled {
+            byte_limit,
+            bytes_per_second: THROTTLED,
+        });
+    }
+
+    fn set_gate(&mut self, gate: ServiceGate) {
+        if self.gate != gate {
+            self.gate = gate;
+            self.events.push_back(ProviderEvent::Gate(gate));
+        }
+    }
+
+    fn stop_clock(&mut self, at: Instant) {
+        self.clock.stop(at);
+        self.secs = self.clock.elapsed(at).as_secs();
+    }
+
+    fn sign_receipt(&mut self, now: Instant) {
+        let due = self.due();
+        self.last_receipt = Some(LastReceipt {
+            secs: self.secs,
+            due,
+            at: now,
+        });
+        if self.numbers.next >= self.numbers.limit {
+            return;
+        }
+        let seq = self.numbers.next;
+        self.numbers.next += 1;
+        let receipt = Receipt {
+            channel_id: self.channel_id,
+            deal_id: self.terms.deal_id,
+            seq,
+            usage: self.usage(),
+            deal_amount: due,
+            cumulative: self.base.saturating_add(due),
+            observed_at: self.observed_at(now),
+            connections_root: self.connections_root,
+        };
+        self.events.push_back(ProviderEvent::SignReceipt(receipt));
+    }
+
+    fn observed_at(&self, now: Instant) -> UnixSeconds {
+        self.wall.map_or(UnixSeconds(0), |(wall, at)| {
+            wall.after(now.saturating_duration_since(at).as_secs())
+        })
+    }
+}
