@@ -1,1 +1,44 @@
-//! ipsx-settlement
+//! Chain access, the voucher store and the wallet: what moves the money that `ipsx-metering` counts.
+//!
+//! [`Chain`] is one trait over two backends: [`EmbeddedChain`], an EVM in this process, and [`RpcChain`], any node
+//! that speaks JSON-RPC. [`Centralizer`] is the contract's client on either. [`VoucherStore`] keeps what was
+//! promised, durably; [`claims`] turns it into money.
+
+mod bindings;
+mod chain;
+pub mod claims;
+mod contract;
+mod keystore;
+mod refusal;
+mod totals;
+mod transaction;
+mod voucher_store;
+mod wallet;
+
+#[cfg(feature = "embedded")]
+mod embedded;
+#[cfg(feature = "embedded")]
+mod journal;
+#[cfg(feature = "embedded")]
+pub mod json_rpc;
+#[cfg(feature = "rpc")]
+mod rpc;
+mod rpc_format;
+
+pub use chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};
+pub use contract::{
+    AccountState, Centralizer, ChannelState, ClaimRow, ContractError, Credits, Deployment,
+    NetworkState, NewNetwork, RowOutcome, Settlement, SkipReason, deploy, deploy_centralizer,
+};
+#[cfg(feature = "embedded")]
+pub use embedded::{Clock, EmbeddedBlock, EmbeddedChain, Genesis, MinedTransaction};
+#[cfg(feature = "embedded")]
+pub use journal::JournalError;
+pub use keystore::{KeystoreError, Passphrase};
+pub use refusal::Refusal;
+#[cfg(feature = "rpc")]
+pub use rpc::RpcChain;
+pub use totals::Totals;
+pub use transaction::{Transaction, send};
+pub use voucher_store::{Accepted, StoreError, StoredChannel, VoucherStore};
+pub use wallet::{Signer, Wallet};
