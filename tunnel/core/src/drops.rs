@@ -141,6 +141,13 @@ impl DropCounts {
         self.0[reason as usize] += 1;
     }
 
+    /// Adds the counts of another part.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
+    }
+
     /// Drops counted for one reason.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]

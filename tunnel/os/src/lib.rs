@@ -1,1 +1,31 @@
-//! ipsx-tunnel-os
+//! The tunnel of a lease on a real machine, without privileges: WireGuard over UDP sockets, an exit that ends the
+//! peers' flows in ordinary sockets, a client that opens connections through it, and a local proxy on top.
+//!
+//! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace [`exit`].
+//! - [`ClientTunnel`] uses it: connections are [`TunnelStream`]s, names are resolved at the far end.
+//! - [`Proxy`] offers a client tunnel to local programs as SOCKS5 and HTTP proxy on one port.
+//!
+//! Everything that decides (sessions, gates, usage, exit policy) is in `ipsx-tunnel-core`.
+
+// A shell crate: the clock and the system's randomness enter the tunnel here.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod client;
+mod deadlines;
+mod engine;
+mod error;
+pub mod exit;
+mod link;
+mod provider;
+mod proxy;
+mod stack;
+mod sys;
+mod udp;
+
+pub use client::{
+    ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus, TunnelStream,
+};
+pub use error::TunnelError;
+pub use exit::ExitLimits;
+pub use provider::{Provider, ProviderConfig, ProviderEvent};
+pub use proxy::{Proxy, ProxyConfig, ProxyError};

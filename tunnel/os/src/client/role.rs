@@ -1,0 +1,240 @@
+//! What a client's event loop does.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
+
+use ipsx_tunnel_core::{
+    DeviceEvent, DropReason, Inbound, PeerId,
+    packet::{Content, Headers},
+};
+use mio::event::Event;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{ClientEvent, Command, flows::ClientFlows, questions::Questions, stream::ConnectError};
+use crate::engine::{Context, Role};
+
+/// Protocol number of TCP.
+const TCP: u8 = 6;
+
+/// The tunnel's addresses on the inside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addresses {
+    pub(super) inner_v4: Ipv4Addr,
+    pub(super) inner_v6: Option<Ipv6Addr>,
+    pub(super) gateway_v4: Ipv4Addr,
+}
+
+impl Addresses {
+    fn inner_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        match destination {
+            IpAddr::V4(_) => Some(IpAddr::V4(self.inner_v4)),
+            IpAddr::V6(_) => self.inner_v6.map(IpAddr::V6),
+        }
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.inner_for(address) == Some(address)
+    }
+}
+
+pub(super) struct ClientRole {
+    peer: PeerId,
+    addresses: Addresses,
+    flows: ClientFlows,
+    questions: Questions,
+    events: mpsc::Sender<ClientEvent>,
+    /// Told how long the first handshake took.
+    ready: Option<oneshot::Sender<Duration>>,
+    /// When the first handshake was started; before that, when it is to be started.
+    started_at: Instant,
+    started: bool,
+    /// Answered by dropping it, when the loop and its socket are gone.
+    shutdown: Option<oneshot::Sender<()>>,
+}
+
+impl ClientRole {
+    pub(super) fn new(
+        peer: PeerId,
+        addresses: Addresses,
+        events: mpsc::Sender<ClientEvent>,
+        ready: oneshot::Sender<Duration>,
+        now: Instant,
+    ) -> Self {
+        let gateway = IpAddr::V4(addresses.gateway_v4);
+        Self {
+            peer,
+            addresses,
+            flows: ClientFlows::new(),
+            questions: Questions::new(
+                IpAddr::V4(addresses.inner_v4),
+                addresses.inner_v6.is_some(),
+                gateway,
+            ),
+            events,
+            ready: Some(ready),
+            started_at: now,
+            started: false,
+            shutdown: None,
+        }
+    }
+
+    /// Delivers a packet to whoever opened its flow.
+    fn deliver(&mut self, packet: &[u8], cx: &mut Context<'_>) -> Result<(), DropReason> {
+        let headers = Headers::parse(packet)?;
+        if !self.addresses.is_ours(headers.destination) {
+            return Err(DropReason::NoRoute);
+        }
+        let known = match headers.content {
+            Content::Tcp {
+                source_port,
+                destination_port,
+                ..
+            } => {
+                let local = SocketAddr::new(headers.destination, destination_port);
+                let remote = SocketAddr::new(headers.source, source_port);
+                self.flows.handle_segment(local, remote, packet, cx)
+            }
+            Content::Udp {
+                source_port,
+                destination_port,
+                payload_start,
+                payload_end,
+            } => {
+                let from = SocketAddr::new(headers.source, source_port);
+                self.questions.handle_answer(
+                    from,
+                    destination_port,
+                    &packet[payload_start..payload_end],
+                    cx.now,
+                )
+            }
+            Content::EchoReply {
+                identifier,
+                sequence,
+            } => self
+                .questions
+                .handle_echo(headers.source, identifier, sequence, cx.now),
+            Content::Unreachable {
+                reason,
+                protocol: TCP,
+                source,
+                destination,
+            } => self
+                .flows
+                .handle_unreachable(source, destination, reason, cx.now),
+            _ => return Err(DropReason::UnsupportedProtocol),
+        };
+        if known {
+            Ok(())
+        } else {
+            Err(DropReason::NoFlow)
+        }
+    }
+
+    /// The inner address to call a destination from.
+    fn source_for(&self, destination: SocketAddr) -> Result<IpAddr, ConnectError> {
+        if destination.port() == 0 || destination.ip().is_unspecified() {
+            return Err(ConnectError::HostUnreachable);
+        }
+        self.addresses
+            .inner_for(destination.ip())
+            .ok_or(ConnectError::NoAddress)
+    }
+}
+
+impl Role for ClientRole {
+    type Command = Command;
+
+    fn handle_command(&mut self, command: Command, cx: &mut Context<'_>) -> ControlFlow<()> {
+        // Whoever asked may have stopped waiting for the answer.
+        match command {
+            Command::Connect(destination, pipe, reply) => {
+                let inner = self.source_for(destination);
+                let opened =
+                    inner.and_then(|inner| self.flows.open(inner, destination, pipe, cx.now));
+                let _ = reply.send(opened);
+            }
+            Command::Touched(id) => self.flows.touched(id),
+            Command::Resolve(host, reply) => self.questions.resolve(host, reply, cx),
+            Command::Echo(reply) => self.questions.echo(reply, cx),
+            Command::Status(reply) => {
+                let _ = reply.send(cx.device.status(self.peer));
+            }
+            Command::SendControl(payload) => {
+                let _ = cx.device.send_control(self.peer, &payload, cx.now);
+            }
+            Command::Dropped(reply) => {
+                let mut counts = cx.device.dropped().clone();
+                counts.merge(cx.drops);
+                drop(reply.send(counts));
+            }
+            Command::Shutdown(reply) => {
+                self.shutdown = reply;
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn handle_inbound(&mut self, inbound: Inbound<'_>, cx: &mut Context<'_>) {
+        match inbound {
+            Inbound::Packet { peer, packet } => match self.deliver(packet, cx) {
+                Ok(()) => cx.device.count_received(peer, packet.len()),
+                Err(reason) => cx.drops.add(reason),
+            },
+            Inbound::Control { payload, .. } => {
+                if self
+                    .events
+                    .try_send(ClientEvent::Control {
+                        payload: payload.to_vec(),
+                    })
+                    .is_err()
+                {
+                    cx.drops.add(DropReason::ControlBacklog);
+                }
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: DeviceEvent, cx: &mut Context<'_>) {
+        if let DeviceEvent::Handshaked { endpoint, .. } = event {
+            if let Some(ready) = self.ready.take() {
+                let _ = ready.send(cx.now.saturating_duration_since(self.started_at));
+            }
+            // A reader that is this far behind learns the same from the status.
+            let _ = self.events.try_send(ClientEvent::Handshaked { endpoint });
+        }
+    }
+
+    fn handle_io(&mut self, _event: &Event, _cx: &mut Context<'_>) {}
+
+    fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        if !self.started {
+            self.started = true;
+            self.started_at = cx.now;
+            // The peer and its endpoint are there since the start; the device repeats a lost handshake.
+            let _ = cx.device.initiate(self.peer);
+        }
+        self.flows.handle_timeout(cx.now);
+        self.questions.handle_timeout(cx);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let start = (!self.started).then_some(self.started_at);
+        [
+            start,
+            self.flows.poll_timeout(),
+            self.questions.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn service(&mut self, cx: &mut Context<'_>) -> bool {
+        self.flows.service(cx)
+    }
+}

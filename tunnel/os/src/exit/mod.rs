@@ -1,0 +1,103 @@
+//! Where the peers' packets meet the internet.
+//!
+//! [`Exit`] is what a provider needs; [`UserspaceExit`] does it without privileges, by ending every flow in an
+//! ordinary socket. A kernel exit (TUN and NAT) can take its place.
+
+mod dns;
+mod tcp;
+mod udp;
+mod userspace;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Instant,
+};
+
+use ipsx_tunnel_core::{DropReason, PeerId};
+use mio::event::Event;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::sys;
+
+pub(crate) use crate::engine::Context;
+pub(crate) use userspace::{ExitConfig, UserspaceExit};
+
+/// Delivers inner packets to the internet and brings back what answers.
+pub(crate) trait Exit: Send + 'static {
+    /// Takes a packet that the peer may send. `Ok` means that it was delivered, and it is then paid for.
+    fn handle_packet(
+        &mut self,
+        peer: PeerId,
+        packet: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason>;
+
+    /// Takes the readiness of one of the exit's sockets.
+    fn handle_io(&mut self, event: &Event, cx: &mut Context<'_>);
+
+    /// Looks after every flow whose time has come.
+    fn handle_timeout(&mut self, cx: &mut Context<'_>);
+
+    /// When `handle_timeout` is wanted next.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Moves flows on by a bounded amount; true if some could go on at once.
+    fn service(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// Closes everything that belongs to a peer.
+    fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>);
+}
+
+/// How many flows an exit keeps at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitLimits {
+    /// TCP connections of one peer.
+    pub tcp_per_peer: usize,
+    /// UDP flows of one peer.
+    pub udp_per_peer: usize,
+    /// Flows of all peers together; keep it below the process's limit of open files.
+    pub total: usize,
+}
+
+impl Default for ExitLimits {
+    fn default() -> Self {
+        Self {
+            tcp_per_peer: 512,
+            udp_per_peer: 256,
+            total: 8192,
+        }
+    }
+}
+
+/// The address that outside sockets are bound to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Egress {
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl Egress {
+    /// A non-blocking outside socket for flows to `destination`.
+    fn socket(self, destination: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(destination), kind, Some(protocol))?;
+        socket.set_nonblocking(true)?;
+        let source = match destination {
+            SocketAddr::V4(_) => self.v4.map(IpAddr::V4),
+            SocketAddr::V6(_) => self.v6.map(IpAddr::V6),
+        };
+        if let Some(source) = source {
+            sys::defer_port(&socket);
+            socket.bind(&SocketAddr::new(source, 0).into())?;
+        }
+        Ok(socket)
+    }
+}
+
+/// Names a flow: whose it is, and its two ends inside the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct FlowKey {
+    pub(crate) peer: PeerId,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+}

@@ -1,0 +1,232 @@
+//! TCP flows of the exit: the peer's connection ends here, and another one goes on to the destination.
+
+mod flow;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
+
+use ipsx_tunnel_core::{DropReason, PeerId};
+use mio::{Interest, Token, event::Event, net::TcpStream};
+use slab::Slab;
+use socket2::{Protocol, SockRef, Type};
+
+use super::{Context, Egress, ExitLimits, FlowKey};
+use crate::{
+    deadlines::{Deadlines, Ended},
+    engine::FIRST_FREE_TOKEN,
+    stack::{Buffers, Stack},
+};
+use flow::{Flow, Progress};
+
+/// Buffers of a peer's first connections.
+const LARGE: Buffers = Buffers {
+    receive: 512 << 10,
+    send: 1 << 20,
+};
+
+/// Buffers of a peer that has many connections: what a peer can make us hold stays bounded.
+const SMALL: Buffers = Buffers {
+    receive: 64 << 10,
+    send: 128 << 10,
+};
+
+/// How many of a peer's connections have large buffers.
+const LARGE_PER_PEER: usize = 32;
+
+/// Every TCP flow of every peer.
+pub(super) struct TcpFlows {
+    egress: Egress,
+    limits: ExitLimits,
+    flows: Slab<Flow>,
+    by_key: HashMap<FlowKey, usize>,
+    per_peer: HashMap<PeerId, usize>,
+    ready: VecDeque<usize>,
+    deadlines: Deadlines<(usize, u64)>,
+    ended: Ended<FlowKey>,
+    generation: u64,
+    scratch: Vec<u8>,
+}
+
+impl TcpFlows {
+    pub(super) fn new(egress: Egress, limits: ExitLimits) -> Self {
+        Self {
+            egress,
+            limits,
+            flows: Slab::new(),
+            by_key: HashMap::new(),
+            per_peer: HashMap::new(),
+            ready: VecDeque::new(),
+            deadlines: Deadlines::new(),
+            ended: Ended::new(),
+            generation: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Gives a segment to the flow it belongs to; false if there is none.
+    pub(super) fn handle_segment(
+        &mut self,
+        key: &FlowKey,
+        opens: bool,
+        packet: &[u8],
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some(&id) = self.by_key.get(key) else {
+            return !opens && self.ended.contains(key);
+        };
+        let flow = &mut self.flows[id];
+        flow.stack
+            .ingest(packet, cx.now, &mut self.scratch, &mut |answer| {
+                cx.send(answer)
+            });
+        flow.touch(cx.now);
+        self.wake(id);
+        true
+    }
+
+    /// Starts a flow with its first segment. The peer hears nothing until the destination has answered.
+    pub(super) fn open(
+        &mut self,
+        key: FlowKey,
+        syn: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let open = self.per_peer.get(&key.peer).copied().unwrap_or(0);
+        if open >= self.limits.tcp_per_peer || self.flows.len() >= self.limits.total {
+            return Err(DropReason::FlowLimit);
+        }
+        let mut stream = self.connect(&key).map_err(|error| {
+            tracing::debug!(destination = %key.destination, %error, "no outside connection");
+            DropReason::SocketFailed
+        })?;
+        let buffers = if open < LARGE_PER_PEER { LARGE } else { SMALL };
+        let mut stack = Stack::listen(key.destination, buffers, rand::random(), cx.now)
+            .map_err(|_| DropReason::SocketFailed)?;
+        stack.ingest(syn, cx.now, &mut self.scratch, &mut |answer| {
+            cx.send(answer)
+        });
+        let entry = self.flows.vacant_entry();
+        let id = entry.key();
+        let token = Token(FIRST_FREE_TOKEN + 2 * id);
+        cx.registry
+            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+            .map_err(|_| DropReason::SocketFailed)?;
+        self.generation += 1;
+        entry.insert(Flow::new(key, self.generation, stack, stream, syn, cx.now));
+        self.by_key.insert(key, id);
+        *self.per_peer.entry(key.peer).or_default() += 1;
+        self.wake(id);
+        Ok(())
+    }
+
+    fn connect(&self, key: &FlowKey) -> std::io::Result<TcpStream> {
+        let socket = self
+            .egress
+            .socket(key.destination, Type::STREAM, Protocol::TCP)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&key.destination.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+            _ => {}
+        }
+        Ok(TcpStream::from_std(socket.into()))
+    }
+
+    pub(super) fn handle_io(&mut self, id: usize, event: &Event, cx: &mut Context<'_>) {
+        // A token may outlive its flow within one turn; a new flow in its place is only looked at for nothing.
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        flow.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
+        flow.writable |= event.is_writable() || event.is_error() || event.is_write_closed();
+        flow.touch(cx.now);
+        self.wake(id);
+    }
+
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some((id, generation)) = self.deadlines.pop_due(cx.now) {
+            if let Some(flow) = self
+                .flows
+                .get_mut(id)
+                .filter(|flow| flow.generation == generation)
+            {
+                flow.armed = None;
+                self.wake(id);
+            }
+        }
+        self.ended.expire(cx.now);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Gives each flow that has something to do one turn.
+    pub(super) fn service(&mut self, cx: &mut Context<'_>) -> bool {
+        for _ in 0..self.ready.len() {
+            if cx.congested() {
+                return true;
+            }
+            let Some(id) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
+            };
+            flow.queued = false;
+            match flow.service(&mut self.scratch, cx) {
+                Progress::More => self.wake(id),
+                Progress::Wait(until) => {
+                    if flow.armed.is_none_or(|armed| until < armed) {
+                        flow.armed = Some(until);
+                        self.deadlines.push(until, (id, flow.generation));
+                    }
+                }
+                Progress::Over => self.remove(id, cx),
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
+        let ids: Vec<usize> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.key.peer == peer)
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            self.remove(id, cx);
+        }
+    }
+
+    fn wake(&mut self, id: usize) {
+        let flow = &mut self.flows[id];
+        if !flow.queued {
+            flow.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn remove(&mut self, id: usize, cx: &mut Context<'_>) {
+        let mut flow = self.flows.remove(id);
+        // Left in the queue, the number could wake a later flow twice.
+        if flow.queued {
+            self.ready.retain(|&other| other != id);
+        }
+        let _ = cx.registry.deregister(&mut flow.stream);
+        if !flow.is_complete() {
+            // Passes the break on as a reset, not as an orderly end.
+            let _ = SockRef::from(&flow.stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+        self.by_key.remove(&flow.key);
+        if let Some(open) = self.per_peer.get_mut(&flow.key.peer) {
+            *open -= 1;
+            if *open == 0 {
+                self.per_peer.remove(&flow.key.peer);
+            }
+        }
+        self.ended.insert(flow.key, cx.now);
+    }
+}

@@ -1,0 +1,262 @@
+//! UDP flows of the exit: one connected outside socket per flow.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
+
+use ipsx_tunnel_core::{
+    DropReason, INNER_MTU, PeerId,
+    packet::{self, Unreachable},
+};
+use mio::{Interest, Token, event::Event, net::UdpSocket};
+use slab::Slab;
+use socket2::{Protocol, Type};
+
+use super::{Context, Egress, ExitLimits, FlowKey};
+use crate::{deadlines::Deadlines, engine::FIRST_FREE_TOKEN};
+
+/// How long a flow may be silent (RFC 4787, requirement 5, recommends five minutes).
+const IDLE: Duration = Duration::from_secs(300);
+
+/// The same for a question and its answer, as DNS and NTP ask them.
+const IDLE_UNANSWERED: Duration = Duration::from_secs(60);
+
+/// Datagrams that a flow may bring in during one turn.
+const RECEIVES_PER_TURN: usize = 64;
+
+struct Flow {
+    key: FlowKey,
+    generation: u64,
+    socket: UdpSocket,
+    readable: bool,
+    queued: bool,
+    answered: bool,
+    active_at: Instant,
+}
+
+/// Every UDP flow of every peer.
+pub(super) struct UdpFlows {
+    egress: Egress,
+    limits: ExitLimits,
+    flows: Slab<Flow>,
+    by_key: HashMap<FlowKey, usize>,
+    per_peer: HashMap<PeerId, usize>,
+    ready: VecDeque<usize>,
+    deadlines: Deadlines<(usize, u64)>,
+    generation: u64,
+    payload: Vec<u8>,
+    packet: Vec<u8>,
+}
+
+impl UdpFlows {
+    pub(super) fn new(egress: Egress, limits: ExitLimits) -> Self {
+        Self {
+            egress,
+            limits,
+            flows: Slab::new(),
+            by_key: HashMap::new(),
+            per_peer: HashMap::new(),
+            ready: VecDeque::new(),
+            deadlines: Deadlines::new(),
+            generation: 0,
+            payload: vec![0; usize::from(u16::MAX)],
+            packet: Vec::with_capacity(INNER_MTU),
+        }
+    }
+
+    pub(super) fn knows(&self, key: &FlowKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Starts a flow, which the policy has permitted.
+    pub(super) fn open(&mut self, key: FlowKey, cx: &mut Context<'_>) -> Result<(), DropReason> {
+        let open = self.per_peer.get(&key.peer).copied().unwrap_or(0);
+        if open >= self.limits.udp_per_peer || self.flows.len() >= self.limits.total {
+            return Err(DropReason::FlowLimit);
+        }
+        let mut socket = self.connect(&key).map_err(|error| {
+            tracing::debug!(destination = %key.destination, %error, "no outside socket");
+            DropReason::SocketFailed
+        })?;
+        let entry = self.flows.vacant_entry();
+        let id = entry.key();
+        cx.registry
+            .register(
+                &mut socket,
+                Token(FIRST_FREE_TOKEN + 2 * id + 1),
+                Interest::READABLE,
+            )
+            .map_err(|_| DropReason::SocketFailed)?;
+        self.generation += 1;
+        let generation = self.generation;
+        entry.insert(Flow {
+            key,
+            generation,
+            socket,
+            readable: false,
+            queued: false,
+            answered: false,
+            active_at: cx.now,
+        });
+        self.deadlines
+            .push(cx.now + IDLE_UNANSWERED, (id, generation));
+        self.by_key.insert(key, id);
+        *self.per_peer.entry(key.peer).or_default() += 1;
+        Ok(())
+    }
+
+    fn connect(&self, key: &FlowKey) -> std::io::Result<UdpSocket> {
+        let socket = self
+            .egress
+            .socket(key.destination, Type::DGRAM, Protocol::UDP)?;
+        socket.connect(&key.destination.into())?;
+        Ok(UdpSocket::from_std(socket.into()))
+    }
+
+    /// Sends a payload on an open flow.
+    pub(super) fn send(
+        &mut self,
+        key: &FlowKey,
+        payload: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let id = *self.by_key.get(key).ok_or(DropReason::NoFlow)?;
+        let flow = &mut self.flows[id];
+        flow.active_at = cx.now;
+        let mut sent = flow.socket.send(payload);
+        if matches!(&sent, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
+            // The refusal belongs to an earlier datagram; this one has not been tried yet.
+            sent = flow.socket.send(payload);
+        }
+        match sent {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::SocketBusy),
+            Err(_) => Err(DropReason::SocketFailed),
+        }
+    }
+
+    pub(super) fn handle_io(&mut self, id: usize, event: &Event, _cx: &mut Context<'_>) {
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.readable |= event.is_readable() || event.is_error();
+            if !std::mem::replace(&mut flow.queued, true) {
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some((id, generation)) = self.deadlines.pop_due(cx.now) {
+            let Some(flow) = self
+                .flows
+                .get(id)
+                .filter(|flow| flow.generation == generation)
+            else {
+                continue;
+            };
+            let until = flow.active_at + if flow.answered { IDLE } else { IDLE_UNANSWERED };
+            if until <= cx.now {
+                self.remove(id, cx);
+            } else {
+                self.deadlines.push(until, (id, generation));
+            }
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
+    }
+
+    /// Brings in what the destinations answered; true if there may be more.
+    pub(super) fn service(&mut self, cx: &mut Context<'_>) -> bool {
+        for _ in 0..self.ready.len() {
+            if cx.congested() {
+                return true;
+            }
+            let Some(id) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(flow) = self.flows.get_mut(id) else {
+                continue;
+            };
+            flow.queued = receive(flow, &mut self.payload, &mut self.packet, cx);
+            if flow.queued {
+                self.ready.push_back(id);
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
+        let ids: Vec<usize> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| flow.key.peer == peer)
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            self.remove(id, cx);
+        }
+    }
+
+    fn remove(&mut self, id: usize, cx: &mut Context<'_>) {
+        let mut flow = self.flows.remove(id);
+        if flow.queued {
+            self.ready.retain(|&other| other != id);
+        }
+        let _ = cx.registry.deregister(&mut flow.socket);
+        self.by_key.remove(&flow.key);
+        if let Some(open) = self.per_peer.get_mut(&flow.key.peer) {
+            *open -= 1;
+            if *open == 0 {
+                self.per_peer.remove(&flow.key.peer);
+            }
+        }
+    }
+}
+
+/// Takes what has come for one flow; true if there may be more.
+fn receive(
+    flow: &mut Flow,
+    payload: &mut [u8],
+    packet: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> bool {
+    for _ in 0..RECEIVES_PER_TURN {
+        match flow.socket.recv(payload) {
+            Ok(len) => {
+                flow.active_at = cx.now;
+                flow.answered = true;
+                if packet::udp(
+                    packet,
+                    flow.key.destination,
+                    flow.key.source,
+                    &payload[..len],
+                ) {
+                    cx.send(packet);
+                } else {
+                    cx.drops.add(DropReason::Oversize);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                if port_unreachable(packet, flow.key) {
+                    cx.send(packet);
+                }
+            }
+            Err(_) => {
+                flow.readable = false;
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Writes the port-unreachable error for a flow. It quotes an empty datagram with the flow's addresses, which is all
+/// that the peer needs to find its socket.
+fn port_unreachable(packet: &mut Vec<u8>, key: FlowKey) -> bool {
+    let mut quoted = Vec::new();
+    packet::udp(&mut quoted, key.source, key.destination, &[])
+        && packet::unreachable(packet, &quoted, key.destination.ip(), Unreachable::Port)
+}

@@ -1,0 +1,120 @@
+//! What a provider's event loop does.
+
+use std::{ops::ControlFlow, time::Instant};
+
+use ipsx_tunnel_core::{DeviceEvent, DropReason, Inbound};
+use mio::event::Event;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Command, ProviderEvent};
+use crate::{
+    engine::{Context, Role},
+    exit::Exit,
+};
+
+pub(super) struct ProviderRole<E> {
+    exit: E,
+    events: mpsc::Sender<ProviderEvent>,
+    /// Answered by dropping it, when the loop and its sockets are gone.
+    shutdown: Option<oneshot::Sender<()>>,
+}
+
+impl<E: Exit> ProviderRole<E> {
+    pub(super) fn new(exit: E, events: mpsc::Sender<ProviderEvent>) -> Self {
+        Self {
+            exit,
+            events,
+            shutdown: None,
+        }
+    }
+
+    fn report(&mut self, event: ProviderEvent, cx: &mut Context<'_>) {
+        let control = matches!(event, ProviderEvent::Control { .. });
+        if self.events.try_send(event).is_err() && control {
+            cx.drops.add(DropReason::ControlBacklog);
+        }
+    }
+}
+
+impl<E: Exit> Role for ProviderRole<E> {
+    type Command = Command;
+
+    fn handle_command(&mut self, command: Command, cx: &mut Context<'_>) -> ControlFlow<()> {
+        // Whoever asked may have stopped waiting for the answer.
+        match command {
+            Command::AddPeer(config, reply) => {
+                drop(reply.send(cx.device.add_peer(*config, cx.now)))
+            }
+            Command::RemovePeer(peer, reply) => {
+                self.exit.remove_peer(peer, cx);
+                let _ = reply.send(cx.device.remove_peer(peer));
+            }
+            Command::SetGate(peer, gate) => {
+                let _ = cx.device.set_gate(peer, gate, cx.now);
+            }
+            Command::Status(peer, reply) => {
+                let _ = reply.send(cx.device.status(peer));
+            }
+            Command::SendControl(peer, payload) => {
+                let _ = cx.device.send_control(peer, &payload, cx.now);
+            }
+            Command::Dropped(reply) => {
+                let mut counts = cx.device.dropped().clone();
+                counts.merge(cx.drops);
+                drop(reply.send(counts));
+            }
+            Command::Shutdown(reply) => {
+                self.shutdown = reply;
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn handle_inbound(&mut self, inbound: Inbound<'_>, cx: &mut Context<'_>) {
+        match inbound {
+            Inbound::Packet { peer, packet } => match self.exit.handle_packet(peer, packet, cx) {
+                Ok(()) => cx.device.count_received(peer, packet.len()),
+                Err(reason) => {
+                    tracing::trace!(%peer, %reason, "packet dropped");
+                    cx.drops.add(reason);
+                }
+            },
+            Inbound::Control { peer, payload } => {
+                self.report(
+                    ProviderEvent::Control {
+                        peer,
+                        payload: payload.to_vec(),
+                    },
+                    cx,
+                );
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: DeviceEvent, cx: &mut Context<'_>) {
+        let event = match event {
+            DeviceEvent::Handshaked { peer, endpoint } => {
+                ProviderEvent::Handshaked { peer, endpoint }
+            }
+            DeviceEvent::Roamed { peer, endpoint } => ProviderEvent::Roamed { peer, endpoint },
+        };
+        self.report(event, cx);
+    }
+
+    fn handle_io(&mut self, event: &Event, cx: &mut Context<'_>) {
+        self.exit.handle_io(event, cx);
+    }
+
+    fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        self.exit.handle_timeout(cx);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.exit.poll_timeout()
+    }
+
+    fn service(&mut self, cx: &mut Context<'_>) -> bool {
+        self.exit.service(cx)
+    }
+}

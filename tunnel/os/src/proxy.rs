@@ -1,0 +1,204 @@
+//! A local proxy in front of a tunnel: SOCKS5 and HTTP on one port.
+
+mod http;
+mod socks;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::client::{ClientTunnel, ConnectError, ResolveError, TunnelStream};
+
+/// Bytes copied at once.
+const COPY_BUFFER: usize = 64 << 10;
+
+/// First byte of a SOCKS5 greeting (RFC 1928); no HTTP method starts with it.
+const SOCKS5: u8 = 5;
+
+/// Settings of a local proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Where to listen, TCP; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether `listen` may be reached from other machines. The proxy asks nobody for a password.
+    pub allow_remote: bool,
+    /// Connections served at once; more wait.
+    pub max_connections: usize,
+    /// How long a program may take to say what it wants.
+    pub request_timeout: Duration,
+}
+
+impl ProxyConfig {
+    /// A proxy for programs on this machine.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            allow_remote: false,
+            max_connections: 1024,
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The address is reachable from other machines.
+    #[error(
+        "the proxy has no password, so it does not listen on {0}; use 127.0.0.1, or allow remote use explicitly"
+    )]
+    NotLoopback(SocketAddr),
+    /// The address could not be listened on.
+    #[error("the proxy cannot listen on {address}: {source}; choose a free port")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A running local proxy; it ends, with its connections, when it is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    local: SocketAddr,
+    stop: watch::Sender<bool>,
+    ended: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Starts a proxy that reaches everything through `tunnel`. Must be called inside a tokio runtime.
+    pub async fn start(config: ProxyConfig, tunnel: ClientTunnel) -> Result<Self, ProxyError> {
+        if !config.listen.ip().is_loopback() && !config.allow_remote {
+            return Err(ProxyError::NotLoopback(config.listen));
+        }
+        let failed = |source| ProxyError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let (stop, stopped) = watch::channel(false);
+        let ended = tokio::spawn(accept_all(listener, config, tunnel, stopped));
+        Ok(Self { local, stop, ended })
+    }
+
+    /// Where the proxy listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Ends the proxy and its connections; returns when the port is free.
+    pub async fn shutdown(self) {
+        let _ = self.stop.send(true);
+        // It fails only if the task was cancelled with its runtime.
+        let _ = self.ended.await;
+    }
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    config: ProxyConfig,
+    tunnel: ClientTunnel,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(config.max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stopped.changed() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept_one(&listener, &places) => accepted,
+        };
+        let Some((stream, place)) = accepted else {
+            continue;
+        };
+        let tunnel = tunnel.clone();
+        connections.spawn(async move {
+            if let Err(error) = serve(stream, &config, tunnel).await {
+                tracing::debug!(%error, "proxy connection ended early");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn accept_one(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            tracing::warn!(%error, "the proxy could not accept a connection");
+            // Usually the process is out of files: give others time to close theirs.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, config: &ProxyConfig, tunnel: ClientTunnel) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut first = [0];
+    match timeout(config.request_timeout, stream.peek(&mut first)).await {
+        Ok(Ok(1)) => {}
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    }
+    if first[0] == SOCKS5 {
+        socks::serve(stream, config, &tunnel).await
+    } else {
+        http::serve(stream, config, tunnel).await
+    }
+}
+
+/// Where a program wants to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Address(SocketAddr),
+    Name(String, u16),
+}
+
+/// Why a program can't go there.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// Opens a connection through the tunnel, trying a name's addresses one after the other.
+async fn open(tunnel: &ClientTunnel, target: Target) -> Result<TunnelStream, OpenError> {
+    let (name, port) = match target {
+        Target::Address(address) => return Ok(tunnel.tcp_connect(address).await?),
+        Target::Name(name, port) => (name, port),
+    };
+    let mut last = ConnectError::HostUnreachable;
+    for address in tunnel.resolve(&name).await? {
+        match tunnel.tcp_connect(SocketAddr::new(address, port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}
+
+/// Carries bytes both ways until both directions have ended.
+async fn relay(
+    mut inside: TunnelStream,
+    mut outside: impl AsyncRead + AsyncWrite + Unpin,
+) -> io::Result<()> {
+    copy_bidirectional_with_sizes(&mut outside, &mut inside, COPY_BUFFER, COPY_BUFFER)
+        .await
+        .map(drop)
+}

@@ -1,0 +1,280 @@
+//! One TCP connection's end inside the tunnel: a smoltcp interface with a single socket.
+//!
+//! One interface per connection, found by our own hash map, because a shared socket set is searched linearly.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use ipsx_tunnel_core::INNER_MTU;
+use smoltcp::{
+    iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet},
+    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    socket::tcp::{CongestionControl, ConnectError, ListenError, Socket, SocketBuffer, State},
+    time::Instant as StackInstant,
+    wire::{HardwareAddress, IpAddress, IpCidr},
+};
+
+/// How long the other end of the tunnel may leave data unacknowledged.
+const UNACKNOWLEDGED: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+
+/// Shortest sleep between two looks at a stack's timers.
+const GRAIN: Duration = Duration::from_millis(1);
+
+/// Bytes of buffer for each direction of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Buffers {
+    /// From the tunnel: what the other end may have under way to us.
+    pub(crate) receive: usize,
+    /// Into the tunnel: what we may have under way to the other end.
+    pub(crate) send: usize,
+}
+
+/// One end of one TCP connection.
+pub(crate) struct Stack {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    epoch: Instant,
+    held: bool,
+}
+
+impl Stack {
+    /// Waits for a connection to `local`; it is not answered before [`Stack::accept`].
+    pub(crate) fn listen(
+        local: SocketAddr,
+        buffers: Buffers,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ListenError> {
+        let mut stack = Self::new(local, buffers, seed, now);
+        stack.held = true;
+        let socket = stack.socket();
+        socket.pause_synack(true);
+        socket.listen((IpAddress::from(local.ip()), local.port()))?;
+        Ok(stack)
+    }
+
+    /// Opens a connection from `local` to `remote`; the first segment leaves with the next [`Stack::egress`].
+    pub(crate) fn connect(
+        local: SocketAddr,
+        remote: SocketAddr,
+        buffers: Buffers,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, ConnectError> {
+        let mut stack = Self::new(local, buffers, seed, now);
+        let Self {
+            interface,
+            sockets,
+            handle,
+            ..
+        } = &mut stack;
+        sockets.get_mut::<Socket<'_>>(*handle).connect(
+            interface.context(),
+            (IpAddress::from(remote.ip()), remote.port()),
+            (IpAddress::from(local.ip()), local.port()),
+        )?;
+        Ok(stack)
+    }
+
+    fn new(local: SocketAddr, buffers: Buffers, seed: u64, now: Instant) -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut wire = Wire {
+            incoming: None,
+            budget: &mut 0,
+            scratch: &mut Vec::new(),
+            send: &mut |_: &[u8]| {},
+        };
+        let mut interface = Interface::new(config, &mut wire, StackInstant::ZERO);
+        let prefix = if local.is_ipv4() { 32 } else { 128 };
+        interface.update_ip_addrs(|addresses| {
+            // The list has room for at least one.
+            let _ = addresses.push(IpCidr::new(local.ip().into(), prefix));
+        });
+        let mut socket = Socket::new(
+            SocketBuffer::new(vec![0; buffers.receive]),
+            SocketBuffer::new(vec![0; buffers.send]),
+        );
+        socket.set_congestion_control(CongestionControl::Cubic);
+        // What is written comes from another TCP, which has gathered it already.
+        socket.set_nagle_enabled(false);
+        socket.set_timeout(Some(UNACKNOWLEDGED));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        Self {
+            interface,
+            sockets,
+            handle,
+            epoch: now,
+            held: false,
+        }
+    }
+
+    pub(crate) fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.sockets.get::<Socket<'_>>(self.handle).state()
+    }
+
+    /// Whether everything that the other end sends has come and was read.
+    pub(crate) fn at_end(&self) -> bool {
+        let socket = self.sockets.get::<Socket<'_>>(self.handle);
+        let ended = matches!(
+            socket.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        ended && socket.recv_queue() == 0
+    }
+
+    /// Answers the connection request that [`Stack::listen`] holds back.
+    pub(crate) fn accept(&mut self) {
+        self.held = false;
+        self.socket().pause_synack(false);
+    }
+
+    /// Refuses or resets the connection; the reset leaves with the next [`Stack::egress`].
+    pub(crate) fn abort(&mut self) {
+        self.held = false;
+        let socket = self.socket();
+        socket.pause_synack(false);
+        socket.abort();
+    }
+
+    /// Takes a packet of this connection; immediate answers go to `send`.
+    pub(crate) fn ingest(
+        &mut self,
+        packet: &[u8],
+        now: Instant,
+        scratch: &mut Vec<u8>,
+        send: &mut impl FnMut(&[u8]),
+    ) {
+        let now = self.time(now);
+        let mut wire = Wire {
+            incoming: Some(packet),
+            budget: &mut 1,
+            scratch,
+            send,
+        };
+        let _: PollIngressSingleResult =
+            self.interface
+                .poll_ingress_single(now, &mut wire, &mut self.sockets);
+    }
+
+    /// Sends what may be sent, at most `budget` packets. True if the budget was the limit.
+    pub(crate) fn egress(
+        &mut self,
+        now: Instant,
+        mut budget: usize,
+        scratch: &mut Vec<u8>,
+        send: &mut impl FnMut(&[u8]),
+    ) -> bool {
+        let now = self.time(now);
+        while budget > 0 {
+            let mut wire = Wire {
+                incoming: None,
+                budget: &mut budget,
+                scratch,
+                send,
+            };
+            if self
+                .interface
+                .poll_egress(now, &mut wire, &mut self.sockets)
+                == PollResult::None
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// When [`Stack::egress`] wants to be called next.
+    pub(crate) fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        if self.held {
+            return None;
+        }
+        let at = self.interface.poll_at(self.time(now), &self.sockets)?;
+        let at = self.epoch + Duration::from_micros(at.total_micros().max(0).unsigned_abs());
+        Some(at.max(now + GRAIN))
+    }
+
+    fn time(&self, now: Instant) -> StackInstant {
+        let micros = now.saturating_duration_since(self.epoch).as_micros();
+        StackInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+}
+
+/// What an interface sees of the tunnel during one call.
+struct Wire<'a, F> {
+    incoming: Option<&'a [u8]>,
+    budget: &'a mut usize,
+    scratch: &'a mut Vec<u8>,
+    send: &'a mut F,
+}
+
+impl<F: FnMut(&[u8])> Device for Wire<'_, F> {
+    type RxToken<'t>
+        = Incoming<'t>
+    where
+        Self: 't;
+    type TxToken<'t>
+        = Outgoing<'t, F>
+    where
+        Self: 't;
+
+    fn receive(&mut self, _now: StackInstant) -> Option<(Incoming<'_>, Outgoing<'_, F>)> {
+        let packet = self.incoming.take()?;
+        Some((
+            Incoming(packet),
+            Outgoing {
+                scratch: self.scratch,
+                send: self.send,
+            },
+        ))
+    }
+
+    fn transmit(&mut self, _now: StackInstant) -> Option<Outgoing<'_, F>> {
+        *self.budget = self.budget.checked_sub(1)?;
+        Some(Outgoing {
+            scratch: self.scratch,
+            send: self.send,
+        })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = INNER_MTU;
+        // The tunnel's authentication has already shown that nothing changed on the way.
+        capabilities.checksum = ChecksumCapabilities::default();
+        capabilities.checksum.ipv4 = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities
+    }
+}
+
+struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        read(self.0)
+    }
+}
+
+struct Outgoing<'a, F> {
+    scratch: &'a mut Vec<u8>,
+    send: &'a mut F,
+}
+
+impl<S: FnMut(&[u8])> TxToken for Outgoing<'_, S> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
+        self.scratch.resize(len, 0);
+        let result = write(self.scratch);
+        (self.send)(self.scratch);
+        result
+    }
+}

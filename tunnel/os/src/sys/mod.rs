@@ -1,0 +1,10 @@
+//! Everything that needs `unsafe`: calls of the C library that no dependency wraps.
+#![allow(unsafe_code)]
+
+mod interfaces;
+mod options;
+mod resolve;
+
+pub(crate) use interfaces::own_networks;
+pub(crate) use options::{defer_port, enlarge_buffers};
+pub(crate) use resolve::{LookupFailure, lookup};

@@ -1,0 +1,42 @@
+//! Socket options that no dependency wraps.
+
+use std::os::fd::AsRawFd;
+
+use socket2::Socket;
+
+/// Asks for send and receive buffers of `bytes`: past the system's limit if we are privileged, up to it if not.
+pub(crate) fn enlarge_buffers(socket: &Socket, bytes: usize) {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    #[cfg(target_os = "linux")]
+    if set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value)
+        && set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, value)
+    {
+        return;
+    }
+    // The kernel clamps these by itself; a refusal only costs speed.
+    let _ = socket.set_recv_buffer_size(bytes);
+    let _ = socket.set_send_buffer_size(bytes);
+}
+
+/// Leaves the choice of a bound socket's port to connect(), so that ports are only scarce per destination.
+pub(crate) fn defer_port(socket: &Socket) {
+    // Where the option is missing, bind() chooses a port, which is as good until there are thousands.
+    #[cfg(target_os = "linux")]
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1);
+}
+
+#[cfg(target_os = "linux")]
+fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> bool {
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the option's value is one c_int that
+    // lives until the call returns.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    result == 0
+}

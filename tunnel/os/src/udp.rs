@@ -1,0 +1,101 @@
+//! The outer UDP socket: batches in, batches out.
+
+use std::{
+    io::{self, IoSliceMut},
+    net::SocketAddr,
+};
+
+use ipsx_tunnel_core::Transmit;
+use mio::{Interest, Registry, Token, net::UdpSocket};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{error::TunnelError, sys};
+
+/// Largest UDP payload, and with it the largest batch that the kernel merges.
+const BUFFER: usize = 65_535;
+
+/// What we ask of the kernel for bursts; it gives what its limits allow.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// A non-blocking UDP socket that sends and receives several datagrams per call where the system can.
+pub(crate) struct UdpIo {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
+    buffers: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+}
+
+impl UdpIo {
+    pub(crate) fn bind(address: SocketAddr) -> Result<Self, TunnelError> {
+        Self::open(address).map_err(|source| TunnelError::Bind { address, source })
+    }
+
+    fn open(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::DGRAM,
+            Some(Protocol::UDP),
+        )?;
+        socket.set_nonblocking(true)?;
+        sys::enlarge_buffers(&socket, SOCKET_BUFFER);
+        socket.bind(&address.into())?;
+        let socket = UdpSocket::from_std(socket.into());
+        let state = UdpSocketState::new((&socket).into())?;
+        let local = socket.local_addr()?;
+        Ok(Self {
+            socket,
+            state,
+            local,
+            buffers: vec![0; BUFFER * BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(crate) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(
+            &mut self.socket,
+            token,
+            Interest::READABLE | Interest::WRITABLE,
+        )
+    }
+
+    /// How many datagrams one send may hold at this time.
+    pub(crate) fn max_segments(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Sends a batch; `WouldBlock` means that it has to be tried again.
+    pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<()> {
+        let segment_size = (transmit.segments() > 1).then_some(transmit.segment_size);
+        let batch = quinn_udp::Transmit {
+            destination: transmit.destination,
+            ecn: None,
+            contents: &transmit.contents,
+            segment_size,
+            src_ip: None,
+        };
+        self.socket
+            .try_io(|| self.state.send((&self.socket).into(), &batch))
+    }
+
+    /// Receives once and gives each datagram to `take`; `WouldBlock` when there is nothing.
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+        let mut chunks = self.buffers.chunks_exact_mut(BUFFER).map(IoSliceMut::new);
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
+        let (socket, state, metas) = (&self.socket, &self.state, &mut self.metas);
+        let received = socket.try_io(|| state.recv(socket.into(), &mut slices, metas))?;
+        for (meta, buffer) in metas.iter().zip(&slices).take(received) {
+            for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                take(meta.addr, datagram);
+            }
+        }
+        Ok(())
+    }
+}
