@@ -2,14 +2,20 @@
 //!
 //! Nothing here touches a socket, a clock, a file or a source of randomness.
 
+pub mod book;
+pub mod check;
 pub mod codec;
 pub mod deal;
 pub mod http;
+pub mod market;
+pub mod matching;
 pub mod messages;
 pub mod offer;
 pub mod payment;
+pub mod record;
 pub mod request;
 pub mod sealed;
+pub mod sign_in;
 pub mod status;
 mod typed_data;
 

@@ -1,0 +1,305 @@
+//! From a bound deal to its end.
+
+use ipsx_metering::{Address, DealId, Reservation, Signed, UnixSeconds};
+
+use super::{Command, DealRefusal, Market};
+use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
+use crate::record::{Cause, DealRecord, Transition};
+use crate::status::{ProviderStatus, RequesterStatus};
+
+impl Market {
+    /// The provider's peer is open.
+    pub fn ready(
+        &mut self,
+        provider: Address,
+        id: DealId,
+        ready: Ready,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let record = self.of_provider(provider, id)?;
+        if record.is_bound() && record.provider == ProviderStatus::Ready {
+            // Said again after a reconnection, perhaps with another endpoint.
+            record.ready = Some(ready);
+            return Ok(self.store(id, None, now));
+        }
+        let bound = record.is_bound() && !record.status().is_over();
+        let moved = bound
+            .then(|| record.provider_becomes(ProviderStatus::Ready, Cause::PeerOpen, now))
+            .flatten();
+        if moved.is_none() {
+            return Err(state(record, "ready"));
+        }
+        record.ready = Some(ready);
+        record.ready_at = Some(now);
+        Ok(self.store(id, moved, now))
+    }
+
+    /// The first voucher is stored: the requester's tunnel is up, whether it said so or not.
+    pub fn serving(
+        &mut self,
+        provider: Address,
+        id: DealId,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let record = self.of_provider(provider, id)?;
+        if record.provider == ProviderStatus::Serving && !record.status().is_over() {
+            return Ok(Vec::new());
+        }
+        if record.status().is_over() {
+            return Err(state(record, "serving"));
+        }
+        let moved = record.provider_becomes(ProviderStatus::Serving, Cause::FirstVoucher, now);
+        if moved.is_none() {
+            return Err(state(record, "serving"));
+        }
+        let connected =
+            record.requester_becomes(RequesterStatus::Connected, Cause::FirstVoucher, now);
+        Ok(self.store(id, moved.into_iter().chain(connected), now))
+    }
+
+    /// The requester's tunnel is up.
+    pub fn connected(
+        &mut self,
+        requester: Address,
+        id: DealId,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let record = self.of_requester(requester, id)?;
+        let open = matches!(
+            record.provider,
+            ProviderStatus::Ready | ProviderStatus::Serving
+        );
+        if record.requester == RequesterStatus::Connected && !record.status().is_over() {
+            return Ok(Vec::new());
+        }
+        let moved = (open && !record.status().is_over())
+            .then(|| record.requester_becomes(RequesterStatus::Connected, Cause::TunnelUp, now))
+            .flatten();
+        match moved {
+            None => Err(state(record, "connected")),
+            moved => Ok(self.store(id, moved, now)),
+        }
+    }
+
+    /// A higher or longer reservation, written down by the caller already, is released.
+    pub fn renewed(
+        &mut self,
+        id: DealId,
+        reservation: Signed<Reservation>,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let live = self.deals.get_mut(&id).ok_or(DealRefusal::Unknown(id))?;
+        let record = &mut live.record;
+        if !record.is_bound() || record.status().is_over() {
+            return Err(state(record, "renewed"));
+        }
+        record.reservation = Some(reservation.clone());
+        let provider = record.deal.provider;
+        let message = BrokerMessage::ReservationRenewed {
+            deal_id: id,
+            reservation,
+        };
+        let mut commands = self.store(id, None, now);
+        commands.push(Command::Send {
+            provider,
+            message: Box::new(message),
+        });
+        Ok(commands)
+    }
+
+    /// The provider ended the lease, or gives its last word on one that is over.
+    ///
+    /// Ending early, losing its state, or never having been ready is its failure; anything else is an end.
+    pub fn provider_ended(
+        &mut self,
+        provider: Address,
+        id: DealId,
+        report: EndReport,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let record = self.of_provider(provider, id)?;
+        let cause = Cause::Reported(report.cause);
+        let broke = matches!(report.cause, EndCause::ProviderEnded | EndCause::Restarted)
+            || record.provider == ProviderStatus::Accepted;
+        let wish = if broke {
+            ProviderStatus::Failed
+        } else {
+            ProviderStatus::Ended
+        };
+        let other = if broke {
+            ProviderStatus::Ended
+        } else {
+            ProviderStatus::Failed
+        };
+        let was_over = record.status().is_over();
+        let moved = record.provider_becomes(wish, cause, now).or_else(|| {
+            // How it came out is settled: the report is the last word, under the name that keeps it so.
+            was_over
+                .then(|| record.provider_becomes(other, cause, now))
+                .flatten()
+        });
+        if record.provider_report.is_none() && record.is_bound() {
+            record.provider_report = Some(report);
+        }
+        Ok(self.store(id, moved, now))
+    }
+
+    /// The requester ended the lease, refuses to sign, or gives its last word on one that is over.
+    pub fn requester_ended(
+        &mut self,
+        requester: Address,
+        id: DealId,
+        report: EndReport,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let record = self.of_requester(requester, id)?;
+        let cause = if record.is_bound() {
+            Cause::Reported(report.cause)
+        } else {
+            Cause::Withdrew
+        };
+        let broke = report.cause == EndCause::Restarted;
+        let next = match record.requester {
+            RequesterStatus::Requested | RequesterStatus::Accepted => RequesterStatus::Failed,
+            RequesterStatus::Connected if broke => RequesterStatus::Failed,
+            _ => RequesterStatus::Ended,
+        };
+        let was_over = record.status().is_over();
+        let end_cause = report.cause;
+        let moved = record.requester_becomes(next, cause, now);
+        if record.requester_report.is_none() && record.is_bound() {
+            record.requester_report = Some(report);
+        }
+        let tell = (!was_over && record.is_bound() && record.status().is_over())
+            .then_some(record.deal.provider);
+        let mut commands = self.store(id, moved, now);
+        if let Some(provider) = tell {
+            let message = BrokerMessage::EndLease {
+                deal_id: id,
+                cause: end_cause,
+            };
+            commands.push(Command::Send {
+                provider,
+                message: Box::new(message),
+            });
+        }
+        Ok(commands)
+    }
+
+    /// Writes a deal down, with what moved it; gives its capacity back when nothing more is awaited.
+    pub(super) fn store(
+        &mut self,
+        id: DealId,
+        moved: impl IntoIterator<Item = Transition>,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let transitions: Vec<_> = moved.into_iter().collect();
+        let Some(live) = self.deals.get_mut(&id) else {
+            return Vec::new();
+        };
+        let record = &mut live.record;
+        let over = record.status().is_over();
+        let aborts = over && !record.is_bound();
+        if over && (aborts || record.provider.is_final()) {
+            record.closed_at = Some(now);
+        }
+        let stored = record.clone();
+        if stored.closed_at.is_some() {
+            self.close(id);
+        } else {
+            self.reschedule(id);
+        }
+        let provider = stored.deal.provider;
+        let mut commands = vec![Command::Store {
+            record: Box::new(stored),
+            transitions,
+        }];
+        if aborts {
+            commands.push(Command::Abort {
+                provider,
+                deal_id: id,
+            });
+        }
+        commands
+    }
+
+    /// Forgets a deal and frees what it held.
+    pub(super) fn close(&mut self, id: DealId) {
+        let Some(live) = self.deals.remove(&id) else {
+            return;
+        };
+        self.book.release(live.hold);
+        if let Some(deadline) = live.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        let provider = live.record.deal.provider;
+        if let Some(own) = self.by_provider.get_mut(&provider) {
+            own.remove(&id);
+            if own.is_empty() {
+                self.by_provider.remove(&provider);
+            }
+        }
+    }
+
+    fn of_provider(
+        &mut self,
+        provider: Address,
+        id: DealId,
+    ) -> Result<&mut DealRecord, DealRefusal> {
+        let live = self.deals.get_mut(&id).ok_or(DealRefusal::Unknown(id))?;
+        if live.record.deal.provider == provider {
+            Ok(&mut live.record)
+        } else {
+            Err(DealRefusal::NotYours(id))
+        }
+    }
+
+    fn of_requester(
+        &mut self,
+        requester: Address,
+        id: DealId,
+    ) -> Result<&mut DealRecord, DealRefusal> {
+        let live = self.deals.get_mut(&id).ok_or(DealRefusal::Unknown(id))?;
+        if live.record.deal.requester == requester {
+            Ok(&mut live.record)
+        } else {
+            Err(DealRefusal::NotYours(id))
+        }
+    }
+}
+
+/// What an agent must know of a deal and may have missed: that it is bound, or that it is over.
+pub(super) fn remind(record: &DealRecord) -> Option<Command> {
+    let provider = record.deal.provider;
+    let message = if record.status().is_over() {
+        let cause = record
+            .cause
+            .filter(|_| record.is_bound() && !record.provider.is_final())?;
+        BrokerMessage::EndLease {
+            deal_id: record.deal_id,
+            cause,
+        }
+    } else {
+        if record.provider != ProviderStatus::Accepted {
+            return None;
+        }
+        BrokerMessage::DealBound {
+            deal: Box::new(record.deal.clone()),
+            requester_signature: record.requester_signature?,
+            outcome: record.outcome.clone()?,
+            reservation: record.reservation.clone()?,
+        }
+    };
+    Some(Command::Send {
+        provider,
+        message: Box::new(message),
+    })
+}
+
+fn state(record: &DealRecord, wanted: &'static str) -> DealRefusal {
+    DealRefusal::State {
+        deal_id: record.deal_id,
+        status: record.status(),
+        wanted,
+    }
+}

@@ -1,0 +1,300 @@
+//! From a request to a bound deal.
+
+use ipsx_metering::{
+    Address, B256, DealId, Reservation, Signature, Signed, TypedData, UnixSeconds, keccak256,
+    verify,
+};
+
+use super::{Command, DealRefusal, Live, Market, Pending, RequestFailure, Ticket};
+use crate::book::HoldId;
+use crate::check::check_terms;
+use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
+use crate::http::ProposedDeal;
+use crate::messages::BrokerMessage;
+use crate::record::{Cause, DealRecord};
+use crate::request::Request;
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
+
+impl Market {
+    /// Proposes a checked request to the best offer. The answer comes as [`Command::Answer`] with this ticket, now or
+    /// later. `seed` is random: the deal's salt comes from it.
+    pub fn request(
+        &mut self,
+        ticket: Ticket,
+        request: Signed<Request>,
+        seed: B256,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        if self.unstarted(request.message.requester) >= self.config.unstarted_deals {
+            let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
+            return vec![refuse(ticket, failure)];
+        }
+        self.propose(ticket, request, seed, Vec::new(), now)
+            .unwrap_or_else(|failure| vec![refuse(ticket, failure)])
+    }
+
+    /// A provider signs. The commands answer the request, or ask the next provider when the terms or the signature
+    /// do not hold.
+    pub fn accept(
+        &mut self,
+        provider: Address,
+        number: u64,
+        terms: &ProviderTerms,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let Some(pending) = self.pending.get(&number).filter(|p| p.provider == provider) else {
+            // The proposal timed out, or was another provider's: nobody waits for it.
+            return Vec::new();
+        };
+        let deal = Deal::new(&pending.proposal, &pending.listing.offer, terms);
+        if let Err(reason) = check_terms(terms) {
+            return self.try_next(number, &reason.to_string(), now);
+        }
+        if let Err(reason) = verify(deal.signing_hash(&self.config.domain), &signature, provider) {
+            return self.try_next(number, &reason.to_string(), now);
+        }
+        let record = new_record(pending, deal, signature);
+        if self.channel_is_busy(&record) {
+            let reason = "you have a lease from it already that pays through the same channel; use another channel_salt";
+            return self.try_next(number, reason, now);
+        }
+        let Some(pending) = self.pending.remove(&number) else {
+            return Vec::new();
+        };
+        self.propose_deal(pending, record, now)
+    }
+
+    /// A provider refuses; the next best offer is asked.
+    pub fn decline(
+        &mut self,
+        provider: Address,
+        number: u64,
+        reason: &str,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        if self
+            .pending
+            .get(&number)
+            .is_none_or(|p| p.provider != provider)
+        {
+            return Vec::new();
+        }
+        self.try_next(number, reason, now)
+    }
+
+    /// The requester signs. The caller now checks the money, then calls [`Self::bind`] or [`Self::give_up`].
+    pub fn sign(
+        &mut self,
+        id: DealId,
+        requester: Address,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        let domain = self.config.domain;
+        let record = &mut self
+            .deals
+            .get_mut(&id)
+            .ok_or(DealRefusal::Unknown(id))?
+            .record;
+        if record.deal.requester != requester {
+            return Err(DealRefusal::NotYours(id));
+        }
+        let status = record.status();
+        if status != DealStatus::Proposed || record.requester != RequesterStatus::Requested {
+            return Err(DealRefusal::State {
+                deal_id: id,
+                status,
+                wanted: "signed",
+            });
+        }
+        if now > record.deal.sign_by {
+            return Err(DealRefusal::TooLate {
+                late: now.since(record.deal.sign_by),
+            });
+        }
+        verify(record.deal.signing_hash(&domain), &signature, requester)?;
+        let moved = record.requester_becomes(RequesterStatus::Accepted, Cause::Signed, now);
+        record.requester_signature = Some(signature);
+        Ok(self.store(id, moved, now))
+    }
+
+    /// Whether [`Self::bind`] would succeed: ask before the outcome is signed, which can't be taken back.
+    pub fn may_bind(&self, id: DealId, now: UnixSeconds) -> Result<&DealRecord, DealRefusal> {
+        let record = &self.deals.get(&id).ok_or(DealRefusal::Unknown(id))?.record;
+        let status = record.status();
+        let signed = record.provider == ProviderStatus::Accepted
+            && record.requester == RequesterStatus::Accepted;
+        // Past start_by the lease can't begin any more, and money would be tied up for nothing.
+        if signed && now <= record.deal.start_by {
+            Ok(record)
+        } else {
+            Err(DealRefusal::State {
+                deal_id: id,
+                status,
+                wanted: "bound",
+            })
+        }
+    }
+
+    /// The network's word and reservation, written down by the caller already, are released.
+    pub fn bind(
+        &mut self,
+        id: DealId,
+        outcome: Signed<Outcome>,
+        reservation: Signed<Reservation>,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, DealRefusal> {
+        self.may_bind(id, now)?;
+        debug_assert_eq!(outcome.message.outcome, Binding::Bound);
+        let Some(live) = self.deals.get_mut(&id) else {
+            return Err(DealRefusal::Unknown(id));
+        };
+        live.record.outcome = Some(outcome);
+        live.record.reservation = Some(reservation);
+        let moved = live
+            .record
+            .requester_becomes(RequesterStatus::Funded, Cause::Funded, now);
+        let reminder = super::lease::remind(&live.record);
+        let mut commands = self.store(id, moved, now);
+        commands.extend(reminder);
+        Ok(commands)
+    }
+
+    /// The deal can't be funded: it is aborted.
+    pub fn give_up(&mut self, id: DealId, now: UnixSeconds) -> Vec<Command> {
+        let Some(live) = self.deals.get_mut(&id).filter(|l| !l.record.is_bound()) else {
+            return Vec::new();
+        };
+        let moved = live
+            .record
+            .requester_becomes(RequesterStatus::Failed, Cause::Unfunded, now);
+        self.store(id, moved, now)
+    }
+
+    /// Asks the next best provider for the request of a proposal that came to nothing.
+    pub(super) fn try_next(&mut self, number: u64, reason: &str, now: UnixSeconds) -> Vec<Command> {
+        let Some(mut pending) = self.pending.remove(&number) else {
+            return Vec::new();
+        };
+        self.book.release(pending.hold);
+        pending.tried.push(pending.listing.id);
+        let asked = pending.tried.len();
+        // What people say may be long, and goes into logs and answers.
+        let reason: String = reason
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(200)
+            .collect();
+        let failure = RequestFailure::NoneSigned { asked, reason };
+        let (ticket, request) = (pending.ticket, pending.proposal.request);
+        if asked >= self.config.attempts || now > request.message.expires_at {
+            return vec![refuse(ticket, failure)];
+        }
+        self.propose(ticket, request, pending.seed, pending.tried, now)
+            .unwrap_or_else(|_| vec![refuse(ticket, failure)])
+    }
+
+    fn propose(
+        &mut self,
+        ticket: Ticket,
+        request: Signed<Request>,
+        seed: B256,
+        tried: Vec<ipsx_metering::OfferId>,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, RequestFailure> {
+        let hold = HoldId(self.next_number());
+        let listing = self
+            .book
+            .take(hold, &(&request.message).into(), now, &tried)?;
+        let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
+        let proposal = Proposal {
+            request,
+            offer: listing.id,
+            exit_address: listing.placement.address,
+            sign_by: now.after(self.config.timers.sign),
+            start_by: now.after(self.config.timers.start),
+            salt,
+        };
+        let (provider, number) = (listing.offer.provider, self.next_number());
+        let message = BrokerMessage::Propose {
+            proposal: number,
+            terms: Box::new(proposal.clone()),
+        };
+        let pending = Pending {
+            ticket,
+            provider,
+            listing,
+            hold,
+            proposal,
+            asked_at: now,
+            seed,
+            tried,
+        };
+        self.pending.insert(number, pending);
+        Ok(vec![Command::Send {
+            provider,
+            message: Box::new(message),
+        }])
+    }
+
+    fn propose_deal(
+        &mut self,
+        pending: Pending,
+        record: DealRecord,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let answer = ProposedDeal {
+            deal_id: record.deal_id,
+            deal: record.deal.clone(),
+            provider_signature: record.provider_signature,
+            placement: record.placement.clone(),
+        };
+        let mut record = record;
+        let moved = record.provider_becomes(ProviderStatus::Accepted, Cause::Signed, now);
+        let id = record.deal_id;
+        self.insert(Live {
+            record,
+            hold: pending.hold,
+            away_since: None,
+            deadline: None,
+        });
+        let mut commands = self.store(id, moved, now);
+        commands.push(Command::Answer {
+            ticket: pending.ticket,
+            answer: Ok(Box::new(answer)),
+        });
+        commands
+    }
+}
+
+fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
+    Command::Answer {
+        ticket,
+        answer: Err(failure),
+    }
+}
+
+fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> DealRecord {
+    DealRecord {
+        deal_id: deal.id(),
+        deal,
+        filter: pending.proposal.request.message.filter.clone(),
+        offer: pending.listing.offer.clone(),
+        placement: pending.listing.placement.clone(),
+        provider_signature,
+        requester_signature: None,
+        provider: ProviderStatus::Offered,
+        requester: RequesterStatus::Requested,
+        proposed_at: pending.asked_at,
+        outcome: None,
+        reservation: None,
+        ready: None,
+        ready_at: None,
+        over_at: None,
+        cause: None,
+        provider_report: None,
+        requester_report: None,
+        closed_at: None,
+    }
+}

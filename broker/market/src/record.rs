@@ -1,0 +1,236 @@
+//! A deal as the broker keeps it: what was signed, where both sides stand, how it ended.
+
+use std::fmt;
+
+use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, UnixSeconds};
+use serde::{Deserialize, Serialize};
+
+use crate::deal::{Deal, Outcome};
+use crate::http::DealView;
+use crate::messages::{EndCause, EndReport, Ready};
+use crate::offer::{Offer, Placement};
+use crate::request::Filter;
+use crate::status::{DealClock, DealStatus, ProviderStatus, RequesterStatus, Side, deal_status};
+
+/// Why a side changed its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It signed the deal.
+    Signed,
+    /// It took its part back before the deal was bound.
+    Withdrew,
+    /// The network bound the deal and reserved the payer's deposit.
+    Funded,
+    /// The deposit or the session key does not cover the deal.
+    Unfunded,
+    /// Its peer is open.
+    PeerOpen,
+    /// It said that its tunnel is up.
+    TunnelUp,
+    /// The first voucher is stored.
+    FirstVoucher,
+    /// It said so, with this reason.
+    Reported(EndCause),
+    /// Its time was up.
+    Deadline,
+    /// Its agent's connection was gone for too long.
+    Disconnected,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Signed => "signed",
+            Self::Withdrew => "withdrew",
+            Self::Funded => "funded",
+            Self::Unfunded => "unfunded",
+            Self::PeerOpen => "peer_open",
+            Self::TunnelUp => "tunnel_up",
+            Self::FirstVoucher => "first_voucher",
+            Self::Reported(cause) => return write!(f, "reported {cause:?}"),
+            Self::Deadline => "deadline",
+            Self::Disconnected => "disconnected",
+        };
+        f.write_str(name)
+    }
+}
+
+/// A change of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The deal.
+    pub deal_id: DealId,
+    /// When, by the broker's clock.
+    pub at: UnixSeconds,
+    /// Which side.
+    pub side: Side,
+    /// Where both stand since then.
+    pub provider: ProviderStatus,
+    /// Where both stand since then.
+    pub requester: RequesterStatus,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Transition {
+    /// Where the deal stands since then.
+    pub fn status(&self) -> DealStatus {
+        deal_status(self.provider, self.requester)
+    }
+}
+
+/// Everything that must survive a restart of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DealRecord {
+    /// Its id.
+    pub deal_id: DealId,
+    /// What both sign.
+    pub deal: Deal,
+    /// What the request asked for: the share of the offer's rate that it holds.
+    pub filter: Filter,
+    /// The offer it takes from.
+    pub offer: Offer,
+    /// Where the address is.
+    pub placement: Placement,
+    /// The provider's wallet over the deal.
+    pub provider_signature: Signature,
+    /// The requester's wallet over the deal.
+    pub requester_signature: Option<Signature>,
+    /// The provider's side.
+    pub provider: ProviderStatus,
+    /// The requester's side.
+    pub requester: RequesterStatus,
+    /// When the provider was asked.
+    pub proposed_at: UnixSeconds,
+    /// The network's word, once given.
+    pub outcome: Option<Signed<Outcome>>,
+    /// The latest reservation.
+    pub reservation: Option<Signed<Reservation>>,
+    /// How to reach the provider.
+    pub ready: Option<Ready>,
+    /// When that was known.
+    pub ready_at: Option<UnixSeconds>,
+    /// When the deal was over.
+    pub over_at: Option<UnixSeconds>,
+    /// Why it was over.
+    pub cause: Option<EndCause>,
+    /// The provider's last word.
+    pub provider_report: Option<EndReport>,
+    /// The requester's last word.
+    pub requester_report: Option<EndReport>,
+    /// When its capacity was given back; nothing is awaited any more.
+    pub closed_at: Option<UnixSeconds>,
+}
+
+impl DealRecord {
+    /// Where the deal stands.
+    pub fn status(&self) -> DealStatus {
+        deal_status(self.provider, self.requester)
+    }
+
+    /// Whether the network has bound it.
+    pub fn is_bound(&self) -> bool {
+        self.reservation.is_some()
+    }
+
+    /// Moves the provider, if the tables allow it; `None` leaves the record as it is.
+    pub fn provider_becomes(
+        &mut self,
+        next: ProviderStatus,
+        cause: Cause,
+        now: UnixSeconds,
+    ) -> Option<Transition> {
+        let keeps = deal_status(next, self.requester) == self.status();
+        if !self.provider.may_become(next) || (self.status().is_over() && !keeps) {
+            return None;
+        }
+        self.provider = next;
+        Some(self.moved(Side::Provider, cause, now))
+    }
+
+    /// Moves the requester, if the tables allow it; `None` leaves the record as it is.
+    pub fn requester_becomes(
+        &mut self,
+        next: RequesterStatus,
+        cause: Cause,
+        now: UnixSeconds,
+    ) -> Option<Transition> {
+        let keeps = deal_status(self.provider, next) == self.status();
+        if !self.requester.may_become(next) || (self.status().is_over() && !keeps) {
+            return None;
+        }
+        self.requester = next;
+        Some(self.moved(Side::Requester, cause, now))
+    }
+
+    /// Takes a provider's report of a deal that was given up before it came: its voucher and amount still count.
+    pub fn late_report(&mut self, report: EndReport, now: UnixSeconds) -> Option<Transition> {
+        if self.provider_report.is_some() {
+            return None;
+        }
+        let cause = Cause::Reported(report.cause);
+        self.provider_report = Some(report);
+        self.provider_becomes(ProviderStatus::Ended, cause, now)
+            .or_else(|| self.provider_becomes(ProviderStatus::Failed, cause, now))
+    }
+
+    /// What the clock needs to know of it.
+    pub fn clock(&self, away_since: Option<UnixSeconds>) -> DealClock {
+        DealClock {
+            proposed_at: self.proposed_at,
+            sign_by: self.deal.sign_by,
+            start_by: self.deal.start_by,
+            seconds: self.deal.seconds,
+            ready_at: self.ready_at,
+            away_since,
+            over_at: self.over_at,
+        }
+    }
+
+    /// The deal as its two sides see it.
+    pub fn view(&self) -> DealView {
+        let report = self.provider_report.as_ref();
+        DealView {
+            deal_id: self.deal_id,
+            deal: self.deal.clone(),
+            placement: self.placement.clone(),
+            status: self.status(),
+            provider: self.provider,
+            requester: self.requester,
+            ready: self.ready.clone(),
+            ready_at: self.ready_at,
+            ended_at: self.over_at,
+            cause: self.cause,
+            usage: report.map(|r| r.usage),
+            amount: report.map(|r| r.amount),
+        }
+    }
+
+    /// What the provider said that it cost, or nothing.
+    pub fn amount(&self) -> Amount {
+        self.provider_report
+            .as_ref()
+            .map_or(Amount::ZERO, |r| r.amount)
+    }
+
+    fn moved(&mut self, side: Side, cause: Cause, now: UnixSeconds) -> Transition {
+        if self.status().is_over() && self.over_at.is_none() {
+            self.over_at = Some(now);
+            let vanished = self.provider == ProviderStatus::Silent && self.ready_at.is_some();
+            self.cause = Some(match cause {
+                Cause::Reported(cause) => cause,
+                _ if vanished => EndCause::NoService,
+                _ => EndCause::NotStarted,
+            });
+        }
+        Transition {
+            deal_id: self.deal_id,
+            at: now,
+            side,
+            provider: self.provider,
+            requester: self.requester,
+            cause,
+        }
+    }
+}
