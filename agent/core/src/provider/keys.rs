@@ -1,0 +1,14 @@
+//! The provider's sub-keys, as far as decisions need them.
+
+use ipsx_market::request::TunnelKey;
+use ipsx_metering::{Address, NetworkId, SecretKey};
+
+/// Keys that the shell derives from the wallet, always the same for the same wallet and arguments.
+pub trait ProviderKeys: Send {
+    /// Where this requester's payments go on this network: no two requesters see the same address.
+    fn payout(&self, network: NetworkId, requester: Address) -> Address;
+    /// Signs the receipts of this requester's leases on this network.
+    fn agent_key(&self, network: NetworkId, requester: Address) -> SecretKey;
+    /// WireGuard key of the endpoint.
+    fn tunnel_key(&self) -> TunnelKey;
+}

@@ -1,0 +1,499 @@
+//! One lease, from the signature under its deal to the report of its end.
+
+use std::time::{Duration, Instant};
+
+use ipsx_market::deal::{Deal, Outcome};
+use ipsx_market::messages::{AgentMessage, EndCause, EndReport, Ready};
+use ipsx_market::payment::{PayerMessage, ProviderMessage};
+use ipsx_market::request::CounterSource;
+use ipsx_metering::{
+    Amount, ChainView, Channel, ChannelId, ChannelState, DealId, EndCause as MeterEnd, Misbehaved,
+    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, Usage,
+    VoucherOutcome,
+};
+
+use super::bound::{NotBound, check_bound};
+use super::command::{ChainQuery, Command, LeaseRecord, PaymentPath, Peer};
+use super::event::ProviderEvent;
+use super::gate::GateKeeper;
+use super::judge::Taken;
+use super::settings::{Network, Now};
+
+/// What payer and provider take for the round trip between them: it fixes the first slice at its shortest, 2 s,
+/// which both sides' meters must agree on before the first voucher.
+pub const ROUND_TRIP: Duration = Duration::from_millis(250);
+
+/// How long a finished lease waits for the voucher that pays its last receipt.
+const LAST_VOUCHER: Duration = Duration::from_secs(2);
+/// How long until the chain is asked again when it does not yet agree with a reservation.
+const CHAIN_RETRY: Duration = Duration::from_secs(2);
+/// Refused vouchers are told to people no more often than this.
+const REFUSAL_GAP: Duration = Duration::from_secs(1);
+
+/// Where a lease is on its way.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    /// Signed by this provider; the network has not spoken.
+    Signed,
+    /// Bound; the chain is asked whether the reservation holds.
+    Checking { record: Box<LeaseRecord> },
+    /// The shell stores the lease and opens its peer.
+    Opening,
+    /// Open and unpaid.
+    Ready,
+    /// Paid and carrying traffic, or on hold.
+    Serving,
+    /// Over; the voucher for the last receipt may still come.
+    Lingering { until: Instant, report: Box<EndReport> },
+    /// Over and reported.
+    Gone { report: Box<EndReport> },
+}
+
+/// One lease.
+pub(crate) struct Lease {
+    pub(crate) id: DealId,
+    pub(crate) deal: Deal,
+    pub(crate) channel: Channel,
+    pub(crate) channel_id: ChannelId,
+    pub(crate) stage: Stage,
+    pub(crate) ready: Option<Ready>,
+    pub(super) meter: Option<ProviderMeter>,
+    pub(super) path: PaymentPath,
+    pub(super) reservation: Option<Signed<Reservation>>,
+    pub(super) agent_key: SecretKey,
+    pub(super) gate: GateKeeper,
+    /// Why it ended, where that is known better than by the meter.
+    pub(super) cause: Option<EndCause>,
+    taken: Taken,
+    start_deadline: Instant,
+    pending: Option<Signed<Reservation>>,
+    chain_at: Option<Instant>,
+    bytes: u64,
+    refused_at: Option<Instant>,
+    stored: Amount,
+}
+
+impl Lease {
+    pub(crate) fn new(deal: Deal, taken: Taken, agent_key: SecretKey, now: Now) -> Self {
+        let channel = deal.channel();
+        Self {
+            id: deal.id(),
+            channel_id: taken.channel,
+            channel,
+            stage: Stage::Signed,
+            ready: None,
+            meter: None,
+            path: match deal.counter_source {
+                CounterSource::Both => PaymentPath::Tunnel,
+                CounterSource::Provider => PaymentPath::Broker,
+            },
+            reservation: None,
+            agent_key,
+            gate: GateKeeper::default(),
+            cause: None,
+            taken,
+            start_deadline: now.instant_of(deal.start_by),
+            pending: None,
+            chain_at: None,
+            bytes: 0,
+            refused_at: None,
+            stored: Amount::ZERO,
+            deal,
+        }
+    }
+
+    /// What it takes of the capacity; nothing any more once it is over.
+    pub(crate) fn taken(&self) -> Option<Taken> {
+        let started = matches!(self.stage, Stage::Serving | Stage::Lingering { .. });
+        let taken = Taken { started, ..self.taken.clone() };
+        (!matches!(self.stage, Stage::Gone { .. })).then_some(taken)
+    }
+
+    /// The network says that the deal is bound.
+    pub(crate) fn handle_bound(
+        &mut self,
+        told: &Deal,
+        requester_signature: Signature,
+        outcome: Signed<Outcome>,
+        reservation: Signed<Reservation>,
+        network: &Network,
+        commands: &mut Vec<Command>,
+    ) -> Result<(), NotBound> {
+        check_bound(&self.deal, told, &requester_signature, &outcome, &reservation, network)?;
+        let record = LeaseRecord { deal: self.deal.clone(), requester_signature, outcome };
+        self.stage = Stage::Checking { record: Box::new(record) };
+        self.handle_renewed(reservation, commands);
+        Ok(())
+    }
+
+    /// A reservation has come; it counts once the chain agrees.
+    pub(crate) fn handle_renewed(
+        &mut self,
+        reservation: Signed<Reservation>,
+        commands: &mut Vec<Command>,
+    ) {
+        self.pending = Some(reservation);
+        self.chain_at = None;
+        commands.push(self.read_chain());
+    }
+
+    /// What the chain says about the reservation that waits.
+    pub(crate) fn handle_chain(
+        &mut self,
+        view: Result<ChainView, String>,
+        state: ChannelState,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(reservation) = self.pending.clone() else {
+            return;
+        };
+        let view = match view {
+            Ok(view) => view,
+            Err(reason) => return self.retry_chain(&reason, now, commands),
+        };
+        if self.meter.is_none() {
+            let meter = ProviderMeter::new(self.terms(), network.domain, state, ROUND_TRIP);
+            match meter {
+                Ok(meter) => self.meter = Some(meter),
+                Err(error) => {
+                    commands.push(self.warning(&error.to_string()));
+                    return self.end(EndCause::Misbehaved, MeterEnd::ProviderEnded, now, commands);
+                }
+            }
+        }
+        let Some(meter) = &mut self.meter else {
+            return;
+        };
+        match meter.handle_reservation(&reservation, &view, now.instant) {
+            Ok(newer) => {
+                self.pending = None;
+                if newer {
+                    self.believe(reservation, commands);
+                }
+                self.drain(network, now, commands);
+            }
+            Err(fault) if may_heal(&fault) => self.retry_chain(&fault.to_string(), now, commands),
+            Err(fault) => {
+                self.pending = None;
+                commands.push(self.warning(&fault.to_string()));
+                if matches!(self.stage, Stage::Checking { .. }) {
+                    self.end(EndCause::Misbehaved, MeterEnd::OperatorEnded, now, commands);
+                }
+            }
+        }
+    }
+
+    /// The peer is open and can be reached like this.
+    pub(crate) fn handle_ready(
+        &mut self,
+        ready: Ready,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        if !matches!(self.stage, Stage::Opening) {
+            return;
+        }
+        self.stage = Stage::Ready;
+        if let Some(meter) = &mut self.meter {
+            meter.handle_ready(now.unix, now.instant);
+        }
+        self.ready = Some(ready);
+        commands.extend(self.announcement());
+        commands.push(Command::Tell(ProviderEvent::LeaseReady {
+            lease: self.id,
+            requester: self.deal.requester,
+            exit_address: self.deal.exit_address,
+            seconds: self.deal.seconds,
+            prices: self.deal.prices,
+        }));
+        self.drain(network, now, commands);
+    }
+
+    /// What the broker has to know of it, again after a new connection.
+    pub(crate) fn announcement(&self) -> Vec<Command> {
+        let Some(ready) = self.ready.clone() else {
+            return Vec::new();
+        };
+        let deal_id = self.id;
+        let mut said = vec![Command::Send(AgentMessage::LeaseReady { deal_id, ready })];
+        if matches!(self.stage, Stage::Serving) {
+            said.push(Command::Send(AgentMessage::LeaseServing { deal_id }));
+        }
+        said
+    }
+
+    /// The payer says something.
+    pub(crate) fn handle_payment(
+        &mut self,
+        message: PayerMessage,
+        path: PaymentPath,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(meter) = &mut self.meter else {
+            return;
+        };
+        match message {
+            PayerMessage::Voucher(voucher) => match meter.handle_voucher(voucher, now.instant) {
+                Ok(VoucherOutcome::Higher) => self.path = path,
+                Ok(VoucherOutcome::Stale) => {
+                    let stored = ProviderMessage::Stored(self.stored);
+                    commands.push(Command::Pay { lease: self.id, path, message: stored });
+                }
+                Err(fault) => self.refuse(&fault, now, commands),
+            },
+            PayerMessage::Echo(number) => commands.push(Command::Pay {
+                lease: self.id,
+                path,
+                message: ProviderMessage::Echo(number),
+            }),
+            PayerMessage::End(cause) => {
+                let cause = self.requester_cause(cause);
+                self.end(cause, MeterEnd::PayerEnded, now, commands);
+            }
+        }
+        self.drain(network, now, commands);
+    }
+
+    /// The tunnel's totals. Returns how much they have grown.
+    pub(crate) fn handle_counters(
+        &mut self,
+        bytes_up: u64,
+        bytes_down: u64,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) -> u64 {
+        let total = bytes_up.saturating_add(bytes_down);
+        let grown = total.saturating_sub(self.bytes);
+        self.bytes = self.bytes.max(total);
+        if let Some(meter) = &mut self.meter {
+            meter.handle_counters(bytes_up, bytes_down, now.instant);
+        }
+        self.drain(network, now, commands);
+        grown
+    }
+
+    /// The voucher with this total is on disk.
+    pub(crate) fn handle_stored(
+        &mut self,
+        cumulative: Amount,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(meter) = &mut self.meter else {
+            return;
+        };
+        meter.handle_stored(cumulative, now.instant);
+        if cumulative > self.stored {
+            self.stored = cumulative;
+            let message = ProviderMessage::Stored(cumulative);
+            commands.push(Command::Pay { lease: self.id, path: self.path, message });
+        }
+        self.drain(network, now, commands);
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        if let Some(meter) = &mut self.meter {
+            meter.handle_timeout(now.instant);
+        }
+        if self.chain_at.is_some_and(|at| at <= now.instant) {
+            self.chain_at = None;
+            commands.push(self.read_chain());
+        }
+        let unstarted = !matches!(
+            self.stage,
+            Stage::Serving | Stage::Lingering { .. } | Stage::Gone { .. }
+        );
+        if unstarted && self.start_deadline <= now.instant {
+            self.end(EndCause::NotStarted, MeterEnd::NotPaid, now, commands);
+        }
+        self.drain(network, now, commands);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let own = match &self.stage {
+            Stage::Gone { .. } => return None,
+            Stage::Lingering { until, .. } => return Some(*until),
+            Stage::Serving => None,
+            _ => Some(self.start_deadline),
+        };
+        let meter = self.meter.as_ref().and_then(ProviderMeter::poll_timeout);
+        [own, meter, self.chain_at].into_iter().flatten().min()
+    }
+
+    /// Ends it, if it has not ended. `cause` is what is reported.
+    pub(crate) fn end(
+        &mut self,
+        cause: EndCause,
+        meter_cause: MeterEnd,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        if matches!(self.stage, Stage::Lingering { .. } | Stage::Gone { .. }) {
+            return;
+        }
+        self.cause.get_or_insert(cause);
+        match &mut self.meter {
+            // The meter's `Ended` finishes the rest.
+            Some(meter) if self.ready.is_some() => meter.handle_end(meter_cause, now.instant),
+            _ => {
+                let report = EndReport {
+                    cause,
+                    usage: Usage::default(),
+                    amount: Amount::ZERO,
+                    voucher: None,
+                };
+                self.finish(report, Amount::ZERO, commands);
+            }
+        }
+    }
+
+    /// Over: waits for the last voucher if something is unpaid, else reports.
+    pub(super) fn conclude(
+        &mut self,
+        report: EndReport,
+        paid: Amount,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        commands.push(Command::Pay {
+            lease: self.id,
+            path: self.path,
+            message: ProviderMessage::End(report.cause),
+        });
+        if paid >= report.amount {
+            return self.finish(report, paid, commands);
+        }
+        let until = now.instant + LAST_VOUCHER;
+        self.stage = Stage::Lingering { until, report: Box::new(report) };
+    }
+
+    /// Over for good: everybody is told.
+    pub(super) fn finish(&mut self, report: EndReport, paid: Amount, commands: &mut Vec<Command>) {
+        let lease = self.id;
+        if self.ready.is_some() || matches!(self.stage, Stage::Opening) {
+            commands.push(Command::ClosePeer { lease });
+            commands.push(Command::StoreEnd { lease, report: Box::new(report.clone()) });
+        }
+        commands.push(Command::Send(AgentMessage::LeaseEnded {
+            deal_id: lease,
+            report: report.clone(),
+        }));
+        commands.push(Command::Tell(ProviderEvent::LeaseEnded {
+            lease,
+            cause: report.cause,
+            usage: report.usage,
+            amount: report.amount,
+            paid,
+        }));
+        self.stage = Stage::Gone { report: Box::new(report) };
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            deal_id: self.id,
+            channel: self.channel.clone(),
+            prices: self.deal.prices,
+            max_seconds: u64::from(self.deal.seconds),
+            budget: self.deal.budget,
+            agent_key: self.deal.agent_key,
+            counter_source: match self.deal.counter_source {
+                CounterSource::Both => ipsx_metering::CounterSource::Both,
+                CounterSource::Provider => ipsx_metering::CounterSource::Provider,
+            },
+        }
+    }
+
+    /// A reservation is good: opens the peer with the first, passes later ones on.
+    fn believe(&mut self, reservation: Signed<Reservation>, commands: &mut Vec<Command>) {
+        let lease = self.id;
+        self.reservation = Some(reservation.clone());
+        match std::mem::replace(&mut self.stage, Stage::Opening) {
+            Stage::Checking { record } => commands.push(Command::OpenPeer {
+                lease,
+                peer: Peer {
+                    key: self.deal.requester_tunnel_key,
+                    exit_address: self.deal.exit_address,
+                },
+                record,
+            }),
+            other => {
+                self.stage = other;
+                commands.extend(self.store());
+                commands.push(Command::Pay {
+                    lease,
+                    path: self.path,
+                    message: ProviderMessage::Reservation(reservation),
+                });
+            }
+        }
+    }
+
+    fn read_chain(&self) -> Command {
+        Command::ReadChain {
+            lease: self.id,
+            query: ChainQuery {
+                network: self.deal.network,
+                payer: self.deal.payer,
+                payer_signer: self.deal.payer_signer,
+                channel: self.channel_id,
+            },
+        }
+    }
+
+    fn retry_chain(&mut self, reason: &str, now: Now, commands: &mut Vec<Command>) {
+        self.chain_at = Some(now.instant + CHAIN_RETRY);
+        commands.push(self.warning(reason));
+    }
+
+    fn warning(&self, reason: &str) -> Command {
+        Command::Tell(ProviderEvent::Warning {
+            text: format!("lease {}: {reason}", self.id),
+        })
+    }
+
+    fn refuse(&mut self, fault: &Misbehaved, now: Now, commands: &mut Vec<Command>) {
+        let quiet = self.refused_at.is_some_and(|at| now.instant < at + REFUSAL_GAP);
+        if !quiet {
+            self.refused_at = Some(now.instant);
+            commands.push(Command::Tell(ProviderEvent::VoucherRefused {
+                lease: self.id,
+                reason: fault.to_string(),
+            }));
+        }
+    }
+
+    /// What a requester may give as its reason; anything else is its own decision.
+    pub(crate) fn requester_cause(&self, said: EndCause) -> EndCause {
+        let served = self.meter.as_ref().map_or(0, |meter| meter.usage().secs);
+        match said {
+            EndCause::NoService | EndCause::WrongExit | EndCause::Misbehaved => said,
+            EndCause::Completed if served + 1 >= u64::from(self.deal.seconds) => said,
+            EndCause::CapacityLapsed | EndCause::BudgetSpent | EndCause::Restarted => said,
+            _ => EndCause::RequesterEnded,
+        }
+    }
+}
+
+/// Whether a reservation that does not hold now may hold when the chain has caught up.
+fn may_heal(fault: &Misbehaved) -> bool {
+    matches!(
+        fault,
+        Misbehaved::Operator(
+            OperatorFault::OutlivesSigner { .. } | OperatorFault::NotCovered { .. }
+        )
+    )
+}

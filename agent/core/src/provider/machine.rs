@@ -1,0 +1,588 @@
+//! The provider's state machine.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use ipsx_market::deal::{Binding, Outcome, Proposal, ProviderTerms};
+use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
+use ipsx_market::payment::PayerMessage;
+use ipsx_metering::{
+    Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds,
+};
+
+use super::bound::check_outcome;
+use super::channels::Channels;
+use super::command::{Command, PaymentPath, Restored};
+use super::event::ProviderEvent;
+use super::judge::{Situation, Taken, judge};
+use super::keys::ProviderKeys;
+use super::lease::{Lease, Stage};
+use super::month::MonthTraffic;
+use super::offers::Offers;
+use super::settings::{EndpointHint, Network, Now, Settings};
+
+/// Ended leases whose reports are kept in memory, for a broker that asks again.
+const REPORTS: usize = 4_096;
+/// An urgent claim is asked for again after this time.
+const CLAIM_GAP: Duration = Duration::from_secs(30);
+/// The month's traffic is stored when it has grown by this much, and at the end of each lease.
+const MONTH_STEP: u64 = 16 << 20;
+/// When nothing is for sale, whether that has changed is looked up this often.
+const OFFER_CHECK: Duration = Duration::from_secs(60);
+
+/// What the shell found out about an open peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddresses {
+    /// The requester's inner IPv4 address.
+    pub address_v4: std::net::Ipv4Addr,
+    /// The requester's inner IPv6 address, if the exit carries IPv6.
+    pub address_v6: Option<std::net::Ipv6Addr>,
+    /// The provider's inner address.
+    pub gateway: std::net::Ipv4Addr,
+    /// UDP port for payment messages at the gateway.
+    pub control_port: u16,
+    /// Largest inner packet, bytes.
+    pub mtu: u16,
+}
+
+/// One provider on one network.
+///
+/// Tell it what happens with the `handle_*` methods; after each, carry out [`poll_command`](Self::poll_command)
+/// until there is none, and call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
+/// `now` must never go back.
+pub struct Provider {
+    settings: Settings,
+    keys: Box<dyn ProviderKeys>,
+    offers: Offers,
+    channels: Channels,
+    leases: BTreeMap<DealId, Lease>,
+    reports: HashMap<DealId, EndReport>,
+    report_order: VecDeque<DealId>,
+    month: MonthTraffic,
+    month_stored: u64,
+    /// Address that the broker sees, while there is a link.
+    observed: Option<IpAddr>,
+    offered: bool,
+    offer_at: Option<Instant>,
+    claim_at: Option<Instant>,
+    shutting_down: bool,
+    commands: VecDeque<Command>,
+}
+
+impl Provider {
+    /// A provider that goes on from what an earlier run left: its open leases end as restarted.
+    pub fn new(
+        settings: Settings,
+        keys: Box<dyn ProviderKeys>,
+        restored: Restored,
+    ) -> Self {
+        let mut provider = Self {
+            settings,
+            keys,
+            offers: Offers::default(),
+            channels: Channels::new(restored.channels),
+            leases: BTreeMap::new(),
+            reports: HashMap::new(),
+            report_order: VecDeque::new(),
+            month: restored.month,
+            month_stored: restored.month.bytes,
+            observed: None,
+            offered: false,
+            offer_at: None,
+            claim_at: None,
+            shutting_down: false,
+            commands: VecDeque::new(),
+        };
+        for record in restored.unfinished {
+            provider.end_restarted(&record.deal);
+        }
+        provider
+    }
+
+    /// A link to the broker is up: both sides are proven.
+    pub fn handle_link_up(&mut self, observed: IpAddr, unfinished: &[DealId], now: Now) {
+        self.observed = Some(observed);
+        self.tell(ProviderEvent::Connected { observed });
+        for deal_id in unfinished {
+            self.account_for(*deal_id);
+        }
+        self.offered = false;
+        self.offer(now);
+    }
+
+    /// The link is gone, and with it every answer that was on its way.
+    pub fn handle_link_down(&mut self, reason: String, retry_in: Duration) {
+        self.observed = None;
+        self.offered = false;
+        let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
+        self.tell(ProviderEvent::Disconnected { reason, retry_in_ms });
+    }
+
+    /// The broker says something.
+    pub fn handle_broker_message(&mut self, message: BrokerMessage, now: Now) {
+        match message {
+            BrokerMessage::Propose { proposal, terms } => self.handle_proposal(proposal, &terms, now),
+            BrokerMessage::DealBound { deal, requester_signature, outcome, reservation } => {
+                let id = deal.id();
+                self.with_bound(id, now, |lease, network, commands| {
+                    lease.handle_bound(&deal, requester_signature, outcome, reservation, network, commands)
+                });
+            }
+            BrokerMessage::DealAborted { deal_id, outcome } => self.handle_aborted(deal_id, &outcome),
+            BrokerMessage::ReservationRenewed { deal_id, reservation } => {
+                self.with_lease(deal_id, now, |lease, _, commands| {
+                    lease.handle_renewed(reservation, commands);
+                });
+            }
+            BrokerMessage::ReservationRefused { deal_id, reason } => {
+                self.tell(ProviderEvent::Warning {
+                    text: format!(
+                        "lease {deal_id}: the payer's deposit covers no more ({reason}); the lease ends when what is covered is used up"
+                    ),
+                });
+            }
+            BrokerMessage::EndLease { deal_id, cause } => {
+                self.with_lease(deal_id, now, |lease, network, commands| {
+                    let cause = lease.requester_cause(cause);
+                    lease.end(cause, MeterEnd::PayerEnded, now, commands);
+                    lease.drain(network, now, commands);
+                });
+            }
+            BrokerMessage::Frame { deal_id, sealed } => {
+                if self.leases.contains_key(&deal_id) {
+                    self.commands.push_back(Command::OpenFrame { lease: deal_id, sealed });
+                }
+            }
+            BrokerMessage::OfferPlaced { offer, placement } => {
+                self.tell(ProviderEvent::OfferPlaced {
+                    offer,
+                    address: placement.address,
+                    country: placement.country.map(String::from),
+                    asn: placement.asn,
+                });
+            }
+            BrokerMessage::OfferRefused { offer, reason } => {
+                self.tell(ProviderEvent::OfferRefused { offer, reason });
+            }
+            // The handshake and the end of the connection are the link's.
+            BrokerMessage::Welcome { .. }
+            | BrokerMessage::Authenticated { .. }
+            | BrokerMessage::Refused { .. } => {}
+        }
+    }
+
+    /// What the chain says; answers [`Command::ReadChain`].
+    pub fn handle_chain(&mut self, lease: DealId, view: Result<ChainView, String>, now: Now) {
+        let Some(channel) = self.leases.get(&lease).map(|lease| lease.channel_id) else {
+            return;
+        };
+        let state = self.channels.state(channel);
+        self.with_lease(lease, now, |lease, network, commands| {
+            lease.handle_chain(view, state, network, now, commands);
+        });
+    }
+
+    /// The lease is stored and its peer open, or not; answers [`Command::OpenPeer`].
+    pub fn handle_peer(&mut self, lease: DealId, peer: Result<PeerAddresses, String>, now: Now) {
+        let endpoint = self.endpoint();
+        let state = self
+            .leases
+            .get(&lease)
+            .map(|lease| self.channels.state(lease.channel_id))
+            .unwrap_or_default();
+        let ready = peer.and_then(|peer| {
+            let endpoint = endpoint.ok_or("the broker is gone, so its address for requesters is unknown")?;
+            Ok(Ready {
+                endpoint,
+                address_v4: peer.address_v4,
+                address_v6: peer.address_v6,
+                gateway: peer.gateway,
+                control_port: peer.control_port,
+                mtu: peer.mtu,
+                latest_voucher: state.voucher,
+                next_seq: state.next_seq,
+            })
+        });
+        self.with_lease(lease, now, |lease, network, commands| match ready {
+            Ok(ready) => lease.handle_ready(ready, network, now, commands),
+            Err(reason) => {
+                let text = format!("lease {}: its peer can't be opened: {reason}", lease.id);
+                commands.push(Command::Tell(ProviderEvent::Warning { text }));
+                lease.end(EndCause::ProviderEnded, MeterEnd::ProviderEnded, now, commands);
+            }
+        });
+    }
+
+    /// The payer of a lease says something, by this path.
+    pub fn handle_payment(
+        &mut self,
+        lease: DealId,
+        message: PayerMessage,
+        path: PaymentPath,
+        now: Now,
+    ) {
+        self.with_lease(lease, now, |lease, network, commands| {
+            lease.handle_payment(message, path, network, now, commands);
+        });
+    }
+
+    /// The tunnel's totals of a lease, since its peer was opened. Ten times a second.
+    pub fn handle_counters(&mut self, lease: DealId, bytes_up: u64, bytes_down: u64, now: Now) {
+        let grown = self.with_lease(lease, now, |lease, network, commands| {
+            lease.handle_counters(bytes_up, bytes_down, network, now, commands)
+        });
+        if let Some(grown) = grown.filter(|grown| *grown > 0) {
+            self.month.add(grown, now.unix);
+            self.store_month(MONTH_STEP);
+            if self.month_left(now.unix) == 0 {
+                self.end_all(EndCause::ProviderEnded, now);
+                self.withdraw("this month's traffic is used up", now);
+            }
+        }
+    }
+
+    /// A voucher is on disk; answers [`Command::Store`].
+    pub fn handle_stored(&mut self, lease: DealId, cumulative: Amount, now: Now) {
+        self.with_lease(lease, now, |lease, network, commands| {
+            lease.handle_stored(cumulative, network, now, commands);
+        });
+        self.check_exposure(lease, now);
+    }
+
+    /// The chain has paid this channel so much in all.
+    pub fn handle_claimed(&mut self, channel: ChannelId, claimed: Amount) {
+        self.channels.claimed(channel, claimed);
+    }
+
+    /// Somebody wants the program to end: leases end, nothing new starts. Done when [`Self::is_idle`].
+    pub fn handle_shutdown(&mut self, now: Now) {
+        self.shutting_down = true;
+        self.withdraw("this provider is shutting down", now);
+        self.end_all(EndCause::ProviderEnded, now);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let ids: Vec<DealId> = self.leases.keys().copied().collect();
+        for id in ids {
+            self.with_lease(id, now, |lease, network, commands| {
+                lease.handle_timeout(network, now, commands);
+            });
+        }
+        if self.offer_at.is_some_and(|at| at <= now.instant) {
+            self.offered = false;
+            self.offer(now);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let leases = self.leases.values().filter_map(Lease::poll_timeout);
+        leases.chain(self.offer_at).min()
+    }
+
+    /// The next thing to do.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// Whether no lease is open or about to be.
+    pub fn is_idle(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// Leases with an open peer, whose counters are wanted.
+    pub fn open_leases(&self) -> impl Iterator<Item = DealId> + '_ {
+        let open = |lease: &&Lease| matches!(lease.stage, Stage::Ready | Stage::Serving);
+        self.leases.values().filter(open).map(|lease| lease.id)
+    }
+
+    /// How many leases hold capacity.
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The month's traffic.
+    pub fn month(&self) -> MonthTraffic {
+        self.month
+    }
+
+    /// Vouchers that the chain has not paid.
+    pub fn unclaimed(&self) -> Amount {
+        self.channels.unclaimed()
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn handle_proposal(&mut self, number: u64, proposal: &Proposal, now: Now) {
+        let request = &proposal.request.message;
+        let requester = request.requester;
+        let network = self.settings.network.id;
+        let agent_key = self.keys.agent_key(network, requester);
+        let terms = ProviderTerms {
+            payout: self.keys.payout(network, requester),
+            agent_key: agent_key.address(),
+            tunnel_key: self.keys.tunnel_key(),
+        };
+        let taken: Vec<Taken> = self.leases.values().filter_map(Lease::taken).collect();
+        let situation = Situation {
+            settings: &self.settings,
+            offer: self.offers.get(proposal.offer, now.unix),
+            observed: self.observed,
+            taken: &taken,
+            unclaimed_of_payer: self.channels.unclaimed_of(request.payer),
+            unclaimed_of_network: self.channels.unclaimed(),
+            month_left: self.month_left(now.unix),
+            shutting_down: self.shutting_down,
+            now: now.unix,
+        };
+        match judge(proposal, &terms, &situation) {
+            Ok(deal) => {
+                let taken = Taken {
+                    request: deal.request,
+                    requester,
+                    tunnel_key: deal.requester_tunnel_key.0,
+                    channel: deal.channel().id(),
+                    mbit_up: request.filter.mbit_up,
+                    mbit_down: request.filter.mbit_down,
+                    started: false,
+                };
+                let lease = Lease::new(deal.clone(), taken, agent_key, now);
+                self.tell(ProviderEvent::ProposalAccepted {
+                    deal_id: lease.id,
+                    requester,
+                    seconds: deal.seconds,
+                    budget: deal.budget,
+                });
+                self.leases.insert(lease.id, lease);
+                self.commands.push_back(Command::AcceptDeal {
+                    proposal: number,
+                    deal: Box::new(deal),
+                    terms,
+                });
+            }
+            Err(declined) => {
+                let reason = declined.to_string();
+                self.commands.push_back(Command::Send(AgentMessage::DeclineDeal {
+                    proposal: number,
+                    reason: reason.clone(),
+                }));
+                self.tell(ProviderEvent::ProposalDeclined { requester, reason });
+            }
+        }
+    }
+
+    /// Hands a bound deal to its lease; a deal that is not this provider's is given back at once.
+    fn with_bound(
+        &mut self,
+        id: DealId,
+        now: Now,
+        bind: impl FnOnce(&mut Lease, &Network, &mut Vec<Command>) -> Result<(), super::bound::NotBound>,
+    ) {
+        match self.leases.get(&id).map(|lease| &lease.stage) {
+            None => self.account_for(id),
+            Some(Stage::Signed) => {
+                self.with_lease(id, now, |lease, network, commands| {
+                    if let Err(fault) = bind(lease, network, commands) {
+                        let text = format!("lease {id}: not bound: {fault}. Nothing was opened");
+                        commands.push(Command::Tell(ProviderEvent::Warning { text }));
+                        lease.end(EndCause::Misbehaved, MeterEnd::OperatorEnded, now, commands);
+                    }
+                });
+            }
+            // Told again after a new connection.
+            Some(_) => self.account_for(id),
+        }
+    }
+
+    fn handle_aborted(&mut self, deal_id: DealId, outcome: &Signed<Outcome>) {
+        let waits = self
+            .leases
+            .get(&deal_id)
+            .is_some_and(|lease| matches!(lease.stage, Stage::Signed));
+        let network = &self.settings.network;
+        if waits && check_outcome(deal_id, Binding::Aborted, outcome, network).is_ok() {
+            self.leases.remove(&deal_id);
+            self.tell(ProviderEvent::DealAborted { deal_id });
+        }
+    }
+
+    /// Says to the broker where a deal stands that it holds for unfinished.
+    fn account_for(&mut self, deal_id: DealId) {
+        if let Some(lease) = self.leases.get(&deal_id) {
+            let said = lease.announcement();
+            self.commands.extend(said);
+            return;
+        }
+        let report = self.reports.get(&deal_id).cloned().unwrap_or(EndReport {
+            cause: EndCause::Restarted,
+            usage: Default::default(),
+            amount: Amount::ZERO,
+            voucher: None,
+        });
+        self.commands
+            .push_back(Command::Send(AgentMessage::LeaseEnded { deal_id, report }));
+    }
+
+    fn end_restarted(&mut self, deal: &ipsx_market::deal::Deal) {
+        let lease = deal.id();
+        let state = self.channels.state(deal.channel().id());
+        let progress = state.deal.filter(|progress| progress.deal_id == lease);
+        let usage = progress.map(|progress| progress.usage).unwrap_or_default();
+        let amount = deal.prices.due(&usage).unwrap_or(Amount::MAX);
+        let base = progress.map_or(state.cumulative(), |progress| progress.base);
+        let paid = state.cumulative().saturating_sub(base);
+        let report = EndReport {
+            cause: EndCause::Restarted,
+            usage,
+            amount,
+            voucher: progress.and(state.voucher),
+        };
+        self.remember(lease, report.clone());
+        self.commands.push_back(Command::StoreEnd {
+            lease,
+            report: Box::new(report),
+        });
+        self.tell(ProviderEvent::LeaseEnded {
+            lease,
+            cause: EndCause::Restarted,
+            usage,
+            amount,
+            paid,
+        });
+    }
+
+    /// Puts the offer into the book, or replaces it, if something is for sale.
+    fn offer(&mut self, now: Now) {
+        if self.shutting_down {
+            self.offer_at = None;
+            return;
+        }
+        self.offer_at = Some(now.instant + OFFER_CHECK);
+        if self.observed.is_none() || self.offered {
+            return;
+        }
+        if self.month_left(now.unix) == 0 {
+            return;
+        }
+        let (_, offer) = self.offers.current(&self.settings, now.unix);
+        let offer = Box::new(offer.clone());
+        self.commands.push_back(Command::PublishOffer(offer));
+        self.offered = true;
+        if let Some(renew_at) = self.offers.renew_at() {
+            let wait = Duration::from_secs(renew_at.since(now.unix).max(1));
+            self.offer_at = Some(now.instant + wait);
+        }
+    }
+
+    fn withdraw(&mut self, reason: &str, now: Now) {
+        let was_offered = std::mem::take(&mut self.offered);
+        if let Some(offer) = self.offers.clear().filter(|_| was_offered) {
+            self.commands
+                .push_back(Command::Send(AgentMessage::WithdrawOffer { offer }));
+            self.tell(ProviderEvent::OfferWithdrawn {
+                reason: reason.into(),
+            });
+        }
+        self.offer_at = (!self.shutting_down).then(|| now.instant + OFFER_CHECK);
+    }
+
+    fn end_all(&mut self, cause: EndCause, now: Now) {
+        let ids: Vec<DealId> = self.leases.keys().copied().collect();
+        for id in ids {
+            self.with_lease(id, now, |lease, network, commands| {
+                lease.end(cause, MeterEnd::ProviderEnded, now, commands);
+                lease.drain(network, now, commands);
+            });
+        }
+    }
+
+    fn check_exposure(&mut self, lease: DealId, now: Now) {
+        let Some(payer) = self.leases.get(&lease).map(|lease| lease.deal.payer) else {
+            return;
+        };
+        let limits = self.settings.exposure;
+        let of_payer = self.channels.unclaimed_of(payer);
+        let of_all = self.channels.unclaimed();
+        if of_payer >= limits.per_payer || of_all >= limits.per_network {
+            let text = format!(
+                "lease {lease}: ended, because {of_payer} units of its payer and {of_all} of the network are unclaimed. Run `ipsx settle`, or raise --max-unclaimed-per-payer or --max-unclaimed"
+            );
+            self.tell(ProviderEvent::Warning { text });
+            self.with_lease(lease, now, |lease, network, commands| {
+                lease.end(EndCause::ProviderEnded, MeterEnd::ProviderEnded, now, commands);
+                lease.drain(network, now, commands);
+            });
+        }
+        let high = of_payer.0 >= limits.per_payer.0 / 2 || of_all.0 >= limits.per_network.0 / 2;
+        if high && self.claim_at.is_none_or(|at| at <= now.instant) {
+            self.claim_at = Some(now.instant + CLAIM_GAP);
+            self.commands.push_back(Command::Claim { urgent: true });
+        }
+    }
+
+    /// Lets a lease do something, then takes over what it asks for and how far its channel has come.
+    fn with_lease<T>(
+        &mut self,
+        id: DealId,
+        now: Now,
+        act: impl FnOnce(&mut Lease, &Network, &mut Vec<Command>) -> T,
+    ) -> Option<T> {
+        let lease = self.leases.get_mut(&id)?;
+        let mut commands = Vec::new();
+        let result = act(lease, &self.settings.network, &mut commands);
+        if let Some(state) = lease.meter.as_ref().map(|meter| meter.state()) {
+            self.channels.update(lease.channel_id, &lease.channel, state);
+        }
+        self.commands.extend(commands);
+        if let Stage::Gone { report } = &lease.stage {
+            let report = report.as_ref().clone();
+            self.leases.remove(&id);
+            self.remember(id, report);
+            self.store_month(1);
+            self.commands.push_back(Command::Claim { urgent: false });
+        }
+        let _ = now;
+        Some(result)
+    }
+
+    fn remember(&mut self, id: DealId, report: EndReport) {
+        if self.reports.insert(id, report).is_none() {
+            self.report_order.push_back(id);
+        }
+        if self.report_order.len() > REPORTS
+            && let Some(oldest) = self.report_order.pop_front()
+        {
+            self.reports.remove(&oldest);
+        }
+    }
+
+    fn store_month(&mut self, step: u64) {
+        if self.month.bytes.abs_diff(self.month_stored) >= step {
+            self.month_stored = self.month.bytes;
+            self.commands.push_back(Command::StoreMonth(self.month));
+        }
+    }
+
+    fn month_left(&self, now: UnixSeconds) -> u64 {
+        let limit = self.settings.terms.capacity.bytes_per_month;
+        self.month.left(limit, now)
+    }
+
+    fn endpoint(&self) -> Option<SocketAddr> {
+        match self.settings.endpoint {
+            EndpointHint::Advertised(endpoint) => Some(endpoint),
+            EndpointHint::ObservedWithPort(port) => {
+                Some(SocketAddr::new(self.observed?, port))
+            }
+        }
+    }
+
+    fn tell(&mut self, event: ProviderEvent) {
+        self.commands.push_back(Command::Tell(event));
+    }
+}

@@ -1,0 +1,5 @@
+//! Scenarios in virtual time.
+
+mod fixture;
+
+pub(crate) use fixture::*;
