@@ -9,8 +9,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipsx_metering::{
-    Address, Amount, B256, DealId, Domain, NetworkId, OfferId, Reservation, Signature, Signed,
-    TypedData, Usage, Voucher,
+    Address, Amount, B256, Close, DealId, Domain, NetworkId, OfferId, Reservation, Signature,
+    Signed, TypedData, Usage, Voucher,
 };
 use serde::{Deserialize, Serialize};
 
@@ -198,6 +198,14 @@ pub enum AgentMessage {
         deal_id: DealId,
         /// How.
         report: EndReport,
+    },
+    /// After the end: the provider will claim no more on the deal's channel than this says, which frees the rest of
+    /// the payer's deposit.
+    CloseChannel {
+        /// A deal that the channel paid for.
+        deal_id: DealId,
+        /// Signed by the deal's payout key.
+        close: Signed<Close>,
     },
     /// A sealed frame for the deal's requester.
     Frame {

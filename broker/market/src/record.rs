@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, UnixSeconds};
+use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, Terms, UnixSeconds, capacity};
 use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
 use crate::http::DealView;
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Offer, Placement};
-use crate::request::Filter;
+use crate::request::{CounterSource, Filter};
 use crate::status::{DealClock, DealStatus, ProviderStatus, RequesterStatus, Side, deal_status};
 
 /// Why a side changed its status.
@@ -107,6 +107,8 @@ pub struct DealRecord {
     pub outcome: Option<Signed<Outcome>>,
     /// The latest reservation.
     pub reservation: Option<Signed<Reservation>>,
+    /// What the channel had paid before this deal, as far as the broker knows.
+    pub paid_before: Amount,
     /// How to reach the provider.
     pub ready: Option<Ready>,
     /// When that was known.
@@ -132,6 +134,38 @@ impl DealRecord {
     /// Whether the network has bound it.
     pub fn is_bound(&self) -> bool {
         self.reservation.is_some()
+    }
+
+    /// The part of the deal that is metered.
+    pub fn terms(&self) -> Terms {
+        let deal = &self.deal;
+        Terms {
+            deal_id: self.deal_id,
+            channel: deal.channel(),
+            prices: deal.prices,
+            max_seconds: u64::from(deal.seconds),
+            budget: deal.budget,
+            agent_key: deal.agent_key,
+            counter_source: match deal.counter_source {
+                CounterSource::Both => ipsx_metering::CounterSource::Both,
+                CounterSource::Provider => ipsx_metering::CounterSource::Provider,
+            },
+        }
+    }
+
+    /// Capacity that the channel should have once its vouchers reach `cumulative`.
+    pub fn capacity(&self, cumulative: Amount) -> Amount {
+        let latest = cumulative.max(self.paid_before);
+        let paid = latest.saturating_sub(self.paid_before);
+        let full_price = self.terms().full_price_per_second();
+        capacity(full_price, self.deal.budget, latest, paid)
+    }
+
+    /// The channel has paid this much, and none of it for this deal, which has not been served yet.
+    pub fn learn_paid_before(&mut self, cumulative: Amount) {
+        if !matches!(self.provider, ProviderStatus::Serving) && !self.status().is_over() {
+            self.paid_before = self.paid_before.max(cumulative);
+        }
     }
 
     /// Moves the provider, if the tables allow it; `None` leaves the record as it is.
@@ -205,13 +239,6 @@ impl DealRecord {
             usage: report.map(|r| r.usage),
             amount: report.map(|r| r.amount),
         }
-    }
-
-    /// What the provider said that it cost, or nothing.
-    pub fn amount(&self) -> Amount {
-        self.provider_report
-            .as_ref()
-            .map_or(Amount::ZERO, |r| r.amount)
     }
 
     fn moved(&mut self, side: Side, cause: Cause, now: UnixSeconds) -> Transition {

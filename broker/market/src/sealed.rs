@@ -15,6 +15,9 @@ use crate::request::TunnelKey;
 /// Bytes of nonce before the sealed text.
 pub const NONCE_BYTES: usize = 24;
 
+/// Largest sealed frame, bytes: nonce, the largest payment message, and the tag of 16 bytes.
+pub const MAX_SEALED: usize = NONCE_BYTES + crate::payment::MAX_PAYMENT_MESSAGE + 16;
+
 const LABEL: &[u8] = b"ipsx sealed payment frame 1";
 
 /// The frame is not from the deal's other side, or was changed.

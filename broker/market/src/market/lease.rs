@@ -1,6 +1,6 @@
 //! From a bound deal to its end.
 
-use ipsx_metering::{Address, DealId, Reservation, Signed, UnixSeconds};
+use ipsx_metering::{Address, Amount, DealId, Reservation, Signed, UnixSeconds};
 
 use super::{Command, DealRefusal, Market};
 use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
@@ -78,6 +78,25 @@ impl Market {
         match moved {
             None => Err(state(record, "connected")),
             moved => Ok(self.store(id, moved, now)),
+        }
+    }
+
+    /// Whether a deal may get a higher or longer reservation.
+    pub fn may_renew(&self, provider: Address, id: DealId) -> Result<&DealRecord, DealRefusal> {
+        let record = self.deal(id).ok_or(DealRefusal::Unknown(id))?;
+        if record.deal.provider != provider {
+            return Err(DealRefusal::NotYours(id));
+        }
+        if !record.is_bound() || record.status().is_over() {
+            return Err(state(record, "renewed"));
+        }
+        Ok(record)
+    }
+
+    /// The deal's channel has paid `cumulative`: before the first voucher of this deal, all of it was for others.
+    pub fn learn_paid_before(&mut self, id: DealId, cumulative: Amount) {
+        if let Some(live) = self.deals.get_mut(&id) {
+            live.record.learn_paid_before(cumulative);
         }
     }
 

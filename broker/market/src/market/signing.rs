@@ -1,8 +1,8 @@
 //! From a request to a bound deal.
 
 use ipsx_metering::{
-    Address, B256, DealId, Reservation, Signature, Signed, TypedData, UnixSeconds, keccak256,
-    verify,
+    Address, Amount, B256, DealId, Reservation, Signature, Signed, TypedData, UnixSeconds,
+    keccak256, verify,
 };
 
 use super::{Command, DealRefusal, Live, Market, Pending, RequestFailure, Ticket};
@@ -137,12 +137,14 @@ impl Market {
         }
     }
 
-    /// The network's word and reservation, written down by the caller already, are released.
+    /// The network's word and reservation are released; the caller has written down that the capacity is promised.
+    /// `paid_before` is what the channel has paid in earlier leases.
     pub fn bind(
         &mut self,
         id: DealId,
         outcome: Signed<Outcome>,
         reservation: Signed<Reservation>,
+        paid_before: Amount,
         now: UnixSeconds,
     ) -> Result<Vec<Command>, DealRefusal> {
         self.may_bind(id, now)?;
@@ -152,6 +154,7 @@ impl Market {
         };
         live.record.outcome = Some(outcome);
         live.record.reservation = Some(reservation);
+        live.record.paid_before = paid_before;
         let moved = live
             .record
             .requester_becomes(RequesterStatus::Funded, Cause::Funded, now);
@@ -289,6 +292,7 @@ fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> D
         proposed_at: pending.asked_at,
         outcome: None,
         reservation: None,
+        paid_before: Amount::ZERO,
         ready: None,
         ready_at: None,
         over_at: None,
