@@ -1,9 +1,7 @@
 //! Whether a deal that the broker calls bound is: both signatures and the network's word.
 
 use ipsx_market::deal::{Binding, Deal, Outcome};
-use ipsx_metering::{
-    DealId, Reservation, Signature, Signed, TypedData, VerifyError, verify,
-};
+use ipsx_metering::{DealId, Reservation, Signature, Signed, TypedData, VerifyError, verify};
 
 use super::settings::Network;
 

@@ -147,8 +147,19 @@ mod tests {
         let mut policy = ExitPolicy::new(Tier::Web);
         policy.allow.push("127.0.0.1/32:tcp/8080".parse().unwrap());
         let consent = ConsentText::new(&policy, &terms());
-        for part in ["TCP ports 80 and 443", "127.0.0.1/32:tcp/8080", "4 lease(s)", "Ctrl-C", "police", "mail"] {
-            assert!(consent.text().contains(part), "{part:?} in\n{}", consent.text());
+        for part in [
+            "TCP ports 80 and 443",
+            "127.0.0.1/32:tcp/8080",
+            "4 lease(s)",
+            "Ctrl-C",
+            "police",
+            "mail",
+        ] {
+            assert!(
+                consent.text().contains(part),
+                "{part:?} in\n{}",
+                consent.text()
+            );
         }
     }
 
@@ -161,7 +172,10 @@ mod tests {
         more_leases.capacity.leases += 1;
         assert!(ConsentText::new(&ExitPolicy::new(Tier::Web), &more_leases).is_covered_by(&record));
         assert!(!ConsentText::new(&ExitPolicy::new(Tier::Open), &terms()).is_covered_by(&record));
-        let older = ConsentRecord { version: B256::ZERO, ..record };
+        let older = ConsentRecord {
+            version: B256::ZERO,
+            ..record
+        };
         assert!(!consent.is_covered_by(&older));
     }
 }

@@ -68,7 +68,9 @@ mod tests {
     fn time_priced_leases_are_open_or_closed() {
         let mut keeper = GateKeeper::default();
         assert_eq!(keeper.change(0), None);
-        keeper.want(ServiceGate::Open { byte_limit: u64::MAX });
+        keeper.want(ServiceGate::Open {
+            byte_limit: u64::MAX,
+        });
         assert_eq!(keeper.change(0), Some(Gate::Open));
         assert_eq!(keeper.change(1 << 40), None);
         keeper.want(ServiceGate::Closed);
@@ -104,9 +106,25 @@ mod tests {
     #[test]
     fn a_payer_that_is_behind_is_slowed_down() {
         let mut keeper = GateKeeper::default();
-        keeper.want(ServiceGate::Throttled { byte_limit: u64::MAX, bytes_per_second: 65_536 });
-        assert_eq!(keeper.change(0), Some(Gate::Throttled { bytes_per_second: 32_768 }));
-        keeper.want(ServiceGate::Throttled { byte_limit: 10_000, bytes_per_second: 65_536 });
-        assert_eq!(keeper.change(0), Some(Gate::Throttled { bytes_per_second: 10_000 }));
+        keeper.want(ServiceGate::Throttled {
+            byte_limit: u64::MAX,
+            bytes_per_second: 65_536,
+        });
+        assert_eq!(
+            keeper.change(0),
+            Some(Gate::Throttled {
+                bytes_per_second: 32_768
+            })
+        );
+        keeper.want(ServiceGate::Throttled {
+            byte_limit: 10_000,
+            bytes_per_second: 65_536,
+        });
+        assert_eq!(
+            keeper.change(0),
+            Some(Gate::Throttled {
+                bytes_per_second: 10_000
+            })
+        );
     }
 }

@@ -3,8 +3,8 @@
 use ipsx_market::messages::{
     AgentAuthentication, BrokerAuthentication, BrokerMessage, PROTOCOL_VERSION,
 };
-use ipsx_metering::{Address, B256, Domain, NetworkId, VerifyError, verify};
 use ipsx_metering::TypedData;
+use ipsx_metering::{Address, B256, Domain, NetworkId, VerifyError, verify};
 
 use super::settings::Network;
 
@@ -12,7 +12,9 @@ use super::settings::Network;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTheBroker {
     /// It speaks another version.
-    #[error("it speaks protocol version {0}, this program {PROTOCOL_VERSION}: update the older one")]
+    #[error(
+        "it speaks protocol version {0}, this program {PROTOCOL_VERSION}: update the older one"
+    )]
     Version(u16),
     /// It runs another network.
     #[error("it runs network {0}, not the one that was joined")]
@@ -68,7 +70,11 @@ pub fn check_welcome(
         network: id,
         session,
     };
-    verify(proof.signing_hash(&network.domain), signature, network.operator)?;
+    verify(
+        proof.signing_hash(&network.domain),
+        signature,
+        network.operator,
+    )?;
     Ok(())
 }
 
@@ -118,18 +124,43 @@ mod tests {
         let (network, session) = (network(), B256::repeat_byte(5));
         type Change = fn(&mut BrokerMessage);
         let changes: [Change; 5] = [
-            |m| if let BrokerMessage::Welcome { version, .. } = m { *version += 1 },
-            |m| if let BrokerMessage::Welcome { network, .. } = m { network.0 = B256::ZERO },
-            |m| if let BrokerMessage::Welcome { domain, .. } = m { domain.chain_id += 1 },
-            |m| if let BrokerMessage::Welcome { operator, .. } = m { *operator = Address::ZERO },
-            |m| if let BrokerMessage::Welcome { signature, .. } = m { *signature = Signature([0; 65]) },
+            |m| {
+                if let BrokerMessage::Welcome { version, .. } = m {
+                    *version += 1
+                }
+            },
+            |m| {
+                if let BrokerMessage::Welcome { network, .. } = m {
+                    network.0 = B256::ZERO
+                }
+            },
+            |m| {
+                if let BrokerMessage::Welcome { domain, .. } = m {
+                    domain.chain_id += 1
+                }
+            },
+            |m| {
+                if let BrokerMessage::Welcome { operator, .. } = m {
+                    *operator = Address::ZERO
+                }
+            },
+            |m| {
+                if let BrokerMessage::Welcome { signature, .. } = m {
+                    *signature = Signature([0; 65])
+                }
+            },
         ];
         for change in changes {
             let mut message = welcome(session);
             change(&mut message);
             assert!(check_welcome(&message, &network, session).is_err());
         }
-        let refused = BrokerMessage::Refused { reason: "full".into() };
-        assert_eq!(check_welcome(&refused, &network, session), Err(NotTheBroker::Refused("full".into())));
+        let refused = BrokerMessage::Refused {
+            reason: "full".into(),
+        };
+        assert_eq!(
+            check_welcome(&refused, &network, session),
+            Err(NotTheBroker::Refused("full".into()))
+        );
     }
 }

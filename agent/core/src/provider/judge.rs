@@ -68,7 +68,9 @@ pub enum Declined {
     #[error("the lease would run outside the hours that are offered")]
     Schedule,
     /// Deadlines that no honest clock gives.
-    #[error("the deadlines make no sense by this provider's clock: sign by {sign_by}, start by {start_by}, now {now}")]
+    #[error(
+        "the deadlines make no sense by this provider's clock: sign by {sign_by}, start by {start_by}, now {now}"
+    )]
     Deadlines {
         /// Signatures are due.
         sign_by: UnixSeconds,
@@ -81,7 +83,9 @@ pub enum Declined {
     #[error("the request has no usable {0}")]
     NoKey(&'static str),
     /// Another lease has the requester's tunnel key.
-    #[error("the requester's tunnel key is in use by another lease of this provider: use a new one")]
+    #[error(
+        "the requester's tunnel key is in use by another lease of this provider: use a new one"
+    )]
     KeyInUse,
     /// Another lease pays through the channel.
     #[error("the payment channel serves another lease: use another channel salt")]
@@ -276,10 +280,19 @@ fn check_capacity(
     if taken.len() >= offer.capacity.leases as usize {
         return Err(Declined::SoldOut(offer.capacity.leases));
     }
-    let sum = |rate: fn(&Taken) -> u32| taken.iter().map(|lease| u64::from(rate(lease))).sum::<u64>();
+    let sum = |rate: fn(&Taken) -> u32| {
+        taken
+            .iter()
+            .map(|lease| u64::from(rate(lease)))
+            .sum::<u64>()
+    };
     let fits = |used: u64, more: u32, all: u32| used + u64::from(more) <= u64::from(all);
     if !fits(sum(|l| l.mbit_up), filter.mbit_up, offer.capacity.mbit_up)
-        || !fits(sum(|l| l.mbit_down), filter.mbit_down, offer.capacity.mbit_down)
+        || !fits(
+            sum(|l| l.mbit_down),
+            filter.mbit_down,
+            offer.capacity.mbit_down,
+        )
     {
         return Err(Declined::RateTaken);
     }

@@ -44,7 +44,10 @@ pub(crate) enum Stage {
     /// Paid and carrying traffic, or on hold.
     Serving,
     /// Over; the voucher for the last receipt may still come.
-    Lingering { until: Instant, report: Box<EndReport> },
+    Lingering {
+        until: Instant,
+        report: Box<EndReport>,
+    },
     /// Over and reported.
     Gone { report: Box<EndReport> },
 }
@@ -105,7 +108,10 @@ impl Lease {
     /// What it takes of the capacity; nothing any more once it is over.
     pub(crate) fn taken(&self) -> Option<Taken> {
         let started = matches!(self.stage, Stage::Serving | Stage::Lingering { .. });
-        let taken = Taken { started, ..self.taken.clone() };
+        let taken = Taken {
+            started,
+            ..self.taken.clone()
+        };
         (!matches!(self.stage, Stage::Gone { .. })).then_some(taken)
     }
 
@@ -119,9 +125,22 @@ impl Lease {
         network: &Network,
         commands: &mut Vec<Command>,
     ) -> Result<(), NotBound> {
-        check_bound(&self.deal, told, &requester_signature, &outcome, &reservation, network)?;
-        let record = LeaseRecord { deal: self.deal.clone(), requester_signature, outcome };
-        self.stage = Stage::Checking { record: Box::new(record) };
+        check_bound(
+            &self.deal,
+            told,
+            &requester_signature,
+            &outcome,
+            &reservation,
+            network,
+        )?;
+        let record = LeaseRecord {
+            deal: self.deal.clone(),
+            requester_signature,
+            outcome,
+        };
+        self.stage = Stage::Checking {
+            record: Box::new(record),
+        };
         self.handle_renewed(reservation, commands);
         Ok(())
     }
@@ -242,7 +261,11 @@ impl Lease {
                 Ok(VoucherOutcome::Higher) => self.path = path,
                 Ok(VoucherOutcome::Stale) => {
                     let stored = ProviderMessage::Stored(self.stored);
-                    commands.push(Command::Pay { lease: self.id, path, message: stored });
+                    commands.push(Command::Pay {
+                        lease: self.id,
+                        path,
+                        message: stored,
+                    });
                 }
                 Err(fault) => self.refuse(&fault, now, commands),
             },
@@ -293,7 +316,11 @@ impl Lease {
         if cumulative > self.stored {
             self.stored = cumulative;
             let message = ProviderMessage::Stored(cumulative);
-            commands.push(Command::Pay { lease: self.id, path: self.path, message });
+            commands.push(Command::Pay {
+                lease: self.id,
+                path: self.path,
+                message,
+            });
         }
         self.drain(network, now, commands);
     }
@@ -378,7 +405,10 @@ impl Lease {
             return self.finish(report, paid, commands);
         }
         let until = now.instant + LAST_VOUCHER;
-        self.stage = Stage::Lingering { until, report: Box::new(report) };
+        self.stage = Stage::Lingering {
+            until,
+            report: Box::new(report),
+        };
     }
 
     /// Over for good: everybody is told.
@@ -386,7 +416,10 @@ impl Lease {
         let lease = self.id;
         if self.ready.is_some() || matches!(self.stage, Stage::Opening) {
             commands.push(Command::ClosePeer { lease });
-            commands.push(Command::StoreEnd { lease, report: Box::new(report.clone()) });
+            commands.push(Command::StoreEnd {
+                lease,
+                report: Box::new(report.clone()),
+            });
         }
         commands.push(Command::Send(AgentMessage::LeaseEnded {
             deal_id: lease,
@@ -399,7 +432,9 @@ impl Lease {
             amount: report.amount,
             paid,
         }));
-        self.stage = Stage::Gone { report: Box::new(report) };
+        self.stage = Stage::Gone {
+            report: Box::new(report),
+        };
     }
 
     fn terms(&self) -> Terms {
@@ -466,7 +501,9 @@ impl Lease {
     }
 
     fn refuse(&mut self, fault: &Misbehaved, now: Now, commands: &mut Vec<Command>) {
-        let quiet = self.refused_at.is_some_and(|at| now.instant < at + REFUSAL_GAP);
+        let quiet = self
+            .refused_at
+            .is_some_and(|at| now.instant < at + REFUSAL_GAP);
         if !quiet {
             self.refused_at = Some(now.instant);
             commands.push(Command::Tell(ProviderEvent::VoucherRefused {

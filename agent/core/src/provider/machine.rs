@@ -72,11 +72,7 @@ pub struct Provider {
 
 impl Provider {
     /// A provider that goes on from what an earlier run left: its open leases end as restarted.
-    pub fn new(
-        settings: Settings,
-        keys: Box<dyn ProviderKeys>,
-        restored: Restored,
-    ) -> Self {
+    pub fn new(settings: Settings, keys: Box<dyn ProviderKeys>, restored: Restored) -> Self {
         let mut provider = Self {
             settings,
             keys,
@@ -116,22 +112,44 @@ impl Provider {
         self.observed = None;
         self.offered = false;
         let retry_in_ms = u64::try_from(retry_in.as_millis()).unwrap_or(u64::MAX);
-        self.tell(ProviderEvent::Disconnected { reason, retry_in_ms });
+        self.tell(ProviderEvent::Disconnected {
+            reason,
+            retry_in_ms,
+        });
     }
 
     /// The broker says something.
     pub fn handle_broker_message(&mut self, message: BrokerMessage, now: Now) {
         match message {
-            BrokerMessage::Propose { proposal, terms } => self.handle_proposal(proposal, &terms, now),
-            BrokerMessage::DealBound { deal, requester_signature, outcome, reservation } => {
+            BrokerMessage::Propose { proposal, terms } => {
+                self.handle_proposal(proposal, &terms, now)
+            }
+            BrokerMessage::DealBound {
+                deal,
+                requester_signature,
+                outcome,
+                reservation,
+            } => {
                 let id = deal.id();
                 self.with_bound(id, now, |lease, network, commands| {
-                    lease.handle_bound(&deal, requester_signature, outcome, reservation, network, commands)
+                    lease.handle_bound(
+                        &deal,
+                        requester_signature,
+                        outcome,
+                        reservation,
+                        network,
+                        commands,
+                    )
                 });
             }
-            BrokerMessage::DealAborted { deal_id, outcome } => self.handle_aborted(deal_id, &outcome),
-            BrokerMessage::ReservationRenewed { deal_id, reservation } => {
-                self.with_lease(deal_id, now, |lease, _, commands| {
+            BrokerMessage::DealAborted { deal_id, outcome } => {
+                self.handle_aborted(deal_id, &outcome)
+            }
+            BrokerMessage::ReservationRenewed {
+                deal_id,
+                reservation,
+            } => {
+                self.with_lease(deal_id, |lease, _, commands| {
                     lease.handle_renewed(reservation, commands);
                 });
             }
@@ -143,7 +161,7 @@ impl Provider {
                 });
             }
             BrokerMessage::EndLease { deal_id, cause } => {
-                self.with_lease(deal_id, now, |lease, network, commands| {
+                self.with_lease(deal_id, |lease, network, commands| {
                     let cause = lease.requester_cause(cause);
                     lease.end(cause, MeterEnd::PayerEnded, now, commands);
                     lease.drain(network, now, commands);
@@ -151,7 +169,10 @@ impl Provider {
             }
             BrokerMessage::Frame { deal_id, sealed } => {
                 if self.leases.contains_key(&deal_id) {
-                    self.commands.push_back(Command::OpenFrame { lease: deal_id, sealed });
+                    self.commands.push_back(Command::OpenFrame {
+                        lease: deal_id,
+                        sealed,
+                    });
                 }
             }
             BrokerMessage::OfferPlaced { offer, placement } => {
@@ -178,7 +199,7 @@ impl Provider {
             return;
         };
         let state = self.channels.state(channel);
-        self.with_lease(lease, now, |lease, network, commands| {
+        self.with_lease(lease, |lease, network, commands| {
             lease.handle_chain(view, state, network, now, commands);
         });
     }
@@ -192,7 +213,8 @@ impl Provider {
             .map(|lease| self.channels.state(lease.channel_id))
             .unwrap_or_default();
         let ready = peer.and_then(|peer| {
-            let endpoint = endpoint.ok_or("the broker is gone, so its address for requesters is unknown")?;
+            let endpoint =
+                endpoint.ok_or("the broker is gone, so its address for requesters is unknown")?;
             Ok(Ready {
                 endpoint,
                 address_v4: peer.address_v4,
@@ -204,12 +226,17 @@ impl Provider {
                 next_seq: state.next_seq,
             })
         });
-        self.with_lease(lease, now, |lease, network, commands| match ready {
+        self.with_lease(lease, |lease, network, commands| match ready {
             Ok(ready) => lease.handle_ready(ready, network, now, commands),
             Err(reason) => {
                 let text = format!("lease {}: its peer can't be opened: {reason}", lease.id);
                 commands.push(Command::Tell(ProviderEvent::Warning { text }));
-                lease.end(EndCause::ProviderEnded, MeterEnd::ProviderEnded, now, commands);
+                lease.end(
+                    EndCause::ProviderEnded,
+                    MeterEnd::ProviderEnded,
+                    now,
+                    commands,
+                );
             }
         });
     }
@@ -222,14 +249,14 @@ impl Provider {
         path: PaymentPath,
         now: Now,
     ) {
-        self.with_lease(lease, now, |lease, network, commands| {
+        self.with_lease(lease, |lease, network, commands| {
             lease.handle_payment(message, path, network, now, commands);
         });
     }
 
     /// The tunnel's totals of a lease, since its peer was opened. Ten times a second.
     pub fn handle_counters(&mut self, lease: DealId, bytes_up: u64, bytes_down: u64, now: Now) {
-        let grown = self.with_lease(lease, now, |lease, network, commands| {
+        let grown = self.with_lease(lease, |lease, network, commands| {
             lease.handle_counters(bytes_up, bytes_down, network, now, commands)
         });
         if let Some(grown) = grown.filter(|grown| *grown > 0) {
@@ -244,7 +271,7 @@ impl Provider {
 
     /// A voucher is on disk; answers [`Command::Store`].
     pub fn handle_stored(&mut self, lease: DealId, cumulative: Amount, now: Now) {
-        self.with_lease(lease, now, |lease, network, commands| {
+        self.with_lease(lease, |lease, network, commands| {
             lease.handle_stored(cumulative, network, now, commands);
         });
         self.check_exposure(lease, now);
@@ -266,7 +293,7 @@ impl Provider {
     pub fn handle_timeout(&mut self, now: Now) {
         let ids: Vec<DealId> = self.leases.keys().copied().collect();
         for id in ids {
-            self.with_lease(id, now, |lease, network, commands| {
+            self.with_lease(id, |lease, network, commands| {
                 lease.handle_timeout(network, now, commands);
             });
         }
@@ -367,10 +394,11 @@ impl Provider {
             }
             Err(declined) => {
                 let reason = declined.to_string();
-                self.commands.push_back(Command::Send(AgentMessage::DeclineDeal {
-                    proposal: number,
-                    reason: reason.clone(),
-                }));
+                self.commands
+                    .push_back(Command::Send(AgentMessage::DeclineDeal {
+                        proposal: number,
+                        reason: reason.clone(),
+                    }));
                 self.tell(ProviderEvent::ProposalDeclined { requester, reason });
             }
         }
@@ -386,7 +414,7 @@ impl Provider {
         match self.leases.get(&id).map(|lease| &lease.stage) {
             None => self.account_for(id),
             Some(Stage::Signed) => {
-                self.with_lease(id, now, |lease, network, commands| {
+                self.with_lease(id, |lease, network, commands| {
                     if let Err(fault) = bind(lease, network, commands) {
                         let text = format!("lease {id}: not bound: {fault}. Nothing was opened");
                         commands.push(Command::Tell(ProviderEvent::Warning { text }));
@@ -494,7 +522,7 @@ impl Provider {
     fn end_all(&mut self, cause: EndCause, now: Now) {
         let ids: Vec<DealId> = self.leases.keys().copied().collect();
         for id in ids {
-            self.with_lease(id, now, |lease, network, commands| {
+            self.with_lease(id, |lease, network, commands| {
                 lease.end(cause, MeterEnd::ProviderEnded, now, commands);
                 lease.drain(network, now, commands);
             });
@@ -513,8 +541,13 @@ impl Provider {
                 "lease {lease}: ended, because {of_payer} units of its payer and {of_all} of the network are unclaimed. Run `ipsx settle`, or raise --max-unclaimed-per-payer or --max-unclaimed"
             );
             self.tell(ProviderEvent::Warning { text });
-            self.with_lease(lease, now, |lease, network, commands| {
-                lease.end(EndCause::ProviderEnded, MeterEnd::ProviderEnded, now, commands);
+            self.with_lease(lease, |lease, network, commands| {
+                lease.end(
+                    EndCause::ProviderEnded,
+                    MeterEnd::ProviderEnded,
+                    now,
+                    commands,
+                );
                 lease.drain(network, now, commands);
             });
         }
@@ -529,14 +562,14 @@ impl Provider {
     fn with_lease<T>(
         &mut self,
         id: DealId,
-        now: Now,
         act: impl FnOnce(&mut Lease, &Network, &mut Vec<Command>) -> T,
     ) -> Option<T> {
         let lease = self.leases.get_mut(&id)?;
         let mut commands = Vec::new();
         let result = act(lease, &self.settings.network, &mut commands);
         if let Some(state) = lease.meter.as_ref().map(|meter| meter.state()) {
-            self.channels.update(lease.channel_id, &lease.channel, state);
+            self.channels
+                .update(lease.channel_id, &lease.channel, state);
         }
         self.commands.extend(commands);
         if let Stage::Gone { report } = &lease.stage {
@@ -546,7 +579,6 @@ impl Provider {
             self.store_month(1);
             self.commands.push_back(Command::Claim { urgent: false });
         }
-        let _ = now;
         Some(result)
     }
 
@@ -576,9 +608,7 @@ impl Provider {
     fn endpoint(&self) -> Option<SocketAddr> {
         match self.settings.endpoint {
             EndpointHint::Advertised(endpoint) => Some(endpoint),
-            EndpointHint::ObservedWithPort(port) => {
-                Some(SocketAddr::new(self.observed?, port))
-            }
+            EndpointHint::ObservedWithPort(port) => Some(SocketAddr::new(self.observed?, port)),
         }
     }
 

@@ -34,9 +34,7 @@ pub use keys::ProviderKeys;
 pub use lease::ROUND_TRIP;
 pub use machine::{PeerAddresses, Provider};
 pub use month::MonthTraffic;
-pub use settings::{
-    EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError,
-};
+pub use settings::{EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError};
 
 #[cfg(test)]
 mod tests;

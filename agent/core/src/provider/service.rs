@@ -34,7 +34,11 @@ impl Lease {
             channel: self.channel.clone(),
             voucher,
             reservation: self.reservation.clone(),
-            state: self.meter.as_ref().map(|meter| meter.state()).unwrap_or_default(),
+            state: self
+                .meter
+                .as_ref()
+                .map(|meter| meter.state())
+                .unwrap_or_default(),
         }))
     }
 
@@ -52,7 +56,11 @@ impl Lease {
                     lease,
                     usage: receipt.usage,
                     due: receipt.deal_amount,
-                    paid: self.meter.as_ref().map(|meter| meter.paid()).unwrap_or_default(),
+                    paid: self
+                        .meter
+                        .as_ref()
+                        .map(|meter| meter.paid())
+                        .unwrap_or_default(),
                 }));
                 let receipt = Signed::sign(receipt, &network.domain, &self.agent_key);
                 commands.push(Command::Pay {
@@ -65,7 +73,10 @@ impl Lease {
             MeterEvent::Gate(gate) => self.set_gate(gate, commands),
             MeterEvent::RenewReservation { .. } => {
                 if let Some(voucher) = self.meter.as_ref().and_then(|meter| meter.state().voucher) {
-                    let message = AgentMessage::RenewReservation { deal_id: lease, voucher };
+                    let message = AgentMessage::RenewReservation {
+                        deal_id: lease,
+                        voucher,
+                    };
                     commands.push(Command::Send(message));
                 }
             }
@@ -75,7 +86,9 @@ impl Lease {
             MeterEvent::Held { .. } => {
                 commands.push(Command::Tell(ProviderEvent::LeaseOnHold { lease }));
             }
-            MeterEvent::Resumed => commands.push(Command::Tell(ProviderEvent::LeaseResumed { lease })),
+            MeterEvent::Resumed => {
+                commands.push(Command::Tell(ProviderEvent::LeaseResumed { lease }))
+            }
             MeterEvent::Ended {
                 cause,
                 usage,
@@ -102,14 +115,19 @@ impl Lease {
             self.update_gate(commands);
             let deal_id = self.id;
             commands.push(Command::Send(AgentMessage::LeaseServing { deal_id }));
-            commands.push(Command::Tell(ProviderEvent::LeaseServing { lease: deal_id }));
+            commands.push(Command::Tell(ProviderEvent::LeaseServing {
+                lease: deal_id,
+            }));
         }
     }
 
     fn update_gate(&mut self, commands: &mut Vec<Command>) {
         let total = self.meter.as_ref().map_or(0, |meter| meter.usage().bytes());
         if let Some(gate) = self.gate.change(total) {
-            commands.push(Command::SetGate { lease: self.id, gate });
+            commands.push(Command::SetGate {
+                lease: self.id,
+                gate,
+            });
         }
     }
 

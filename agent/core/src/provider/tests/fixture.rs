@@ -106,12 +106,19 @@ fn derived(label: &str, network: NetworkId, requester: Address) -> SecretKey {
 
 /// The first moment of every test.
 pub(crate) fn start() -> Now {
-    #[allow(clippy::disallowed_methods, reason = "any moment serves as the beginning of virtual time")]
-    let instant = Instant::now() + Duration::from_secs(1_000_000);
     Now {
-        instant,
+        instant: start_instant(),
         unix: MONDAY,
     }
+}
+
+pub(crate) fn start_instant() -> Instant {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "any moment serves as the beginning of virtual time"
+    )]
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    *START + Duration::from_secs(1_000)
 }
 
 pub(crate) fn request(seconds: u32, budget: u128) -> Request {
@@ -151,7 +158,11 @@ pub(crate) fn outcome(deal: &Deal, outcome: Binding) -> Signed<Outcome> {
     Signed::sign(message, &network().domain, &operator())
 }
 
-pub(crate) fn reservation(deal: &Deal, capacity: u128, valid_until: UnixSeconds) -> Signed<Reservation> {
+pub(crate) fn reservation(
+    deal: &Deal,
+    capacity: u128,
+    valid_until: UnixSeconds,
+) -> Signed<Reservation> {
     let message = Reservation {
         channel_id: deal.channel().id(),
         capacity: Amount(capacity),

@@ -1,5 +1,8 @@
 //! Scenarios in virtual time.
 
 mod fixture;
+mod judging;
+mod leases;
+mod world;
 
 pub(crate) use fixture::*;

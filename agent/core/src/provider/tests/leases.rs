@@ -1,0 +1,546 @@
+//! Leases from proposal to report, on good and bad days.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use ipsx_market::deal::Binding;
+use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
+use ipsx_market::payment::PayerMessage;
+use ipsx_metering::{Amount, B256, PricePerGib, Prices, Signed, TypedData, Voucher};
+use ipsx_tunnel_core::Gate;
+
+use super::fixture::*;
+use super::world::World;
+use crate::provider::{Command, PaymentPath, ProviderEvent};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn world() -> World {
+    let mut world = World::new(settings());
+    world.connect(&[]);
+    world
+}
+
+#[test]
+fn a_lease_runs_to_its_end_and_is_paid() {
+    let mut world = world();
+    let deal = world.lease(request(60, 100_000));
+    assert_eq!(
+        world.gates.get(&deal.id()),
+        None,
+        "nothing passes before the first voucher"
+    );
+    world.weather.traffic = (10_000, 100_000);
+    let report = world.run_to_end(&deal, 2 * MINUTE);
+    assert_eq!(report.cause, EndCause::Completed);
+    assert_eq!(report.usage.secs, 60);
+    assert_eq!(report.amount, Amount(60_000));
+    let stored = &world.disk.channels[&deal.channel().id()];
+    assert!(
+        stored.cumulative() >= report.amount,
+        "{} stored",
+        stored.cumulative()
+    );
+    assert_eq!(report.voucher.as_ref(), Some(&stored.voucher));
+    assert_eq!(world.gates[&deal.id()], Gate::Closed);
+    assert!(!world.open[&deal.id()]);
+    assert!(world.provider.is_idle());
+    assert_eq!(world.disk.finished[&deal.id()], report);
+    assert_eq!(world.claims, [false]);
+    let seconds = world
+        .events
+        .iter()
+        .filter(|e| matches!(e, ProviderEvent::LeaseSecond { .. }));
+    assert!(seconds.count() >= 60);
+}
+
+#[test]
+fn lost_messages_change_nothing() {
+    let mut world = world();
+    world.weather.loss = 20;
+    let deal = world.lease(request(3_600, 4_000_000));
+    let report = world.run_to_end(&deal, 80 * MINUTE);
+    assert_eq!(report.cause, EndCause::Completed);
+    assert_eq!(report.usage.secs, 3_600);
+}
+
+#[test]
+fn a_payer_that_never_pays_gets_nothing() {
+    let mut world = world();
+    world.weather.payer_pays = false;
+    let deal = world.lease(request(60, 100_000));
+    let report = world.run_to_end(&deal, 3 * MINUTE);
+    assert_eq!(report.cause, EndCause::NotStarted);
+    assert_eq!(report.amount, Amount::ZERO);
+    assert!(matches!(
+        world.gates.get(&deal.id()),
+        None | Some(Gate::Closed)
+    ));
+    assert!(world.disk.channels.is_empty());
+}
+
+#[test]
+fn a_payer_that_stops_is_held_and_ended_within_its_credit() {
+    let mut world = world();
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.run(MINUTE);
+    world.weather.payer_pays = false;
+    let report = world.run_to_end(&deal, 5 * MINUTE);
+    assert_eq!(report.cause, EndCause::Unpaid);
+    let paid = world.disk.channels[&deal.channel().id()].cumulative();
+    let unpaid = report.amount.saturating_sub(paid);
+    assert!(
+        unpaid <= Amount(3_000),
+        "credit of 3 s at most, {unpaid} unpaid"
+    );
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|e| matches!(e, ProviderEvent::LeaseOnHold { .. }))
+    );
+}
+
+#[test]
+fn a_disk_that_takes_nothing_lets_nothing_pass() {
+    let mut world = world();
+    world.weather.disk_works = false;
+    let deal = world.lease(request(60, 100_000));
+    let report = world.run_to_end(&deal, 3 * MINUTE);
+    assert_eq!(report.usage.secs, 0);
+    assert!(matches!(
+        world.gates.get(&deal.id()),
+        None | Some(Gate::Closed)
+    ));
+}
+
+#[test]
+fn replays_forgeries_and_foreign_vouchers_pay_for_nothing() {
+    let mut world = world();
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.run(Duration::from_secs(20));
+    let before = world.disk.channels[&deal.channel().id()].cumulative();
+    let voucher = |cumulative: u128, channel_id| Voucher {
+        channel_id,
+        cumulative: Amount(cumulative),
+        receipt_hash: B256::ZERO,
+    };
+    let domain = network().domain;
+    let here = deal.channel().id();
+    let forged = Signed::sign(voucher(50_000, here), &domain, &key(9));
+    let foreign = Signed::sign(voucher(50_000, B256::ZERO.into()), &domain, &payer_signer());
+    let over = Signed::sign(voucher(4_000_001, here), &domain, &payer_signer());
+    let first = world.vouchers_sent[0].clone();
+    world.weather.payer_pays = false;
+    for bad in [forged, foreign, over, first] {
+        let message = PayerMessage::Voucher(bad);
+        world
+            .provider
+            .handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
+        world.work();
+    }
+    assert_eq!(world.disk.channels[&here].cumulative(), before);
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|e| matches!(e, ProviderEvent::VoucherRefused { .. }))
+    );
+    // A replayer that goes on does not keep the lease alive.
+    let until = world.now.instant + 5 * MINUTE;
+    while !world.ended.contains_key(&deal.id()) {
+        assert!(world.now.instant < until);
+        let message = PayerMessage::Voucher(world.vouchers_sent[0].clone());
+        world
+            .provider
+            .handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
+        world.step();
+    }
+    assert_eq!(world.ended[&deal.id()].cause, EndCause::Unpaid);
+}
+
+#[test]
+fn answers_go_where_the_last_new_voucher_came_from() {
+    let mut world = world();
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.run(Duration::from_secs(5));
+    world.weather.payer_pays = false;
+    let paid = world.disk.channels[&deal.channel().id()].cumulative().0;
+    let pay = |world: &mut World, cumulative: u128| {
+        let message = Voucher {
+            channel_id: deal.channel().id(),
+            cumulative: Amount(cumulative),
+            receipt_hash: B256::ZERO,
+        };
+        let voucher = Signed::sign(message, &network().domain, &payer_signer());
+        let message = PayerMessage::Voucher(voucher);
+        world
+            .provider
+            .handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
+    };
+    pay(&mut world, paid + 1);
+    let stored = std::iter::from_fn(|| world.provider.poll_command())
+        .find_map(|command| match command {
+            Command::Store(store) => Some(store),
+            _ => None,
+        })
+        .unwrap();
+    world
+        .provider
+        .handle_stored(deal.id(), stored.cumulative(), world.now);
+    let paths: Vec<_> = std::iter::from_fn(|| world.provider.poll_command())
+        .filter_map(|command| match command {
+            Command::Pay { path, .. } => Some(path),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        !paths.is_empty() && paths.iter().all(|path| *path == PaymentPath::Broker),
+        "{paths:?}"
+    );
+}
+
+#[test]
+fn ends_by_either_side_are_reported_with_their_cause() {
+    for (said, reported) in [
+        (EndCause::RequesterEnded, EndCause::RequesterEnded),
+        (EndCause::WrongExit, EndCause::WrongExit),
+        (EndCause::Completed, EndCause::RequesterEnded),
+        (EndCause::Unpaid, EndCause::RequesterEnded),
+    ] {
+        let mut world = world();
+        let deal = world.lease(request(60, 100_000));
+        world.run(Duration::from_secs(10));
+        world.end_by_payer(&deal, said);
+        let report = world.run_to_end(&deal, Duration::from_secs(5));
+        assert_eq!(report.cause, reported);
+        assert!(
+            (8..=10).contains(&report.usage.secs),
+            "{}",
+            report.usage.secs
+        );
+    }
+    let mut world = world();
+    let deal = world.lease(request(60, 100_000));
+    world.run(Duration::from_secs(10));
+    let message = BrokerMessage::EndLease {
+        deal_id: deal.id(),
+        cause: EndCause::RequesterEnded,
+    };
+    world.provider.handle_broker_message(message, world.now);
+    world.work();
+    assert_eq!(
+        world.run_to_end(&deal, Duration::from_secs(5)).cause,
+        EndCause::RequesterEnded
+    );
+    assert!(world.provider.is_idle());
+}
+
+#[test]
+fn the_budget_ends_a_lease_that_time_does_not() {
+    let mut world = world();
+    let deal = world.lease(request(60, 20_000));
+    let report = world.run_to_end(&deal, 2 * MINUTE);
+    assert_eq!(report.cause, EndCause::BudgetSpent);
+    assert_eq!(report.amount, Amount(20_000));
+}
+
+#[test]
+fn a_reservation_is_renewed_or_the_lease_ends_covered() {
+    for renews in [true, false] {
+        let mut world = world();
+        world.weather.broker_renews = renews;
+        let deal = world.propose(request(600, 1_000_000)).unwrap();
+        world.bind(&deal, 60_000);
+        let report = world.run_to_end(&deal, 12 * MINUTE);
+        if renews {
+            assert_eq!(report.cause, EndCause::Completed);
+        } else {
+            assert_eq!(report.cause, EndCause::CapacityLapsed);
+            assert!(report.amount <= Amount(60_000), "{} served", report.amount);
+        }
+    }
+}
+
+#[test]
+fn bytes_are_paid_for_as_well_as_time() {
+    let mut settings = settings();
+    settings.terms.prices = Prices {
+        per_gib: PricePerGib(Amount(1_000_000)),
+        ..settings.terms.prices
+    };
+    let mut world = World::new(settings);
+    world.connect(&[]);
+    let mut request = request(60, 2_000_000);
+    request.max_prices.per_gib = PricePerGib(Amount(1_000_000));
+    let deal = world.lease(request);
+    world.weather.traffic = (1 << 20, 20 << 20);
+    let report = world.run_to_end(&deal, 10 * MINUTE);
+    let paid = world.disk.channels[&deal.channel().id()].cumulative();
+    assert!(
+        report.usage.bytes() > 100 << 20,
+        "{} bytes",
+        report.usage.bytes()
+    );
+    assert!(report.amount > Amount(60_000));
+    assert!(
+        paid >= report.amount || report.amount.0 - paid.0 < 40_000,
+        "{} of {}",
+        paid,
+        report.amount
+    );
+}
+
+#[test]
+fn a_killed_program_ends_its_leases_and_keeps_its_vouchers() {
+    let mut world = world();
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.run(Duration::from_secs(30));
+    let stored = world.disk.channels[&deal.channel().id()].voucher.clone();
+    let mut world = world.restart();
+    assert_eq!(world.disk.finished[&deal.id()].cause, EndCause::Restarted);
+    world.connect(&[deal.id()]);
+    let report = world.ended[&deal.id()].clone();
+    assert_eq!(report.cause, EndCause::Restarted);
+    assert_eq!(report.voucher, Some(stored.clone()));
+    assert!(report.usage.secs > 0 && report.amount > Amount::ZERO);
+    // The same requester leases again through the same channel: numbers and sums go on.
+    let mut again = request(60, 100_000);
+    again.nonce = 2;
+    let next = world.lease(again);
+    assert_eq!(next.channel(), deal.channel());
+    let ready = world.sent.iter().rev().find_map(|m| match m {
+        AgentMessage::LeaseReady { ready, .. } => Some(ready.clone()),
+        _ => None,
+    });
+    assert_eq!(ready.unwrap().latest_voucher, Some(stored.clone()));
+    let report = world.run_to_end(&next, 2 * MINUTE);
+    assert_eq!(report.cause, EndCause::Completed);
+    let total = world.disk.channels[&deal.channel().id()].cumulative();
+    assert!(total.0 >= stored.message.cumulative.0 + 60_000);
+}
+
+#[test]
+fn a_broker_that_goes_away_does_not_end_what_runs() {
+    let mut world = world();
+    let deal = world.lease(request(60, 100_000));
+    world.run(Duration::from_secs(10));
+    world
+        .provider
+        .handle_link_down("gone".into(), Duration::from_secs(1));
+    world.run(Duration::from_secs(10));
+    assert_eq!(world.provider.leases(), 1);
+    let offer = world.offer;
+    world.sent.clear();
+    world.connect(&[deal.id()]);
+    assert_eq!(
+        world.offer, offer,
+        "the same offer goes into the book again"
+    );
+    let said = |m: &AgentMessage| match m {
+        AgentMessage::LeaseReady { deal_id, .. } | AgentMessage::LeaseServing { deal_id } => {
+            Some(*deal_id)
+        }
+        _ => None,
+    };
+    assert_eq!(world.sent.iter().filter_map(said).count(), 2);
+    assert_eq!(
+        world.run_to_end(&deal, 2 * MINUTE).cause,
+        EndCause::Completed
+    );
+}
+
+#[test]
+fn a_broker_that_missed_the_end_is_told_when_it_comes_back() {
+    let mut world = world();
+    let deal = world.lease(request(60, 100_000));
+    world
+        .provider
+        .handle_link_down("gone".into(), Duration::from_secs(1));
+    let report = world.run_to_end(&deal, 2 * MINUTE);
+    world.sent.clear();
+    world.connect(&[deal.id()]);
+    let told = world.sent.iter().any(|m| {
+        matches!(m, AgentMessage::LeaseEnded { deal_id, report: told } if *deal_id == deal.id() && *told == report)
+    });
+    assert!(told);
+}
+
+#[test]
+fn an_unknown_deal_is_given_back_at_once() {
+    let mut world = world();
+    let deal = world.propose(request(60, 100_000)).unwrap();
+    let mut world = World::new(settings());
+    world.connect(&[deal.id()]);
+    assert_eq!(world.ended[&deal.id()].cause, EndCause::Restarted);
+}
+
+#[test]
+fn what_is_not_bound_is_not_opened() {
+    let domain = network().domain;
+    let deal = |world: &mut World| world.propose(request(60, 100_000)).unwrap();
+    let bound = |deal: &ipsx_market::deal::Deal, now: crate::provider::Now| {
+        (
+            requester().sign_hash(deal.signing_hash(&domain)),
+            outcome(deal, Binding::Bound),
+            reservation(deal, 100_000, now.unix.after(3_600)),
+        )
+    };
+    for wrong in 0..5 {
+        let mut world = world();
+        let deal = deal(&mut world);
+        let (mut signature, mut outcome, mut reservation) = bound(&deal, world.now);
+        match wrong {
+            0 => signature = key(9).sign_hash(deal.signing_hash(&domain)),
+            1 => outcome = Signed::sign(outcome.message, &domain, &key(9)),
+            2 => outcome.message.outcome = Binding::Aborted,
+            3 => reservation.message.channel_id = B256::ZERO.into(),
+            _ => reservation = Signed::sign(reservation.message, &domain, &key(9)),
+        }
+        let message = BrokerMessage::DealBound {
+            deal: Box::new(deal.clone()),
+            requester_signature: signature,
+            outcome,
+            reservation,
+        };
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+        assert!(world.open.is_empty(), "case {wrong} opened a peer");
+        assert_eq!(
+            world.ended[&deal.id()].cause,
+            EndCause::Misbehaved,
+            "case {wrong}"
+        );
+        assert!(world.provider.is_idle());
+    }
+}
+
+#[test]
+fn a_reservation_that_the_chain_does_not_cover_waits_and_then_is_no_lease() {
+    let mut world = world();
+    world.payable = 10;
+    let deal = world.lease(request(60, 100_000));
+    assert!(world.open.is_empty());
+    world.run(Duration::from_secs(5));
+    world.payable = u128::MAX;
+    world.run(Duration::from_secs(5));
+    assert_eq!(
+        world.open.get(&deal.id()),
+        Some(&true),
+        "the deposit became final"
+    );
+
+    let mut world = self::world();
+    world.payable = 10;
+    let deal = world.lease(request(60, 100_000));
+    assert_eq!(
+        world.run_to_end(&deal, 3 * MINUTE).cause,
+        EndCause::NotStarted
+    );
+    assert!(world.open.is_empty());
+}
+
+#[test]
+fn an_aborted_deal_frees_its_capacity() {
+    let mut world = world();
+    let deal = world.propose(request(60, 100_000)).unwrap();
+    let forged = Signed::sign(
+        outcome(&deal, Binding::Aborted).message,
+        &network().domain,
+        &key(9),
+    );
+    for (outcome, left) in [(forged, 1), (outcome(&deal, Binding::Aborted), 0)] {
+        let message = BrokerMessage::DealAborted {
+            deal_id: deal.id(),
+            outcome,
+        };
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+        assert_eq!(world.provider.leases(), left);
+    }
+}
+
+#[test]
+fn a_deal_that_nobody_binds_is_forgotten() {
+    let mut world = world();
+    let deal = world.propose(request(60, 100_000)).unwrap();
+    assert_eq!(
+        world.run_to_end(&deal, 3 * MINUTE).cause,
+        EndCause::NotStarted
+    );
+    assert!(world.provider.is_idle());
+}
+
+#[test]
+fn the_months_limit_ends_leases_and_the_offer() {
+    let mut settings = settings();
+    settings.terms.capacity.bytes_per_month = 5 << 20;
+    let mut world = World::new(settings);
+    world.connect(&[]);
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.weather.traffic = (0, 1 << 20);
+    let report = world.run_to_end(&deal, 2 * MINUTE);
+    assert_eq!(report.cause, EndCause::ProviderEnded);
+    assert!(report.usage.bytes() <= 6 << 20);
+    assert!(
+        world
+            .sent
+            .iter()
+            .any(|m| matches!(m, AgentMessage::WithdrawOffer { .. }))
+    );
+    // A restart does not forget it, a new month does.
+    world.offer = None;
+    let mut world = world.restart();
+    world.connect(&[]);
+    assert_eq!(world.offer, None);
+    world.now = world.now.after(Duration::from_secs(32 * 86_400));
+    world.provider.handle_timeout(world.now);
+    world.work();
+    assert!(world.offer.is_some());
+}
+
+#[test]
+fn too_much_unclaimed_is_claimed_and_then_served_no_further() {
+    let mut settings = settings();
+    settings.exposure.per_payer = Amount(30_000);
+    let mut world = World::new(settings);
+    world.connect(&[]);
+    let deal = world.lease(request(3_600, 4_000_000));
+    let report = world.run_to_end(&deal, 2 * MINUTE);
+    assert_eq!(report.cause, EndCause::ProviderEnded);
+    assert!(report.amount <= Amount(31_000), "{}", report.amount);
+    assert_eq!(world.claims.first(), Some(&true));
+    assert!(world.propose(request(61, 100_000)).is_none());
+    let claimed = world.disk.channels[&deal.channel().id()].cumulative();
+    world.provider.handle_claimed(deal.channel().id(), claimed);
+    assert!(world.propose(request(61, 100_000)).is_some());
+}
+
+#[test]
+fn a_shutdown_ends_leases_withdraws_the_offer_and_signs_nothing_more() {
+    let mut world = world();
+    let deal = world.lease(request(3_600, 4_000_000));
+    world.run(Duration::from_secs(10));
+    let offer = world.offer.unwrap();
+    world.provider.handle_shutdown(world.now);
+    world.work();
+    world.run(Duration::from_secs(3));
+    assert!(world.provider.is_idle());
+    assert_eq!(world.ended[&deal.id()].cause, EndCause::ProviderEnded);
+    assert!(world.sent.contains(&AgentMessage::WithdrawOffer { offer }));
+    assert!(world.propose(request(61, 100_000)).is_none());
+}
+
+#[test]
+fn offers_are_renewed_before_they_expire() {
+    let mut world = world();
+    let first = world.offer.unwrap();
+    for _ in 0..8 {
+        world.now = world.now.after(Duration::from_secs(3_600));
+        world.provider.handle_timeout(world.now);
+        world.work();
+    }
+    assert_ne!(world.offer.unwrap(), first);
+    assert!(world.propose(request(60, 100_000)).is_some());
+}
