@@ -135,6 +135,7 @@ fn burst(bytes_per_second: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods)]
     use super::*;
     use proptest::prelude::*;
 

@@ -82,10 +82,9 @@ pub struct Headers {
 impl Headers {
     /// Reads a packet. Broken lengths, fragments and IPv6 extension headers are refused.
     pub fn parse(packet: &[u8]) -> Result<Self, DropReason> {
-        let (source, destination, protocol, start, end) = match IpVersion::of_packet(packet) {
-            Ok(IpVersion::Ipv4) => parse_v4(packet)?,
-            Ok(IpVersion::Ipv6) => parse_v6(packet)?,
-            Err(_) => return Err(DropReason::Malformed),
+        let (source, destination, protocol, start, end) = match version(packet)? {
+            IpVersion::Ipv4 => parse_v4(packet)?,
+            IpVersion::Ipv6 => parse_v6(packet)?,
         };
         let content = transport(protocol, start, &packet[start..end])?;
         Ok(Self {
@@ -100,17 +99,24 @@ impl Headers {
 
 /// Source and destination address of a packet, without looking further.
 pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), DropReason> {
-    match IpVersion::of_packet(packet) {
-        Ok(IpVersion::Ipv4) => {
+    match version(packet)? {
+        IpVersion::Ipv4 => {
             let ip = Ipv4Packet::new_checked(packet).map_err(|_| DropReason::Malformed)?;
             Ok((ip.src_addr().into(), ip.dst_addr().into()))
         }
-        Ok(IpVersion::Ipv6) => {
+        IpVersion::Ipv6 => {
             let ip = Ipv6Packet::new_checked(packet).map_err(|_| DropReason::Malformed)?;
             Ok((ip.src_addr().into(), ip.dst_addr().into()))
         }
-        Err(_) => Err(DropReason::Malformed),
     }
+}
+
+/// smoltcp reads the first byte without looking whether there is one.
+fn version(packet: &[u8]) -> Result<IpVersion, DropReason> {
+    if packet.is_empty() {
+        return Err(DropReason::Malformed);
+    }
+    IpVersion::of_packet(packet).map_err(|_| DropReason::Malformed)
 }
 
 type Outline = (IpAddr, IpAddr, IpProtocol, usize, usize);

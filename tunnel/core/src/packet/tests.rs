@@ -15,7 +15,7 @@ fn v6(last: u16, port: u16) -> SocketAddr {
 }
 
 /// A bare SYN, as a client sends it.
-pub(crate) fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     use smoltcp::{phy::ChecksumCapabilities, wire::*};
     let tcp = TcpRepr {
         src_port: source.port(),
@@ -33,7 +33,7 @@ pub(crate) fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     };
     let (from, to): (IpAddress, IpAddress) = (source.ip().into(), destination.ip().into());
     let ip = IpRepr::new(from, to, IpProtocol::Tcp, tcp.buffer_len(), 64);
-    let mut packet = vec![0; ip.buffer_len() + 0];
+    let mut packet = vec![0; ip.buffer_len()];
     ip.emit(&mut packet[..], &ChecksumCapabilities::default());
     let mut segment = TcpPacket::new_unchecked(&mut packet[ip.header_len()..]);
     tcp.emit(&mut segment, &from, &to, &ChecksumCapabilities::default());

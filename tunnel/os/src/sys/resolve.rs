@@ -6,6 +6,9 @@ use std::{
     ptr,
 };
 
+/// glibc's code for a name that has addresses, but none of the family asked for; the libc crate does not name it.
+const EAI_ADDRFAMILY: libc::c_int = -9;
+
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupFailure {
@@ -30,7 +33,7 @@ pub(crate) fn lookup(name: &str, v6: bool) -> Result<Vec<IpAddr>, LookupFailure>
         0 => {}
         libc::EAI_NONAME => return Err(LookupFailure::NoName),
         // The name exists, with addresses of the other family only.
-        libc::EAI_NODATA => return Ok(Vec::new()),
+        libc::EAI_NODATA | EAI_ADDRFAMILY => return Ok(Vec::new()),
         _ => return Err(LookupFailure::Unavailable),
     }
     let mut addresses = Vec::new();

@@ -1,0 +1,14 @@
+//! A whole lease over real sockets on the loopback: client tunnel, provider, exit, proxy.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    missing_docs
+)]
+
+mod control;
+mod exit;
+mod names;
+mod proxy;
+mod setup;
+mod transfer;
