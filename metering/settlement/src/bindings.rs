@@ -129,6 +129,9 @@ alloy_sol_types::sol! {
         function approve(address spender, uint256 value) external returns (bool);
         function transfer(address to, uint256 value) external returns (bool);
         function nonces(address owner) external view returns (uint256);
+        function permit(
+            address owner, address spender, uint256 value, uint256 deadline, uint8 v, bytes32 r, bytes32 s
+        ) external;
         function DOMAIN_SEPARATOR() external view returns (bytes32);
     }
 

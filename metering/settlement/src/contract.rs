@@ -113,6 +113,27 @@ pub struct NewNetwork {
     pub salt: B256,
 }
 
+/// A token owner's ERC-2612 permission for the contract to take tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPermit {
+    /// Whose tokens.
+    pub owner: Address,
+    /// How many.
+    pub amount: Amount,
+    /// Last second at which it can be submitted.
+    pub deadline: UnixSeconds,
+    /// The owner's signature.
+    pub signature: Signature,
+}
+
+impl SignedPermit {
+    fn parts(&self) -> (u8, B256, B256) {
+        let bytes = &self.signature.0;
+        let word = |range| B256::from_slice(&bytes[range]);
+        (bytes[64], word(0..32), word(32..64))
+    }
+}
+
 /// Deploys the IPSX token, its whole supply going to `recipient`, and a `Centralizer` for it.
 pub async fn deploy(
     chain: &dyn Chain,
@@ -330,24 +351,24 @@ impl Centralizer {
         self.write(signer, "deposit", call).await
     }
 
-    /// Deposits in one transaction, with a permit signed here.
+    /// Deposits in one transaction what the signer's permit is for. It works, too, if somebody else has submitted the
+    /// permit first.
     pub async fn deposit_with_permit(
         &self,
         signer: &dyn Signer,
         network: NetworkId,
         owner: Address,
-        amount: Amount,
-        deadline: UnixSeconds,
+        permit: &SignedPermit,
     ) -> Result<TransactionReceipt, ContractError> {
-        let permit = self.sign_permit(signer, amount, deadline).await?;
+        let (v, r, s) = permit.parts();
         let call = abi::depositWithPermitCall {
             network: network.0,
             owner,
-            amount: U256::from(amount.0),
-            deadline: U256::from(deadline.0),
-            v: permit.0[64],
-            r: B256::from_slice(&permit.0[..32]),
-            s: B256::from_slice(&permit.0[32..64]),
+            amount: U256::from(permit.amount.0),
+            deadline: U256::from(permit.deadline.0),
+            v,
+            r,
+            s,
         };
         self.write(signer, "deposit with a permit", call).await
     }
@@ -501,13 +522,13 @@ impl Centralizer {
             .await
     }
 
-    /// Signs a permit for the contract to take `amount` of the signer's tokens.
-    async fn sign_permit(
+    /// Signs a permit for the contract to take `amount` of the signer's IPSX tokens until `deadline`.
+    pub async fn sign_permit(
         &self,
         signer: &dyn Signer,
         amount: Amount,
         deadline: UnixSeconds,
-    ) -> Result<Signature, ContractError> {
+    ) -> Result<SignedPermit, ContractError> {
         let owner = signer.address();
         let nonce = self
             .read_from(
@@ -529,7 +550,32 @@ impl Centralizer {
             chain_id: self.deployment.chain_id,
             verifying_contract: self.deployment.token,
         };
-        Ok(signer.sign_hash(permit.eip712_signing_hash(&domain)))
+        Ok(SignedPermit {
+            owner,
+            amount,
+            deadline,
+            signature: signer.sign_hash(permit.eip712_signing_hash(&domain)),
+        })
+    }
+
+    /// Submits a permit by itself; anyone may.
+    pub async fn submit_permit(
+        &self,
+        submitter: &dyn Signer,
+        permit: &SignedPermit,
+    ) -> Result<TransactionReceipt, ContractError> {
+        let (v, r, s) = permit.parts();
+        let call = erc20::permitCall {
+            owner: permit.owner,
+            spender: self.deployment.centralizer,
+            value: U256::from(permit.amount.0),
+            deadline: U256::from(permit.deadline.0),
+            v,
+            r,
+            s,
+        };
+        self.write_to(self.deployment.token, submitter, "submit the permit", call)
+            .await
     }
 
     /// Lets the contract take `amount` of the signer's tokens, if it may not yet.

@@ -266,7 +266,8 @@ impl State {
 
     fn estimate(&self, call: &Call) -> Result<u64, ChainError> {
         let ample = self.simulate(call, BLOCK_GAS)?;
-        let mut gas = ample.gas().total_gas_spent();
+        // A call that does little pays for its data by another rule (EIP-7623).
+        let mut gas = ample.gas().total_gas_spent().max(ample.gas().floor_gas());
         output(ample)?;
         // A call gets only 63/64 of what is left, so what was spent with plenty may not be enough.
         loop {

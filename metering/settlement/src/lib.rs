@@ -28,7 +28,8 @@ mod rpc_format;
 pub use chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};
 pub use contract::{
     AccountState, Centralizer, ChannelState, ClaimRow, ContractError, Credits, Deployment,
-    NetworkState, NewNetwork, RowOutcome, Settlement, SkipReason, deploy, deploy_centralizer,
+    NetworkState, NewNetwork, RowOutcome, Settlement, SignedPermit, SkipReason, deploy,
+    deploy_centralizer,
 };
 #[cfg(feature = "embedded")]
 pub use embedded::{Clock, EmbeddedBlock, EmbeddedChain, Genesis, MinedTransaction};

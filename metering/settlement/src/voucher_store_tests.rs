@@ -1,1 +1,287 @@
 #![allow(clippy::unwrap_used)]
+use super::*;
+use ipsx_metering::SecretKey;
+use std::io::{Read, Seek, SeekFrom, Write};
+
+fn domain() -> Domain {
+    Domain {
+        chain_id: 7,
+        contract: Address::repeat_byte(7),
+    }
+}
+
+fn session() -> SecretKey {
+    SecretKey::from_bytes(&[1; 32]).unwrap()
+}
+
+fn channel(number: u8) -> Channel {
+    Channel {
+        network: NetworkId(B256::repeat_byte(1)),
+        payer: Address::repeat_byte(2),
+        payer_signer: session().address(),
+        provider: Address::repeat_byte(3),
+        salt: B256::repeat_byte(number),
+    }
+}
+
+fn voucher(number: u8, cumulative: u128) -> Signed<Voucher> {
+    let message = Voucher {
+        channel_id: channel(number).id(),
+        cumulative: Amount(cumulative),
+        receipt_hash: B256::repeat_byte(9),
+    };
+    Signed::sign(message, &domain(), &session())
+}
+
+fn reservation(number: u8, capacity: u128, until: u64) -> Signed<Reservation> {
+    let message = Reservation {
+        channel_id: channel(number).id(),
+        capacity: Amount(capacity),
+        valid_until: UnixSeconds(until),
+    };
+    Signed::sign(message, &domain(), &session())
+}
+
+async fn open(path: &Path) -> VoucherStore {
+    VoucherStore::open(path, domain()).await.unwrap()
+}
+
+async fn latest(store: &VoucherStore, number: u8) -> u128 {
+    let stored = store.channel(channel(number).id()).await.unwrap().unwrap();
+    stored.voucher.unwrap().message.cumulative.0
+}
+
+#[tokio::test]
+async fn an_older_voucher_never_replaces_a_newer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("vouchers.db")).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    store.add_channel(&channel(1)).await.unwrap();
+    // Above 2^64, where a wrong order of bytes would show.
+    let large = u128::from(u64::MAX) + 5;
+    for (cumulative, expected) in [
+        (255, Accepted::Newer),
+        (256, Accepted::Newer),
+        (
+            255,
+            Accepted::NotNewer {
+                stored: Amount(256),
+            },
+        ),
+        (
+            256,
+            Accepted::NotNewer {
+                stored: Amount(256),
+            },
+        ),
+        (large, Accepted::Newer),
+        (
+            u128::from(u64::MAX),
+            Accepted::NotNewer {
+                stored: Amount(large),
+            },
+        ),
+    ] {
+        let accepted = store.accept(&voucher(1, cumulative)).await.unwrap();
+        assert_eq!(accepted, expected);
+    }
+    let stored = store.channel(channel(1).id()).await.unwrap().unwrap();
+    assert_eq!(stored.channel, channel(1));
+    assert_eq!(stored.voucher, Some(voucher(1, large)));
+}
+
+#[tokio::test]
+async fn only_the_session_keys_vouchers_are_kept_and_a_batch_is_all_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("vouchers.db")).await;
+    let unknown = store.accept(&voucher(1, 5)).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownChannel(_))));
+    let unknown = store.accept_reservation(&reservation(1, 5, 5)).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownChannel(_))));
+    store.add_channel(&channel(1)).await.unwrap();
+    store.add_channel(&channel(2)).await.unwrap();
+    let mut forged = voucher(2, 5);
+    forged.message.cumulative = Amount::MAX;
+    let batch = [voucher(1, 10), forged];
+    let refused = store.accept_all(&batch).await;
+    assert!(matches!(refused, Err(StoreError::NotTheirs { .. })));
+    let stored = store.channel(channel(1).id()).await.unwrap().unwrap();
+    assert_eq!(stored.voucher, None);
+    let batch = [voucher(1, 10), voucher(2, 20), voucher(1, 5)];
+    let accepted = store.accept_all(&batch).await.unwrap();
+    assert_eq!(
+        accepted,
+        [
+            Accepted::Newer,
+            Accepted::Newer,
+            Accepted::NotNewer { stored: Amount(10) }
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_best_claim_is_the_most_valuable_that_has_not_lapsed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("vouchers.db")).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    store.accept(&voucher(1, 100)).await.unwrap();
+    let day = GRACE_SECONDS;
+    let best = async |now: u64| {
+        let stored = store.channel(channel(1).id()).await.unwrap().unwrap();
+        let best = stored.best_claim(UnixSeconds(now));
+        best.map(|(r, due)| (r.message.valid_until.0, due.0))
+    };
+    assert_eq!(best(0).await, None);
+    for (capacity, until) in [
+        (50, 1_000),
+        (120, 2_000),
+        (500, 3_000),
+        (90, 1_500),
+        (80, 900),
+    ] {
+        let reservation = reservation(1, capacity, until);
+        store.accept_reservation(&reservation).await.unwrap();
+    }
+    let stored = store.channel(channel(1).id()).await.unwrap().unwrap();
+    // Of these, the last one covers at least as much for at least as long as all the others.
+    assert_eq!(stored.reservations.len(), 1);
+    assert_eq!(
+        stored.latest_reservation().unwrap().message.capacity,
+        Amount(500)
+    );
+    store
+        .accept_reservation(&reservation(1, 70, 4_000))
+        .await
+        .unwrap();
+    assert_eq!(best(0).await, Some((3_000, 100)));
+    assert_eq!(best(3_000 + day).await, Some((3_000, 100)));
+    assert_eq!(best(3_001 + day).await, Some((4_000, 70)));
+    assert_eq!(best(4_001 + day).await, None);
+    store
+        .set_claimed(channel(1).id(), Amount(60))
+        .await
+        .unwrap();
+    store
+        .set_claimed(channel(1).id(), Amount(40))
+        .await
+        .unwrap();
+    assert_eq!(best(0).await, Some((3_000, 40)));
+    assert_eq!(best(3_001 + day).await, Some((4_000, 10)));
+    assert_eq!(store.unclaimed().await.unwrap().len(), 1);
+    store
+        .set_claimed(channel(1).id(), Amount(100))
+        .await
+        .unwrap();
+    assert_eq!(best(0).await, None);
+    assert!(store.unclaimed().await.unwrap().is_empty());
+    assert_eq!(store.channels().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_process_and_one_contract_for_each_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = open(&path).await;
+    let second = VoucherStore::open(&path, domain()).await;
+    assert!(matches!(second, Err(StoreError::InUse(_))));
+    store.close().await;
+    let other = Domain {
+        chain_id: 8,
+        ..domain()
+    };
+    let wrong = VoucherStore::open(&path, other).await;
+    assert!(matches!(wrong, Err(StoreError::OtherContract(_))));
+    open(&path).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = open(&path).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    store.accept(&voucher(1, 5)).await.unwrap();
+    // SQLite answers in the same way when it may not grow as when the disk is full.
+    sqlx::query("PRAGMA max_page_count = 1")
+        .execute(&store.pool)
+        .await
+        .unwrap();
+    let mut refused = 0;
+    for number in 2..=200 {
+        match store.add_channel(&channel(number)).await {
+            Ok(()) => {}
+            Err(StoreError::Full(_)) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+    assert_eq!(latest(&store, 1).await, 5);
+    store.close().await;
+    assert_eq!(latest(&open(&path).await, 1).await, 5);
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    std::fs::write(
+        &path,
+        "this is no database, and long enough to be taken for one",
+    )
+    .unwrap();
+    let garbage = VoucherStore::open(&path, domain()).await;
+    assert!(
+        matches!(garbage, Err(StoreError::Corrupt { .. })),
+        "{garbage:?}"
+    );
+
+    let path = folder.path().join("damaged.db");
+    let store = open(&path).await;
+    for number in 1..=200 {
+        store.add_channel(&channel(number)).await.unwrap();
+    }
+    store.close().await;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let middle = file.metadata().unwrap().len() / 2;
+    file.seek(SeekFrom::Start(middle)).unwrap();
+    file.write_all(&[0xa5; 4_096]).unwrap();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    let mut before = Vec::new();
+    file.read_to_end(&mut before).unwrap();
+    let damaged = VoucherStore::open(&path, domain()).await;
+    assert!(
+        matches!(damaged, Err(StoreError::Corrupt { .. })),
+        "{damaged:?}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+/// A copy of the files while the store is open is what a killed process leaves behind.
+#[tokio::test]
+async fn what_was_accepted_survives_a_kill_and_a_torn_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = open(&path).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    let log = folder.path().join("vouchers.db-wal");
+    let mut lengths = Vec::new();
+    for cumulative in 1..=5 {
+        store.accept(&voucher(1, cumulative)).await.unwrap();
+        lengths.push(std::fs::metadata(&log).unwrap().len() as usize);
+    }
+    let database = std::fs::read(&path).unwrap();
+    let whole = std::fs::read(&log).unwrap();
+    for cut in [0, 1, 1_000, 4_000] {
+        let left = &whole[..lengths[4] - cut];
+        let copy = tempfile::tempdir().unwrap();
+        let path = copy.path().join("vouchers.db");
+        std::fs::write(&path, &database).unwrap();
+        std::fs::write(copy.path().join("vouchers.db-wal"), left).unwrap();
+        let expected = if cut == 0 { 5 } else { 4 };
+        assert_eq!(latest(&open(&path).await, 1).await, expected, "cut {cut}");
+    }
+}

@@ -1,0 +1,105 @@
+//! A real node for one test: started on a free loopback port, killed when the test ends.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use alloy_primitives::{Address, U256};
+use ipsx_settlement::RpcChain;
+use serde_json::{Value, json};
+
+const START: Duration = Duration::from_secs(30);
+
+pub(crate) struct Anvil {
+    process: Child,
+    pub(crate) chain: RpcChain,
+}
+
+impl Anvil {
+    /// Starts a node; `None` if tests are to do without, which is said aloud.
+    pub(crate) async fn start() -> Option<Self> {
+        if std::env::var_os("IPSX_WITHOUT_ANVIL").is_some() {
+            eprintln!("skipped: IPSX_WITHOUT_ANVIL is set, so nothing is tested on a real node");
+            return None;
+        }
+        let chain_id = rand::random::<u32>().to_string();
+        let mut process = Command::new(binary())
+            .args(["--port", "0", "--accounts", "0", "--chain-id", &chain_id])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let output = process.stdout.take().unwrap();
+        let (found, address) = mpsc::channel();
+        // Reads to the end, so that the node never waits for a full pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("Listening on ") {
+                    let _ = found.send(address.trim().to_string());
+                }
+            }
+        });
+        let address = tokio::task::spawn_blocking(move || address.recv_timeout(START))
+            .await
+            .unwrap();
+        let Ok(address) = address else {
+            process.kill().unwrap();
+            panic!("anvil did not start within {START:?}");
+        };
+        let chain = RpcChain::new(&format!("http://{address}")).unwrap();
+        Some(Self { process, chain })
+    }
+
+    pub(crate) async fn fund(&self, account: Address) {
+        let wei = U256::from(10u64).pow(U256::from(22));
+        let params = json!([account, wei]);
+        let _: Value = self
+            .chain
+            .request("anvil_setBalance", params)
+            .await
+            .unwrap();
+    }
+
+    /// Makes an empty block `seconds` later.
+    pub(crate) async fn advance(&self, seconds: u64) {
+        let params = json!([seconds]);
+        let _: Value = self
+            .chain
+            .request("evm_increaseTime", params)
+            .await
+            .unwrap();
+        let _: Value = self.chain.request("evm_mine", json!([])).await.unwrap();
+    }
+}
+
+impl Drop for Anvil {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The binary of the npm package for this platform; its absence is a failure, not a reason to skip.
+fn binary() -> PathBuf {
+    let contracts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../contracts");
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let system = match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    };
+    let package = format!("node_modules/@foundry-rs/anvil-{system}-{machine}/bin/anvil");
+    let binary = contracts.join(package);
+    assert!(
+        binary.exists(),
+        "{} is missing: run `npm ci --ignore-scripts` in metering/contracts, or set IPSX_WITHOUT_ANVIL",
+        binary.display()
+    );
+    binary
+}

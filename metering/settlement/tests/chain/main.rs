@@ -1,0 +1,68 @@
+//! The contracts through their client, the same cases on each backend: the embedded EVM, the embedded EVM served as
+//! JSON-RPC over HTTP, and a real node (anvil).
+
+#![allow(clippy::unwrap_used)]
+
+mod anvil;
+mod claiming;
+mod exits;
+mod gas;
+mod histories;
+mod keys;
+mod lifecycle;
+mod model;
+mod money;
+mod permits;
+mod persistence;
+mod served;
+mod signatures;
+mod tokens;
+mod world;
+
+/// Makes a test of each case for each backend.
+macro_rules! on_every_backend {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test] async fn $case() { crate::$module::$case(crate::world::World::embedded().await).await; })*
+        }
+        mod served_over_http {
+            $(#[tokio::test] async fn $case() { crate::$module::$case(crate::world::World::served().await).await; })*
+        }
+        mod on_anvil {
+            $(#[tokio::test] async fn $case() {
+                if let Some(world) = crate::world::World::anvil().await {
+                    crate::$module::$case(world).await;
+                }
+            })*
+        }
+    };
+}
+
+on_every_backend![
+    lifecycle::a_deposit_is_spent_and_the_rest_withdrawn,
+    lifecycle::a_relayer_pays_out_credits_by_signature,
+    lifecycle::refusals_are_named_before_anything_is_sent,
+    money::fees_are_exact_however_claims_are_split,
+    money::duplicates_and_older_vouchers_change_nothing,
+    money::a_claim_ends_at_the_capacity_and_at_the_deposit,
+    money::the_bond_pays_and_the_next_deposit_repays_it,
+    money::a_poisoned_row_never_stops_a_batch,
+    money::a_bond_leaves_after_seven_days,
+    signatures::nothing_replays_elsewhere,
+    signatures::forged_rows_are_skipped,
+    signatures::nothing_on_a_network_without_keys_is_paid,
+    keys::a_revoked_key_serves_for_a_day,
+    keys::an_authorisation_never_shortens_and_a_revocation_voids_the_unsent,
+    keys::a_rotated_operator_serves_for_a_day,
+    keys::a_contract_wallet_pays_until_it_turns_bad,
+    exits::reservations_lapse_a_day_after_they_end,
+    exits::a_pending_withdrawal_is_kept_from_later_reservations,
+    exits::a_withdrawal_can_not_be_hoarded,
+    exits::a_hold_is_the_channels_until_it_lapses,
+    exits::a_hold_is_not_kept_longer_against_a_payer_who_leaves,
+    permits::a_front_run_permit_does_no_harm,
+    tokens::a_token_that_takes_a_fee_is_measured,
+    tokens::a_token_that_calls_back_gets_nothing,
+    tokens::a_blocked_address_is_paid_elsewhere,
+    claiming::the_store_is_claimed_once_whatever_crashes,
+];
