@@ -1,7 +1,7 @@
 //! The tunnel of a lease on a real machine, without privileges: WireGuard over UDP sockets, an exit that ends the
 //! peers' flows in ordinary sockets, a client that opens connections through it, and a local proxy on top.
 //!
-//! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace [`exit`].
+//! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace exit.
 //! - [`ClientTunnel`] uses it: connections are [`TunnelStream`]s, names are resolved at the far end.
 //! - [`Proxy`] offers a client tunnel to local programs as SOCKS5 and HTTP proxy on one port.
 //!
@@ -14,7 +14,7 @@ mod client;
 mod deadlines;
 mod engine;
 mod error;
-pub mod exit;
+mod exit;
 mod link;
 mod provider;
 mod proxy;

@@ -56,7 +56,7 @@ pub struct ExitLimits {
     pub tcp_per_peer: usize,
     /// UDP flows of one peer.
     pub udp_per_peer: usize,
-    /// Flows of all peers together; keep it below the process's limit of open files.
+    /// Flows of all peers together. At most half of the files that the process may open are used for them.
     pub total: usize,
 }
 
@@ -66,6 +66,16 @@ impl Default for ExitLimits {
             tcp_per_peer: 512,
             udp_per_peer: 256,
             total: 8192,
+        }
+    }
+}
+
+impl ExitLimits {
+    /// These limits, within what the process may open.
+    fn within(self, files: usize) -> Self {
+        Self {
+            total: self.total.min(files / 2),
+            ..self
         }
     }
 }

@@ -35,6 +35,9 @@ const SMALL: Buffers = Buffers {
 /// How many of a peer's connections have large buffers.
 const LARGE_PER_PEER: usize = 32;
 
+/// How many connections of all peers together have large buffers.
+const LARGE_TOTAL: usize = 256;
+
 /// Every TCP flow of every peer.
 pub(super) struct TcpFlows {
     egress: Egress,
@@ -101,7 +104,8 @@ impl TcpFlows {
             tracing::debug!(destination = %key.destination, %error, "no outside connection");
             DropReason::SocketFailed
         })?;
-        let buffers = if open < LARGE_PER_PEER { LARGE } else { SMALL };
+        let roomy = open < LARGE_PER_PEER && self.flows.len() < LARGE_TOTAL;
+        let buffers = if roomy { LARGE } else { SMALL };
         let mut stack = Stack::listen(key.destination, buffers, rand::random(), cx.now)
             .map_err(|_| DropReason::SocketFailed)?;
         stack.ingest(syn, cx.now, &mut self.scratch, &mut |answer| {

@@ -53,10 +53,11 @@ impl UserspaceExit {
         now: Instant,
     ) -> Result<Self, TunnelError> {
         let networks = sys::own_networks().map_err(TunnelError::Start)?;
+        let limits = config.limits.within(sys::raise_file_limit());
         Ok(Self {
             matcher: config.policy.compile(&networks),
-            tcp: TcpFlows::new(config.egress, config.limits),
-            udp: UdpFlows::new(config.egress, config.limits),
+            tcp: TcpFlows::new(config.egress, limits),
+            udp: UdpFlows::new(config.egress, limits),
             dns: Forwarder::new(waker)?,
             refusals: HashMap::new(),
             networks_due: now + OWN_NETWORKS_PERIOD,

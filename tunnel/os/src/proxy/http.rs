@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::{OpenError, ProxyConfig, Target, open, relay};
-use crate::client::{ClientTunnel, ConnectError, ResolveError};
+use crate::client::{ClientTunnel, ConnectError, ResolveError, TunnelStream};
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and the proxy's own.
 const HOP_BY_HOP: [&str; 9] = [
@@ -38,14 +39,18 @@ const HOP_BY_HOP: [&str; 9] = [
 
 type Body = Either<Incoming, Full<Bytes>>;
 
+/// A CONNECT that was answered: what the program will send next belongs to this stream.
+type Accepted = Arc<Mutex<Option<(upgrade::OnUpgrade, TunnelStream)>>>;
+
 pub(super) async fn serve(
     stream: TcpStream,
     config: &ProxyConfig,
     tunnel: ClientTunnel,
 ) -> io::Result<()> {
-    let service = service_fn(move |request| {
-        let tunnel = tunnel.clone();
-        async move { Ok::<_, Infallible>(answer(request, &tunnel).await) }
+    let accepted = Accepted::default();
+    let service = service_fn(|request| {
+        let (tunnel, accepted) = (tunnel.clone(), Arc::clone(&accepted));
+        async move { Ok::<_, Infallible>(answer(request, &tunnel, &accepted).await) }
     });
     server::Builder::new()
         .timer(TokioTimer::new())
@@ -54,10 +59,23 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await
-        .map_err(io::Error::other)
+        .map_err(io::Error::other)?;
+    let taken = accepted
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    let Some((upgraded, inside)) = taken else {
+        return Ok(());
+    };
+    let outside = upgraded.await.map_err(io::Error::other)?;
+    relay(inside, TokioIo::new(outside)).await
 }
 
-async fn answer(request: Request<Incoming>, tunnel: &ClientTunnel) -> Response<Body> {
+async fn answer(
+    mut request: Request<Incoming>,
+    tunnel: &ClientTunnel,
+    accepted: &Accepted,
+) -> Response<Body> {
     let Some(target) = target(request.uri(), request.method() == Method::CONNECT) else {
         return say(
             StatusCode::BAD_REQUEST,
@@ -69,15 +87,8 @@ async fn answer(request: Request<Incoming>, tunnel: &ClientTunnel) -> Response<B
         Err(error) => return say(status_for(&error), error.to_string()),
     };
     if request.method() == Method::CONNECT {
-        tokio::spawn(async move {
-            let relayed = match upgrade::on(request).await {
-                Ok(outside) => relay(inside, TokioIo::new(outside)).await,
-                Err(error) => Err(io::Error::other(error)),
-            };
-            if let Err(error) = relayed {
-                tracing::debug!(%error, "proxy connection ended early");
-            }
-        });
+        let upgraded = upgrade::on(&mut request);
+        *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgraded, inside));
         return Response::new(Either::Right(Full::default()));
     }
     forward(request, TokioIo::new(inside))
@@ -93,7 +104,7 @@ async fn answer(request: Request<Incoming>, tunnel: &ClientTunnel) -> Response<B
 /// Passes one request on over a connection of its own.
 async fn forward(
     request: Request<Incoming>,
-    inside: TokioIo<crate::client::TunnelStream>,
+    inside: TokioIo<TunnelStream>,
 ) -> Result<Response<Body>, hyper::Error> {
     let (mut sender, connection) = client::Builder::new()
         .preserve_header_case(true)

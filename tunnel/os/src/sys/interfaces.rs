@@ -35,11 +35,16 @@ pub(crate) fn own_networks() -> io::Result<Vec<IpNet>> {
     Ok(networks)
 }
 
+/// The network of an address. A mask that covers a large part of the internet is no local network, but how some
+/// point-to-point links are set up: there only the address itself is ours.
 fn network(address: IpAddr, mask: IpAddr) -> Option<IpNet> {
-    let prefix = match mask {
-        IpAddr::V4(mask) => u32::from(mask).leading_ones(),
-        IpAddr::V6(mask) => u128::from(mask).leading_ones(),
+    let (prefix, shortest) = match mask {
+        IpAddr::V4(mask) => (u32::from(mask).leading_ones(), 8),
+        IpAddr::V6(mask) => (u128::from(mask).leading_ones(), 32),
     };
+    if prefix < shortest {
+        return Some(IpNet::from(address));
+    }
     Some(
         IpNet::new(address, u8::try_from(prefix).ok()?)
             .ok()?
@@ -81,5 +86,14 @@ mod tests {
             networks.contains(&"127.0.0.0/8".parse().unwrap()),
             "{networks:?}"
         );
+    }
+
+    #[test]
+    fn no_mask_makes_the_internet_ours() {
+        let address: IpAddr = "198.51.100.7".parse().unwrap();
+        let with = |mask: [u8; 4]| network(address, mask.into()).unwrap().to_string();
+        assert_eq!(with([0, 0, 0, 0]), "198.51.100.7/32");
+        assert_eq!(with([255, 255, 255, 255]), "198.51.100.7/32");
+        assert_eq!(with([255, 255, 255, 0]), "198.51.100.0/24");
     }
 }

@@ -6,5 +6,5 @@ mod options;
 mod resolve;
 
 pub(crate) use interfaces::own_networks;
-pub(crate) use options::{defer_port, enlarge_buffers};
+pub(crate) use options::{defer_port, enlarge_buffers, raise_file_limit};
 pub(crate) use resolve::{LookupFailure, lookup};

@@ -1,4 +1,4 @@
-//! Socket options that no dependency wraps.
+//! Socket options and limits that no dependency wraps.
 
 use std::os::fd::AsRawFd;
 
@@ -39,4 +39,27 @@ fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_
         )
     };
     result == 0
+}
+
+/// Raises the process's limit of open files as far as it may go, and returns the limit that then holds.
+pub(crate) fn raise_file_limit() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the limit is written to a live structure of the right type.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 1024;
+    }
+    let raised = libc::rlimit {
+        rlim_cur: limit.rlim_max,
+        rlim_max: limit.rlim_max,
+    };
+    // SAFETY: the limit is read from a live structure of the right type.
+    let now = if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        raised
+    } else {
+        limit
+    };
+    usize::try_from(now.rlim_cur).unwrap_or(usize::MAX)
 }

@@ -10,5 +10,6 @@ mod control;
 mod exit;
 mod names;
 mod proxy;
+mod raw;
 mod setup;
 mod transfer;

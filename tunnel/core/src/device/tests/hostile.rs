@@ -1,0 +1,281 @@
+//! Peers and strangers that do what they should not.
+
+use super::*;
+
+#[test]
+fn peers_can_only_use_their_own_addresses() {
+    let mut pair = Pair::open();
+    for source in [Ipv4Addr::new(10, 77, 0, 3), Ipv4Addr::new(127, 0, 0, 1)] {
+        pair.up(&udp(
+            (source, 1),
+            (GATEWAY, CONTROL_PORT),
+            b"forged voucher",
+        ))
+        .unwrap();
+        pair.up(&udp(
+            (source, 1),
+            (Ipv4Addr::new(203, 0, 113, 9), 80),
+            b"forged",
+        ))
+        .unwrap();
+    }
+    pair.settle();
+    assert_eq!(
+        pair.at_provider,
+        Delivered {
+            refused: vec![DropReason::SpoofedSource; 4],
+            ..Default::default()
+        }
+    );
+    let stray = udp(
+        (Ipv4Addr::new(203, 0, 113, 9), 80),
+        (Ipv4Addr::new(10, 77, 0, 3), 1),
+        b"stray",
+    );
+    assert_eq!(pair.down(&stray), Err(DropReason::NoRoute));
+}
+
+#[test]
+fn addresses_and_keys_belong_to_one_peer() {
+    let mut pair = Pair::open();
+    let with = |public_key, allowed: &[&str]| PeerConfig {
+        public_key,
+        preshared_key: None,
+        endpoint: None,
+        allowed_ips: nets(allowed),
+        keepalive: None,
+    };
+    let (own, client, third) = (
+        pair.provider.public_key(),
+        pair.client.public_key(),
+        key(3).public_key(),
+    );
+    assert_eq!(
+        pair.provider.add_peer(with(own, &[]), pair.now),
+        Err(AddPeerError::OwnKey(own))
+    );
+    assert_eq!(
+        pair.provider.add_peer(with(client, &[]), pair.now),
+        Err(AddPeerError::DuplicateKey(client))
+    );
+    let taken = "10.77.0.2/32".parse().unwrap();
+    assert_eq!(
+        pair.provider
+            .add_peer(with(third, &["10.77.0.5/32", "10.77.0.2/32"]), pair.now),
+        Err(AddPeerError::AddressTaken(taken))
+    );
+    let other = pair
+        .provider
+        .add_peer(with(third, &["10.77.0.0/24"]), pair.now)
+        .unwrap();
+    pair.down(&response(b"longest prefix wins")).unwrap();
+    assert!(pair.provider.remove_peer(pair.peer).is_some());
+    assert_eq!(pair.provider.remove_peer(pair.peer), None);
+    assert_eq!(
+        pair.down(&response(b"the shorter prefix is left")),
+        Err(DropReason::GateClosed)
+    );
+    assert_eq!(pair.provider.peer_by_key(&third), Some(other));
+    assert_ne!(other, pair.peer);
+}
+
+#[test]
+fn a_removed_peer_is_unknown() {
+    let mut pair = Pair::open();
+    pair.provider.remove_peer(pair.peer);
+    pair.up(&request(b"late")).unwrap();
+    pair.settle();
+    assert_eq!(pair.at_provider.refused, [DropReason::UnknownPeer]);
+}
+
+#[test]
+fn authentic_datagrams_move_the_endpoint_and_others_do_not() {
+    let mut pair = Pair::open();
+    while pair.provider.poll_event().is_some() {}
+    pair.up(&request(b"from home")).unwrap();
+    let mut forged = datagrams(&mut pair.client).remove(0).1;
+    let authentic = forged.clone();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    pair.client_at = outer(66);
+    pair.carry_up(&forged);
+    assert_eq!(pair.at_provider.refused, [DropReason::BadTag]);
+    assert_eq!(
+        pair.provider.status(pair.peer).unwrap().endpoint,
+        Some(outer(2))
+    );
+    pair.client_at = outer(2);
+    pair.carry_up(&authentic);
+    // Heard by someone else and sent again: no move, no second delivery.
+    pair.client_at = outer(66);
+    pair.carry_up(&authentic);
+    assert_eq!(pair.at_provider.refused[1..], [DropReason::Replay]);
+    assert_eq!(
+        pair.provider.status(pair.peer).unwrap().endpoint,
+        Some(outer(2))
+    );
+    pair.client_at = outer(3);
+    pair.up(&request(b"from the train")).unwrap();
+    pair.settle();
+    assert_eq!(
+        pair.provider.poll_event(),
+        Some(DeviceEvent::Roamed {
+            peer: pair.peer,
+            endpoint: outer(3)
+        })
+    );
+    pair.down(&response(b"to the train")).unwrap();
+    assert_eq!(datagrams(&mut pair.provider)[0].0, outer(3));
+}
+
+#[test]
+fn junk_is_named_and_harmless() {
+    let mut pair = Pair::open();
+    pair.carry_up(b"GET / HTTP/1.1\r\n\r\n");
+    pair.carry_up(&[]);
+    let mut data = vec![0; 64];
+    data[0] = 4;
+    pair.carry_up(&data);
+    let mut initiation = vec![0; 148];
+    initiation[0] = 1;
+    pair.carry_up(&initiation);
+    pair.carry_up(&vec![4; 3000]);
+    assert_eq!(
+        pair.at_provider.refused,
+        [
+            DropReason::NotWireGuard,
+            DropReason::NotWireGuard,
+            DropReason::UnknownPeer,
+            DropReason::BadHandshake,
+            DropReason::Oversize
+        ]
+    );
+    assert_eq!(pair.provider.dropped().total(), 5);
+}
+
+#[test]
+fn a_flood_of_handshakes_is_asked_to_prove_its_address() {
+    let mut pair = Pair::new();
+    // Initiations that pass the first check, from someone without a configured key.
+    let stranger_key = key(9);
+    let mut refused = 0;
+    let mut challenged = 0;
+    for n in 0..260u32 {
+        let mut seed = [0; 32];
+        seed[..4].copy_from_slice(&n.to_le_bytes());
+        let config = DeviceConfig {
+            private_key: stranger_key.clone(),
+            ..config(9, Side::Provider)
+        };
+        let mut stranger = Device::new(config, seed, pair.now);
+        let gateway = stranger
+            .add_peer(
+                PeerConfig {
+                    public_key: pair.provider.public_key(),
+                    preshared_key: None,
+                    endpoint: Some(outer(1)),
+                    allowed_ips: vec![],
+                    keepalive: None,
+                },
+                pair.now,
+            )
+            .unwrap();
+        stranger.initiate(gateway).unwrap();
+        let initiation = datagrams(&mut stranger).remove(0).1;
+        pair.carry_up(&initiation);
+        challenged += datagrams(&mut pair.provider).len();
+        refused = pair.at_provider.refused.len();
+    }
+    assert!(challenged >= 50, "{challenged} cookie replies");
+    assert!(
+        refused >= 200
+            && pair
+                .at_provider
+                .refused
+                .iter()
+                .all(|&reason| reason == DropReason::UnknownPeer)
+    );
+}
+
+#[test]
+fn oversized_packets_are_refused() {
+    let mut pair = Pair::open();
+    assert_eq!(
+        pair.up(&vec![0x45; INNER_MTU + 1]),
+        Err(DropReason::Oversize)
+    );
+    assert_eq!(pair.up(&[0x45; 10]), Err(DropReason::Malformed));
+    let largest = request(&[7; INNER_MTU - 28]);
+    pair.up(&largest).unwrap();
+    pair.settle();
+    assert_eq!(pair.at_provider.packets, [largest]);
+}
+
+#[test]
+fn padding_hides_lengths_up_to_the_mtu() {
+    assert_eq!(padded_len(0), 0);
+    assert_eq!(padded_len(1), 16);
+    assert_eq!(padded_len(16), 16);
+    assert_eq!(padded_len(1401), 1408);
+    assert_eq!(padded_len(1409), 1420);
+    assert_eq!(padded_len(1420), 1420);
+}
+
+#[test]
+fn both_ends_initiating_at_once_still_meet() {
+    let mut pair = Pair::new();
+    pair.provider.set_gate(pair.peer, Gate::Open, pair.now);
+    pair.client.initiate(pair.gateway).unwrap();
+    pair.settle();
+    // Each starts another handshake; the two cross on the way.
+    let crossing = |device: &mut Device, id| {
+        device.initiate(id).unwrap();
+        datagrams(device)
+    };
+    let (up, down) = (
+        crossing(&mut pair.client, pair.gateway),
+        crossing(&mut pair.provider, pair.peer),
+    );
+    up.iter().for_each(|(_, datagram)| pair.carry_up(datagram));
+    down.iter()
+        .for_each(|(_, datagram)| pair.carry_down(datagram));
+    pair.settle();
+    pair.up(&request(b"still here")).unwrap();
+    pair.down(&response(b"here too")).unwrap();
+    pair.settle();
+    assert_eq!(
+        (pair.at_provider.packets.len(), pair.at_client.packets.len()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn thousands_of_peers_are_told_apart() {
+    let now = Instant::now();
+    let mut provider = Device::new(config(1, Side::Provider), [1; 32], now);
+    let mut ids = Vec::new();
+    for n in 0..2000u32 {
+        let mut bytes = [7; 32];
+        bytes[..4].copy_from_slice(&n.to_le_bytes());
+        let address = Ipv4Addr::from(0x0a4d_0000 + n);
+        let config = PeerConfig {
+            public_key: PublicKey::from_bytes(bytes),
+            preshared_key: None,
+            endpoint: None,
+            allowed_ips: vec![IpNet::from(std::net::IpAddr::V4(address))],
+            keepalive: None,
+        };
+        ids.push(provider.add_peer(config, now).unwrap());
+    }
+    for (n, &id) in ids.iter().enumerate() {
+        let address = Ipv4Addr::from(0x0a4d_0000 + n as u32);
+        provider.set_gate(id, Gate::Open, now);
+        let packet = udp((GATEWAY, 1), (address, 1), b"x");
+        assert_eq!(
+            provider.handle_packet(&packet, now),
+            Err(DropReason::NoEndpoint)
+        );
+    }
+    provider.handle_timeout(now + Duration::from_secs(1));
+    assert_eq!(provider.dropped().get(DropReason::NoEndpoint), 2000);
+}
