@@ -49,6 +49,9 @@ impl Amount {
 
     /// `floor(self × basis_points / 10,000)`, computed in 256 bits.
     pub fn basis_points(self, basis_points: u16) -> Self {
+        if let Some(product) = self.0.checked_mul(basis_points.into()) {
+            return Self(product / 10_000);
+        }
         let product = U256::from(self.0) * U256::from(basis_points) / U256::from(10_000u16);
         Self(u128::try_from(product).unwrap_or(u128::MAX))
     }
@@ -155,12 +158,23 @@ impl Prices {
     ///
     /// Always of totals, never a sum of rounded slices, so that both sides and any auditor get the same number.
     pub fn due(&self, usage: &Usage) -> Result<Amount, Overflow> {
+        if let Some(due) = self.due_if_small(usage) {
+            return Ok(due);
+        }
         let time = U256::from(usage.secs) * U256::from(self.per_second.0.0);
         let bytes = U256::from(usage.bytes_up) + U256::from(usage.bytes_down);
         let traffic = (bytes * U256::from(self.per_gib.0.0)).div_ceil(U256::from(GIB));
         u128::try_from(time + traffic)
             .map(Amount)
             .map_err(|_| Overflow)
+    }
+
+    /// The same when nothing on the way leaves 128 bits, as almost always: the meters ask many times a second.
+    fn due_if_small(&self, usage: &Usage) -> Option<Amount> {
+        let time = self.per_second.0.0.checked_mul(usage.secs.into())?;
+        let bytes = u128::from(usage.bytes_up) + u128::from(usage.bytes_down);
+        let traffic = self.per_gib.0.0.checked_mul(bytes)?;
+        time.checked_add(traffic.div_ceil(GIB.into())).map(Amount)
     }
 }
 

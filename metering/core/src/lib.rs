@@ -15,6 +15,8 @@ mod provider;
 mod signature;
 mod slice;
 mod terms;
+#[cfg(test)]
+mod tests;
 mod typed_data;
 
 pub use amount::{Amount, Overflow, PricePerGib, PricePerSecond, Prices, Usage};

@@ -182,13 +182,16 @@ impl PayerMeter {
         self.voucher = Some(voucher);
         self.resumed = true;
         self.repeat(now);
-        self.pay(now);
+        self.pay();
         Ok(())
     }
 
     /// Somebody ended the lease. A second end changes nothing.
+    ///
+    /// A voucher that is being signed may still be handed in; nothing is prepaid any more.
     pub fn handle_end(&mut self, cause: EndCause, now: Instant) {
-        self.end(cause, now);
+        self.advance(now);
+        self.end(cause);
     }
 
     /// Time has passed.
@@ -208,8 +211,8 @@ impl PayerMeter {
             return None;
         }
         let started = self.started?;
-        let repeat = self.sent_at.unwrap_or(started) + Duration::from_secs(1);
-        Some(repeat.min(self.deadline(started)))
+        let deadline = self.deadline(started);
+        Some(self.next_repeat().map_or(deadline, |at| at.min(deadline)))
     }
 
     /// What has to survive a restart; small. Store it before a new voucher is sent.

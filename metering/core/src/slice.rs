@@ -19,7 +19,9 @@ const CAPACITY_SECONDS: (u128, u128) = (60, 600);
 
 /// Length of a lease's first slice: `max(2 s, 4 × round trip + 1 s)`, at most 30 s.
 pub fn first_slice(round_trip: Duration) -> Duration {
-    (round_trip.saturating_mul(4) + Duration::from_secs(1))
+    round_trip
+        .saturating_mul(4)
+        .saturating_add(Duration::from_secs(1))
         .clamp(SHORTEST_FIRST_SLICE, LONGEST_SLICE)
 }
 
@@ -28,6 +30,7 @@ pub fn first_slice(round_trip: Duration) -> Duration {
 pub struct Slices {
     full_price: Amount,
     first: Amount,
+    longest: Amount,
     first_time: Duration,
 }
 
@@ -39,6 +42,7 @@ impl Slices {
         Self {
             full_price,
             first: for_time(full_price, first_time).min(terms.budget),
+            longest: for_time(full_price, LONGEST_SLICE),
             first_time,
         }
     }
@@ -56,14 +60,16 @@ impl Slices {
     /// The slice after this lease has paid `paid`: `max(first slice, 5 % of paid)`, at most 30 s at full price.
     pub fn next(&self, paid: Amount) -> Amount {
         let share = paid.basis_points(SLICE_BASIS_POINTS);
-        self.first
-            .max(share.min(for_time(self.full_price, LONGEST_SLICE)))
+        self.first.max(share.min(self.longest))
     }
 
     /// How long the slice after `paid` lasts at full price: from the first slice's length up to 30 s.
     pub fn next_time(&self, paid: Amount) -> Duration {
-        let millis = U256::from(self.next(paid).0) * U256::from(1000u16)
-            / U256::from(self.full_price.0.max(1));
+        let slice = self.next(paid);
+        if slice == self.first {
+            return self.first_time;
+        }
+        let millis = scale(slice.0, 1000, self.full_price.0.max(1));
         Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
             .clamp(self.first_time, LONGEST_SLICE)
     }
@@ -92,6 +98,15 @@ pub(crate) fn capacity_ahead(full_price: Amount, budget: Amount, paid: Amount) -
     let (shortest, longest) = CAPACITY_SECONDS;
     let seconds = (paid.0 / full_price.0.max(1) / 3).clamp(shortest, longest);
     Amount(full_price.0.saturating_mul(seconds)).min(budget.saturating_sub(paid))
+}
+
+/// `floor(a × b / divisor)`, or the largest number.
+pub(crate) fn scale(a: u128, b: u128, divisor: u128) -> u128 {
+    if let Some(product) = a.checked_mul(b) {
+        return product / divisor;
+    }
+    let wide = U256::from(a) * U256::from(b) / U256::from(divisor);
+    u128::try_from(wide).unwrap_or(u128::MAX)
 }
 
 /// `time` at `full_price` a second, rounded up.

@@ -14,6 +14,9 @@ pub enum CounterSource {
     Provider,
 }
 
+/// Bytes that hold any packet; with less room than this, a lease waits for payment.
+pub(crate) const PACKET: u64 = 2048;
+
 /// The part of a signed deal that is metered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -42,11 +45,24 @@ pub enum TermsError {
     /// `budget` is zero.
     #[error("deal {0} has a budget of 0, so no voucher could ever be signed for it")]
     NoBudget(DealId),
-    /// The channel has no signer or no payout address.
+    /// The deal names no voucher signer, payout address or receipt key.
     #[error(
         "the channel of deal {0} names the zero address as voucher signer, provider or receipt key"
     )]
     ZeroAddress(DealId),
+    /// The budget is so small beside the price of traffic that a first slice buys no packet.
+    #[error(
+        "a slice of deal {deal} leaves {slice} for traffic, and one packet costs {packet}; raise the budget or lower \
+         the price per GiB"
+    )]
+    NoPacket {
+        /// The deal.
+        deal: DealId,
+        /// What the shortest first slice leaves for traffic.
+        slice: Amount,
+        /// What a packet costs.
+        packet: Amount,
+    },
 }
 
 impl Terms {
@@ -65,6 +81,19 @@ impl Terms {
         ];
         if addresses.iter().any(|address| address.is_zero()) {
             return Err(TermsError::ZeroAddress(self.deal_id));
+        }
+        let slice = Amount(self.full_price_per_second().0.saturating_mul(2))
+            .saturating_sub(self.prices.per_second.0);
+        let packet = self.due(&Usage {
+            bytes_up: PACKET,
+            ..Usage::default()
+        });
+        if slice.min(self.budget) < packet {
+            return Err(TermsError::NoPacket {
+                deal: self.deal_id,
+                slice,
+                packet,
+            });
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl PayerMeter {
         if self.proof == ServiceProof::Receipts && !self.ended {
             self.measure.prove(now);
         }
-        self.pay(now);
+        self.pay();
         self.judge(now)?;
         self.advance(now);
         Ok(ReceiptOutcome::Newer)
@@ -66,6 +66,10 @@ impl PayerMeter {
         }
     }
 
+    pub(super) fn next_repeat(&self) -> Option<Instant> {
+        self.sent_at.map(|at| at + REPEAT)
+    }
+
     pub(super) fn order(&mut self, cumulative: Amount, answers: Option<Receipt>) {
         let order = VoucherOrder {
             channel_id: self.channel_id,
@@ -77,7 +81,7 @@ impl PayerMeter {
     }
 
     /// Orders a higher voucher if the provider's claim calls for one.
-    pub(super) fn pay(&mut self, _now: Instant) {
+    pub(super) fn pay(&mut self) {
         if self.ordered.is_some() || !self.resumed {
             return;
         }
@@ -98,24 +102,22 @@ impl PayerMeter {
             return;
         }
         if let Some(cause) = self.end_cause(started, now) {
-            self.end(cause, now);
+            self.end(cause);
             return;
         }
-        self.pay(now);
+        self.pay();
         // A dispute that echoes or counters have settled needs no receipt to be over.
         let _ = self.judge(now);
-        if self.sent_at.is_some_and(|at| now >= at + REPEAT) {
+        if self.next_repeat().is_some_and(|at| at <= now) {
             self.repeat(now);
         }
     }
 
-    pub(super) fn end(&mut self, cause: EndCause, _now: Instant) {
+    pub(super) fn end(&mut self, cause: EndCause) {
         if self.ended {
             return;
         }
         self.ended = true;
-        // What is prepaid is not raised any more, but what was used and is not paid yet still is.
-        self.ordered = None;
         let amount = self
             .payable()
             .map_or(Amount::ZERO, |payable| payable.amount);
@@ -138,7 +140,7 @@ impl PayerMeter {
     fn latest_end(&self, started: Instant) -> Instant {
         let lease = Duration::from_secs(self.terms.max_seconds);
         let most = lease
-            .saturating_add(lease / HOLD_SHARE)
+            .saturating_add(lease / HOLD_SHARE * 2)
             .saturating_add(PATIENCE * 2);
         started
             .checked_add(most)
@@ -153,7 +155,7 @@ impl PayerMeter {
         let disputed = self.disputed_since.is_some_and(|since| {
             now >= since + self.slices.next_time(self.paid()).max(SHORTEST_DISPUTE)
         });
-        if claimed >= self.terms.max_seconds && !disputed && self.disputed_since.is_none() {
+        if claimed >= self.terms.max_seconds && self.disputed_since.is_none() {
             Some(EndCause::TimeUp)
         } else if spent {
             Some(EndCause::BudgetSpent)
@@ -209,7 +211,10 @@ impl PayerMeter {
     fn payable(&self) -> Option<Payable> {
         let claim = self.claim()?;
         let mut own = claim.usage;
-        own.secs = own.secs.min(self.measure.most_secs());
+        own.secs = own
+            .secs
+            .min(self.measure.most_secs())
+            .min(self.terms.max_seconds);
         if self.terms.counter_source == CounterSource::Both {
             let most = self.measure.most_bytes();
             own.bytes_up = own.bytes_up.min(most);

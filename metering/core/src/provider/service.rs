@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use alloy_primitives::U256;
-
 use super::{
     Cover, HOLD_SHARE, HoldCause, LastReceipt, PATIENCE, Phase, ProviderEvent, ProviderMeter,
     SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
 };
-use crate::{Amount, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
+use crate::slice::scale;
+use crate::terms::PACKET;
+use crate::{Amount, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Usage, Voucher};
 
 /// Time forgiven after silences, so that the payer's clock never falls behind, may reach the time served divided by
 /// this.
@@ -21,10 +21,10 @@ const RECEIPT_REPEAT: Duration = Duration::from_secs(1);
 const SEQ_LEAD: u64 = 4096;
 /// The state is stored again after this much service without a new voucher.
 const STORE_EVERY_SECS: u64 = 30;
-/// Less room than this holds no packet, so the lease waits for payment.
-const PACKET: u64 = 2048;
 /// How fast a payer that is behind may go, in bytes per second.
 const THROTTLED: u64 = 64 * 1024;
+/// A renewal is asked for this many seconds before the reservation is used up, at the latest.
+const RENEW_LEAD: u64 = 10;
 /// A renewal that has not come is asked for again.
 const RENEW_RETRY: Duration = Duration::from_secs(5);
 
@@ -116,6 +116,16 @@ impl ProviderMeter {
         self.slices.next(paid).min(rest)
     }
 
+    /// Where the next slice takes the channel's voucher, as far as service needs it: one that is paid further ahead
+    /// than a slice is no reason to stop.
+    fn voucher_after_next(&self) -> Amount {
+        let slice = self.slices.next(self.paid());
+        let needed = self.base.saturating_add(self.due());
+        let latest = self.accepted_amount().min(needed.saturating_add(slice));
+        let most = self.base.saturating_add(self.terms.budget);
+        latest.saturating_add(slice).min(most)
+    }
+
     /// How long before a reservation lapses service stops: two slices.
     pub(super) fn stop_reserve(&self) -> Duration {
         let paid = self.accepted_amount().saturating_sub(self.base);
@@ -163,7 +173,7 @@ impl ProviderMeter {
 
     /// Whole seconds that `limit` pays for beside the traffic so far.
     fn affordable_secs(&self, limit: Amount) -> u64 {
-        let traffic = self.terms.due(&crate::Usage {
+        let traffic = self.terms.due(&Usage {
             secs: 0,
             ..self.usage()
         });
@@ -184,27 +194,34 @@ impl ProviderMeter {
         let secs = self.secs.saturating_add(1).min(self.terms.max_seconds);
         let time = Amount(self.terms.prices.per_second.0.0.saturating_mul(secs.into()));
         let rest = limit.saturating_sub(time);
-        let bytes = (U256::from(rest.0) << 30) / U256::from(per_gib);
+        let bytes = scale(rest.0, 1 << 30, per_gib);
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 
-    /// Whether another second and another packet stay within `limit`.
+    /// Whether service can go on within `limit`: for another second, and another packet.
+    ///
+    /// Traffic that waits for the next voucher is no reason to stop the clock, unless it is all that is sold or no
+    /// voucher can help any more.
     fn has_room(&self, limit: Amount) -> bool {
-        self.affordable_secs(limit) > self.secs
-            && self.traffic.total().saturating_add(PACKET) <= self.affordable_bytes(limit)
+        let packet = self.traffic.total().saturating_add(PACKET) <= self.affordable_bytes(limit);
+        let may_wait = self.terms.prices.per_second.0 > Amount::ZERO && limit < self.terms.budget;
+        self.affordable_secs(limit) > self.secs && (packet || may_wait)
     }
 
     fn wait(&mut self, since: Instant, now: Instant) {
-        let opened = self.stored > self.base && self.cover.is_some();
-        if opened && self.has_room(self.limit()) {
-            self.phase = Phase::Serving;
-            self.heard_at = Some(now);
-            self.clock.run(now);
+        if self.stored > self.base && self.cover.is_some() {
             self.last_receipt = Some(LastReceipt {
                 secs: self.secs,
                 due: self.due(),
                 at: now,
             });
+            if self.has_room(self.limit()) {
+                self.phase = Phase::Serving;
+                self.heard_at = Some(now);
+                self.clock.run(now);
+            } else {
+                self.hold(HoldCause::Unpaid, now);
+            }
         } else if now >= since + PATIENCE {
             self.end(EndCause::NotPaid, now);
         }
@@ -289,12 +306,17 @@ impl ProviderMeter {
     }
 
     fn stay_held(&mut self, cause: HoldCause, since: Instant, now: Instant) {
-        let heard = self.heard_at.is_some_and(|at| at > since);
         // Unpaid credit is due before service goes on; a peer that was only silent keeps its credit.
-        let paid_up = self.paid() >= self.due() || (cause == HoldCause::PeerSilent && heard);
-        let back = cause == HoldCause::Unpaid || heard;
-        if back && paid_up && self.has_room(self.limit()) {
+        let ready = match cause {
+            HoldCause::Unpaid => self.paid() >= self.due(),
+            HoldCause::PeerSilent => self.heard_at.is_some_and(|at| at > since),
+        };
+        let room = self.has_room(self.limit());
+        if ready && room {
             self.resume(cause, since, now);
+        } else if ready && cause == HoldCause::PeerSilent {
+            self.away += now.saturating_duration_since(since);
+            self.hold(HoldCause::Unpaid, now);
         } else if now >= since + self.patience() {
             let cause = match cause {
                 HoldCause::Unpaid => EndCause::Unpaid,
@@ -336,16 +358,19 @@ impl ProviderMeter {
         else {
             return;
         };
-        let accepted = self.accepted_amount();
-        let short = accepted.saturating_add(self.next_slice()) > capacity;
-        if short || self.stop_at().is_some_and(|at| at <= now) {
+        if self.voucher_after_next() > capacity || self.stop_at().is_some_and(|at| at <= now) {
             self.end(EndCause::Uncovered, now);
             return;
         }
+        let accepted = self.accepted_amount();
         let wanted = self.capacity_wanted();
         let ahead = wanted.saturating_sub(accepted);
         let room = capacity.saturating_sub(accepted);
-        let low = room.0 < ahead.0 / 2 || now >= renew_at;
+        let soon = self
+            .voucher_after_next()
+            .saturating_add(self.slices.for_seconds(RENEW_LEAD))
+            .min(self.base.saturating_add(self.terms.budget));
+        let low = room.0 < ahead.0 / 2 || soon > capacity || now >= renew_at;
         let waited = self.renewal_asked.is_none_or(|at| now >= at + RENEW_RETRY);
         if low && waited {
             self.renewal_asked = Some(now);
