@@ -8,7 +8,7 @@ use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
     Amount, ChainView, Channel, ChannelId, ChannelState, DealId, EndCause as MeterEnd, Misbehaved,
-    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, Usage,
+    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, UnixSeconds, Usage,
     VoucherOutcome,
 };
 
@@ -325,6 +325,20 @@ impl Lease {
         self.drain(network, now, commands);
     }
 
+    /// The chain's time.
+    pub(crate) fn handle_block_time(
+        &mut self,
+        time: UnixSeconds,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        if let Some(meter) = &mut self.meter {
+            meter.handle_block_time(time, now.instant);
+        }
+        self.drain(network, now, commands);
+    }
+
     /// Time has passed.
     pub(crate) fn handle_timeout(
         &mut self,
@@ -411,7 +425,7 @@ impl Lease {
         };
     }
 
-    /// Over for good: everybody is told.
+    /// Over for good. The broker is told by whoever holds the lease.
     pub(super) fn finish(&mut self, report: EndReport, paid: Amount, commands: &mut Vec<Command>) {
         let lease = self.id;
         if self.ready.is_some() || matches!(self.stage, Stage::Opening) {
@@ -421,10 +435,6 @@ impl Lease {
                 report: Box::new(report.clone()),
             });
         }
-        commands.push(Command::Send(AgentMessage::LeaseEnded {
-            deal_id: lease,
-            report: report.clone(),
-        }));
         commands.push(Command::Tell(ProviderEvent::LeaseEnded {
             lease,
             cause: report.cause,

@@ -1,36 +1,27 @@
 //! The provider's state machine.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ipsx_market::deal::{Binding, Outcome, Proposal, ProviderTerms};
-use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
+use ipsx_market::deal::{Binding, Outcome};
+use ipsx_market::messages::{BrokerMessage, EndCause, Ready};
 use ipsx_market::payment::PayerMessage;
-use ipsx_metering::{
-    Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds,
-};
+use ipsx_metering::{Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds};
 
 use super::bound::check_outcome;
 use super::channels::Channels;
 use super::command::{Command, PaymentPath, Restored};
+use super::ending::Ended;
 use super::event::ProviderEvent;
-use super::judge::{Situation, Taken, judge};
 use super::keys::ProviderKeys;
 use super::lease::{Lease, Stage};
 use super::month::MonthTraffic;
 use super::offers::Offers;
 use super::settings::{EndpointHint, Network, Now, Settings};
 
-/// Ended leases whose reports are kept in memory, for a broker that asks again.
-const REPORTS: usize = 4_096;
-/// An urgent claim is asked for again after this time.
-const CLAIM_GAP: Duration = Duration::from_secs(30);
 /// The month's traffic is stored when it has grown by this much, and at the end of each lease.
 const MONTH_STEP: u64 = 16 << 20;
-/// When nothing is for sale, whether that has changed is looked up this often.
-const OFFER_CHECK: Duration = Duration::from_secs(60);
-
 /// What the shell found out about an open peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddresses {
@@ -52,22 +43,21 @@ pub struct PeerAddresses {
 /// until there is none, and call [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout).
 /// `now` must never go back.
 pub struct Provider {
-    settings: Settings,
-    keys: Box<dyn ProviderKeys>,
-    offers: Offers,
-    channels: Channels,
-    leases: BTreeMap<DealId, Lease>,
-    reports: HashMap<DealId, EndReport>,
-    report_order: VecDeque<DealId>,
-    month: MonthTraffic,
-    month_stored: u64,
+    pub(super) settings: Settings,
+    pub(super) keys: Box<dyn ProviderKeys>,
+    pub(super) offers: Offers,
+    pub(super) channels: Channels,
+    pub(super) leases: BTreeMap<DealId, Lease>,
+    pub(super) ended: Ended,
+    pub(super) month: MonthTraffic,
+    pub(super) month_stored: u64,
     /// Address that the broker sees, while there is a link.
-    observed: Option<IpAddr>,
-    offered: bool,
-    offer_at: Option<Instant>,
-    claim_at: Option<Instant>,
-    shutting_down: bool,
-    commands: VecDeque<Command>,
+    pub(super) observed: Option<IpAddr>,
+    pub(super) offered: bool,
+    pub(super) offer_at: Option<Instant>,
+    pub(super) claim_at: Option<Instant>,
+    pub(super) shutting_down: bool,
+    pub(super) commands: VecDeque<Command>,
 }
 
 impl Provider {
@@ -79,8 +69,7 @@ impl Provider {
             offers: Offers::default(),
             channels: Channels::new(restored.channels),
             leases: BTreeMap::new(),
-            reports: HashMap::new(),
-            report_order: VecDeque::new(),
+            ended: Ended::default(),
             month: restored.month,
             month_stored: restored.month.bytes,
             observed: None,
@@ -91,7 +80,7 @@ impl Provider {
             commands: VecDeque::new(),
         };
         for record in restored.unfinished {
-            provider.end_restarted(&record.deal);
+            provider.end_restarted(record.deal);
         }
         provider
     }
@@ -277,6 +266,16 @@ impl Provider {
         self.check_exposure(lease, now);
     }
 
+    /// The chain's latest block has this time. Once a minute while leases run.
+    pub fn handle_block_time(&mut self, time: UnixSeconds, now: Now) {
+        let ids: Vec<DealId> = self.leases.keys().copied().collect();
+        for id in ids {
+            self.with_lease(id, |lease, network, commands| {
+                lease.handle_block_time(time, network, now, commands);
+            });
+        }
+    }
+
     /// The chain has paid this channel so much in all.
     pub fn handle_claimed(&mut self, channel: ChannelId, claimed: Amount) {
         self.channels.claimed(channel, claimed);
@@ -345,65 +344,6 @@ impl Provider {
         &self.settings
     }
 
-    fn handle_proposal(&mut self, number: u64, proposal: &Proposal, now: Now) {
-        let request = &proposal.request.message;
-        let requester = request.requester;
-        let network = self.settings.network.id;
-        let agent_key = self.keys.agent_key(network, requester);
-        let terms = ProviderTerms {
-            payout: self.keys.payout(network, requester),
-            agent_key: agent_key.address(),
-            tunnel_key: self.keys.tunnel_key(),
-        };
-        let taken: Vec<Taken> = self.leases.values().filter_map(Lease::taken).collect();
-        let situation = Situation {
-            settings: &self.settings,
-            offer: self.offers.get(proposal.offer, now.unix),
-            observed: self.observed,
-            taken: &taken,
-            unclaimed_of_payer: self.channels.unclaimed_of(request.payer),
-            unclaimed_of_network: self.channels.unclaimed(),
-            month_left: self.month_left(now.unix),
-            shutting_down: self.shutting_down,
-            now: now.unix,
-        };
-        match judge(proposal, &terms, &situation) {
-            Ok(deal) => {
-                let taken = Taken {
-                    request: deal.request,
-                    requester,
-                    tunnel_key: deal.requester_tunnel_key.0,
-                    channel: deal.channel().id(),
-                    mbit_up: request.filter.mbit_up,
-                    mbit_down: request.filter.mbit_down,
-                    started: false,
-                };
-                let lease = Lease::new(deal.clone(), taken, agent_key, now);
-                self.tell(ProviderEvent::ProposalAccepted {
-                    deal_id: lease.id,
-                    requester,
-                    seconds: deal.seconds,
-                    budget: deal.budget,
-                });
-                self.leases.insert(lease.id, lease);
-                self.commands.push_back(Command::AcceptDeal {
-                    proposal: number,
-                    deal: Box::new(deal),
-                    terms,
-                });
-            }
-            Err(declined) => {
-                let reason = declined.to_string();
-                self.commands
-                    .push_back(Command::Send(AgentMessage::DeclineDeal {
-                        proposal: number,
-                        reason: reason.clone(),
-                    }));
-                self.tell(ProviderEvent::ProposalDeclined { requester, reason });
-            }
-        }
-    }
-
     /// Hands a bound deal to its lease; a deal that is not this provider's is given back at once.
     fn with_bound(
         &mut self,
@@ -439,87 +379,7 @@ impl Provider {
         }
     }
 
-    /// Says to the broker where a deal stands that it holds for unfinished.
-    fn account_for(&mut self, deal_id: DealId) {
-        if let Some(lease) = self.leases.get(&deal_id) {
-            let said = lease.announcement();
-            self.commands.extend(said);
-            return;
-        }
-        let report = self.reports.get(&deal_id).cloned().unwrap_or(EndReport {
-            cause: EndCause::Restarted,
-            usage: Default::default(),
-            amount: Amount::ZERO,
-            voucher: None,
-        });
-        self.commands
-            .push_back(Command::Send(AgentMessage::LeaseEnded { deal_id, report }));
-    }
-
-    fn end_restarted(&mut self, deal: &ipsx_market::deal::Deal) {
-        let lease = deal.id();
-        let state = self.channels.state(deal.channel().id());
-        let progress = state.deal.filter(|progress| progress.deal_id == lease);
-        let usage = progress.map(|progress| progress.usage).unwrap_or_default();
-        let amount = deal.prices.due(&usage).unwrap_or(Amount::MAX);
-        let base = progress.map_or(state.cumulative(), |progress| progress.base);
-        let paid = state.cumulative().saturating_sub(base);
-        let report = EndReport {
-            cause: EndCause::Restarted,
-            usage,
-            amount,
-            voucher: progress.and(state.voucher),
-        };
-        self.remember(lease, report.clone());
-        self.commands.push_back(Command::StoreEnd {
-            lease,
-            report: Box::new(report),
-        });
-        self.tell(ProviderEvent::LeaseEnded {
-            lease,
-            cause: EndCause::Restarted,
-            usage,
-            amount,
-            paid,
-        });
-    }
-
-    /// Puts the offer into the book, or replaces it, if something is for sale.
-    fn offer(&mut self, now: Now) {
-        if self.shutting_down {
-            self.offer_at = None;
-            return;
-        }
-        self.offer_at = Some(now.instant + OFFER_CHECK);
-        if self.observed.is_none() || self.offered {
-            return;
-        }
-        if self.month_left(now.unix) == 0 {
-            return;
-        }
-        let (_, offer) = self.offers.current(&self.settings, now.unix);
-        let offer = Box::new(offer.clone());
-        self.commands.push_back(Command::PublishOffer(offer));
-        self.offered = true;
-        if let Some(renew_at) = self.offers.renew_at() {
-            let wait = Duration::from_secs(renew_at.since(now.unix).max(1));
-            self.offer_at = Some(now.instant + wait);
-        }
-    }
-
-    fn withdraw(&mut self, reason: &str, now: Now) {
-        let was_offered = std::mem::take(&mut self.offered);
-        if let Some(offer) = self.offers.clear().filter(|_| was_offered) {
-            self.commands
-                .push_back(Command::Send(AgentMessage::WithdrawOffer { offer }));
-            self.tell(ProviderEvent::OfferWithdrawn {
-                reason: reason.into(),
-            });
-        }
-        self.offer_at = (!self.shutting_down).then(|| now.instant + OFFER_CHECK);
-    }
-
-    fn end_all(&mut self, cause: EndCause, now: Now) {
+    pub(super) fn end_all(&mut self, cause: EndCause, now: Now) {
         let ids: Vec<DealId> = self.leases.keys().copied().collect();
         for id in ids {
             self.with_lease(id, |lease, network, commands| {
@@ -529,37 +389,8 @@ impl Provider {
         }
     }
 
-    fn check_exposure(&mut self, lease: DealId, now: Now) {
-        let Some(payer) = self.leases.get(&lease).map(|lease| lease.deal.payer) else {
-            return;
-        };
-        let limits = self.settings.exposure;
-        let of_payer = self.channels.unclaimed_of(payer);
-        let of_all = self.channels.unclaimed();
-        if of_payer >= limits.per_payer || of_all >= limits.per_network {
-            let text = format!(
-                "lease {lease}: ended, because {of_payer} units of its payer and {of_all} of the network are unclaimed. Run `ipsx settle`, or raise --max-unclaimed-per-payer or --max-unclaimed"
-            );
-            self.tell(ProviderEvent::Warning { text });
-            self.with_lease(lease, |lease, network, commands| {
-                lease.end(
-                    EndCause::ProviderEnded,
-                    MeterEnd::ProviderEnded,
-                    now,
-                    commands,
-                );
-                lease.drain(network, now, commands);
-            });
-        }
-        let high = of_payer.0 >= limits.per_payer.0 / 2 || of_all.0 >= limits.per_network.0 / 2;
-        if high && self.claim_at.is_none_or(|at| at <= now.instant) {
-            self.claim_at = Some(now.instant + CLAIM_GAP);
-            self.commands.push_back(Command::Claim { urgent: true });
-        }
-    }
-
     /// Lets a lease do something, then takes over what it asks for and how far its channel has come.
-    fn with_lease<T>(
+    pub(super) fn with_lease<T>(
         &mut self,
         id: DealId,
         act: impl FnOnce(&mut Lease, &Network, &mut Vec<Command>) -> T,
@@ -574,35 +405,13 @@ impl Provider {
         self.commands.extend(commands);
         if let Stage::Gone { report } = &lease.stage {
             let report = report.as_ref().clone();
+            let deal = lease.deal.clone();
             self.leases.remove(&id);
-            self.remember(id, report);
+            self.handle_gone(id, report, deal);
             self.store_month(1);
             self.commands.push_back(Command::Claim { urgent: false });
         }
         Some(result)
-    }
-
-    fn remember(&mut self, id: DealId, report: EndReport) {
-        if self.reports.insert(id, report).is_none() {
-            self.report_order.push_back(id);
-        }
-        if self.report_order.len() > REPORTS
-            && let Some(oldest) = self.report_order.pop_front()
-        {
-            self.reports.remove(&oldest);
-        }
-    }
-
-    fn store_month(&mut self, step: u64) {
-        if self.month.bytes.abs_diff(self.month_stored) >= step {
-            self.month_stored = self.month.bytes;
-            self.commands.push_back(Command::StoreMonth(self.month));
-        }
-    }
-
-    fn month_left(&self, now: UnixSeconds) -> u64 {
-        let limit = self.settings.terms.capacity.bytes_per_month;
-        self.month.left(limit, now)
     }
 
     fn endpoint(&self) -> Option<SocketAddr> {
@@ -612,7 +421,7 @@ impl Provider {
         }
     }
 
-    fn tell(&mut self, event: ProviderEvent) {
+    pub(super) fn tell(&mut self, event: ProviderEvent) {
         self.commands.push_back(Command::Tell(event));
     }
 }

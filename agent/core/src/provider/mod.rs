@@ -10,6 +10,7 @@ mod bound;
 mod channels;
 mod command;
 mod consent;
+mod ending;
 mod event;
 mod gate;
 mod handshake;
@@ -19,6 +20,7 @@ mod lease;
 mod machine;
 mod month;
 mod offers;
+mod selling;
 mod service;
 mod settings;
 

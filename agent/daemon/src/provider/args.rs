@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
-use ipsx_market::IpNet;
-use ipsx_market::http::NetworkInfo;
 use ipsx_market::offer::{Capacity, LONGEST_LEASE, Protocol, SHORTEST_LEASE, WeeklyHours};
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
@@ -15,18 +13,11 @@ use super::ProviderConfig;
 use super::schedule;
 use crate::amount;
 use crate::cli::duration;
+use crate::network::Network;
 
-/// Lend this host's address, by the second.
+/// `ipsx provide`
 #[derive(Args, Clone, Debug)]
 pub struct ProvideArgs {
-    /// HTTP URL of the broker whose network is joined.
-    #[arg(
-        long,
-        env = "IPSX_BROKER",
-        default_value = "http://127.0.0.1:8080",
-        value_name = "URL"
-    )]
-    pub broker: String,
     /// UDP address of the WireGuard endpoint.
     #[arg(long, default_value = "0.0.0.0:51820", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -52,9 +43,6 @@ pub struct ProvideArgs {
     /// Closes a destination in spite of everything, for example 203.0.113.0/24:any/*. Repeatable.
     #[arg(long, value_name = "RULE")]
     pub deny: Vec<Rule>,
-    /// Address or network that is offered, if it is not the one that the broker sees. Repeatable.
-    #[arg(long, value_name = "PREFIX")]
-    pub prefix: Vec<IpNet>,
     /// How leases can be used: wireguard, socks5, http-connect. Repeatable; all of them by default.
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Vec<Protocol>,
@@ -91,9 +79,6 @@ pub struct ProvideArgs {
     /// Claim vouchers on the chain at the end of each lease.
     #[arg(long)]
     pub claim_at_end: bool,
-    /// Print events as one JSON object per line.
-    #[arg(long)]
-    pub json: bool,
 }
 
 impl ProvideArgs {
@@ -106,8 +91,8 @@ impl ProvideArgs {
         }
     }
 
-    /// The configuration for a network, as its broker describes it, with everything kept in `data`.
-    pub fn config(&self, network: NetworkInfo, data: PathBuf) -> ProviderConfig {
+    /// The configuration for a network, with everything kept in `data`.
+    pub fn config(&self, network: Network, data: PathBuf) -> ProviderConfig {
         let protocols = if self.protocol.is_empty() {
             &Protocol::ALL[..]
         } else {
@@ -120,9 +105,8 @@ impl ProvideArgs {
             bind: self.bind,
             advertise: self.advertise,
             policy: self.policy(),
-            own_networks: Vec::new(),
             terms: OfferTerms {
-                prefixes: self.prefix.clone(),
+                prefixes: Vec::new(),
                 protocols: protocols.iter().copied().collect(),
                 capacity: Capacity {
                     leases: self.max_leases,

@@ -1,18 +1,20 @@
 //! What a provider is started with.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
-use ipsx_market::IpNet;
-use ipsx_market::http::NetworkInfo;
+use ipsx_metering::Domain;
 use ipsx_tunnel_core::ExitPolicy;
 
-/// Everything that decides how one provider runs. One data directory serves one provider of one wallet.
-#[derive(Clone, Debug)]
+use crate::network::Network;
+
+/// Everything that decides how one provider runs. One data folder serves one wallet, and at any time one running
+/// provider for each contract.
+#[derive(Clone)]
 pub struct ProviderConfig {
-    /// The network as its broker describes it (`GET /v1/network`); contract and operator are checked on chain.
-    pub network: NetworkInfo,
+    /// The network, checked on the chain.
+    pub network: Network,
     /// Where leases, vouchers, consent and the month's traffic are kept; made if missing.
     pub data: PathBuf,
     /// UDP address of the WireGuard endpoint; port 0 lets the system choose.
@@ -23,12 +25,22 @@ pub struct ProviderConfig {
     pub advertise: Option<SocketAddr>,
     /// What the exit lets through.
     pub policy: ExitPolicy,
-    /// Networks of this host that the exit refuses besides those that it finds by itself.
-    pub own_networks: Vec<IpNet>,
-    /// What is sold.
+    /// What is sold. Prefixes, if any, hold the one address that traffic leaves from.
     pub terms: OfferTerms,
     /// What may stay unclaimed.
     pub exposure: ExposureLimits,
     /// Whether vouchers are claimed at the end of each lease.
     pub claim_at_end: bool,
+}
+
+/// The file with a provider's records: leases, consent, the month's traffic.
+pub fn records_path(data: &Path) -> PathBuf {
+    data.join("provider.db")
+}
+
+/// The file with a provider's vouchers for one contract, as [`ipsx_settlement::VoucherStore`] opens it.
+pub fn vouchers_path(data: &Path, domain: Domain) -> PathBuf {
+    let contract = domain.contract.to_string().to_lowercase();
+    let short = contract.get(2..10).unwrap_or(&contract);
+    data.join(format!("vouchers-{}-{short}.db", domain.chain_id))
 }

@@ -1,91 +1,99 @@
 //! Why a provider can't start or go on.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipsx_agent_core::provider::TermsError;
-use ipsx_metering::{Address, NetworkId};
-use ipsx_settlement::ChainError;
+use ipsx_metering::Address;
+use ipsx_settlement::{ContractError, StoreError};
+use ipsx_tunnel_os::TunnelError;
 
-/// A provider could not be started.
+use crate::exit_code::{ExitCode, Failure};
+use crate::network::contract_failure;
+
+/// A provider could not be started, or its records not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProviderError {
     /// The offer's terms are out of range.
     #[error(transparent)]
     Terms(#[from] TermsError),
-    /// The consent text was not accepted for this data directory and exit policy.
+    /// Addresses are offered that traffic does not leave from.
     #[error(
-        "sharing this address needs your consent, which was not given for this exit policy in {}. Read the text and pass --accept-consent to accept it", data.display()
+        "the offer names other addresses than the one that traffic leaves from: run one provider for each address, with --bind"
     )]
-    ConsentMissing {
-        /// The data directory.
-        data: PathBuf,
-        /// The text to accept.
-        text: String,
-    },
-    /// What the broker says does not agree with the chain.
+    Prefixes,
+    /// The WireGuard endpoint is of another IP version than the source address, or names no port.
+    #[error("{0} can't be told to requesters: --advertise needs an address and a port that they can reach. Example: --advertise 203.0.113.7:51820")]
+    Advertise(SocketAddr),
+    /// The consent text was not accepted for this data folder and exit policy.
     #[error(
-        "the broker's network can't be trusted: {what} is {announced} by its own word, {on_chain} on the chain. Check --broker and the chain's URL"
+        "sharing this address needs your consent: read the text with `ipsx provide` on a terminal, or pass --accept-consent to accept it. Nothing was started"
     )]
-    NotOnChain {
-        /// Which value.
-        what: &'static str,
-        /// By the broker.
-        announced: String,
-        /// By the chain.
-        on_chain: String,
+    ConsentMissing,
+    /// The data folder belongs to another wallet.
+    #[error(
+        "{} holds the records of wallet {found}, not of {wallet}: choose another folder with --data", path.display()
+    )]
+    OtherWallet {
+        /// The records.
+        path: PathBuf,
+        /// Whose they are.
+        found: Address,
+        /// Who wants them.
+        wallet: Address,
     },
-    /// The network does not exist in the contract.
-    #[error("network {network} is not registered in the contract {contract}. Check --broker")]
-    UnknownNetwork {
-        /// The network.
-        network: NetworkId,
-        /// The contract.
-        contract: Address,
-    },
-    /// The chain does not answer.
+    /// The WireGuard endpoint can't be opened.
     #[error(transparent)]
-    Chain(#[from] ChainError),
-    /// A UDP address is taken or not this host's.
-    #[error(
-        "can't listen on UDP {address}: {source}. Choose another address with --listen, such as 0.0.0.0:51820"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
+    Tunnel(#[from] TunnelError),
     /// The source address for the broker link can't be used.
-    #[error("can't use {address} as source address: {source}. Check --bind")]
+    #[error("can't use {address} as source address: {source}. --bind takes an address of this host")]
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: IpAddr,
         /// What the system says.
         source: io::Error,
     },
-    /// The data directory is in use by another provider.
-    #[error(
-        "another provider uses {}: stop it, or choose another directory with --data", .0.display()
-    )]
-    DataInUse(PathBuf),
-    /// The data directory can't be used.
+    /// TLS can't be set up.
+    #[error("TLS can't be set up: {reason}")]
+    Tls {
+        /// Why.
+        reason: String,
+    },
+    /// The vouchers can't be opened.
+    #[error(transparent)]
+    Vouchers(#[from] StoreError),
+    /// The records can't be read or written.
     #[error("can't {action} {}: {reason}", path.display())]
-    Data {
+    Records {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
-        /// What the system says.
+        /// What the system or the database says.
         reason: String,
     },
-    /// The broker does not answer, or not as one.
-    #[error("no network at {url}: {reason}. Check --broker and that the broker runs")]
-    Broker {
-        /// The URL.
-        url: String,
-        /// What happened.
-        reason: String,
-    },
+    /// The chain or contract does not answer.
+    #[error(transparent)]
+    Contract(#[from] ContractError),
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        let code = match &error {
+            ProviderError::Terms(_)
+            | ProviderError::Prefixes
+            | ProviderError::Advertise(_)
+            | ProviderError::ConsentMissing => ExitCode::Usage,
+            ProviderError::Tunnel(_) | ProviderError::Bind { .. } => ExitCode::PortInUse,
+            ProviderError::Tls { .. } => ExitCode::Internal,
+            ProviderError::OtherWallet { .. } => ExitCode::Wallet,
+            ProviderError::Vouchers(_) | ProviderError::Records { .. } => ExitCode::Storage,
+            ProviderError::Contract(_) => ExitCode::Unreachable,
+        };
+        match error {
+            ProviderError::Contract(error) => contract_failure(error),
+            error => Self::new(code, error.to_string()),
+        }
+    }
 }

@@ -1,29 +1,36 @@
 //! The provider: lends this host's address on one network.
 //!
-//! [`start`] takes a [`ProviderConfig`], a wallet and a chain and gives a [`RunningProvider`]: what happens comes
-//! out of its events, and its `shutdown` ends leases, tells the broker and claims what is due. The decisions are
-//! those of [`ipsx_agent_core::provider::Provider`]; this module owns every socket, file and timer.
+//! [`start`] takes a [`ProviderConfig`] and a wallet and gives a [`RunningProvider`]: what happens comes out of its
+//! events, and its `shutdown` ends leases, tells the broker and claims what is due. The decisions are those of
+//! [`ipsx_agent_core::provider::Provider`]; this module owns every socket, file and timer.
 //!
-//! ```ignore
-//! pub fn consent_text(policy: &ExitPolicy, terms: &OfferTerms) -> String;
-//! pub fn consent_given(config: &ProviderConfig) -> Result<bool, ProviderError>;
-//! pub fn accept_consent(config: &ProviderConfig) -> Result<(), ProviderError>;
-//! pub async fn start(config: ProviderConfig, wallet: Arc<Wallet>, chain: Arc<dyn Chain>) -> Result<RunningProvider, ProviderError>;
-//! impl RunningProvider {
-//!     pub fn listen(&self) -> SocketAddr;                    // the WireGuard endpoint's bound address
-//!     pub fn tunnel_key(&self) -> PublicKey;
-//!     pub fn events(&mut self) -> &mut mpsc::Receiver<ProviderEvent>;   // recv().await
-//!     pub fn status(&self) -> ProviderStatus;
-//!     pub async fn shutdown(self) -> Result<(), ProviderError>;
-//! }
-//! ```
+//! Before it starts, a person has to accept [`consent_text`], once for each data folder and exit policy.
 
+mod address_pool;
+mod agent;
+mod any_certificate;
 pub mod args;
+mod broker_link;
+mod claimer;
+mod command;
 mod config;
 mod error;
+mod io;
+mod keeper;
+mod keys;
+mod records;
+mod running;
 pub mod schedule;
 
+pub use agent::ProviderStatus;
 pub use args::ProvideArgs;
-pub use config::ProviderConfig;
+pub use command::run;
+pub use config::{ProviderConfig, records_path, vouchers_path};
 pub use error::ProviderError;
 pub use ipsx_agent_core::provider::{ExposureLimits, OfferTerms, ProviderEvent};
+pub use keys::payout_wallet;
+pub use records::{KeptLease, Records};
+pub use running::{RunningProvider, accept_consent, consent_given, consent_text, start};
+
+#[cfg(test)]
+mod tests;

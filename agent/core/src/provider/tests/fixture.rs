@@ -86,8 +86,8 @@ pub(crate) fn settings() -> Settings {
 pub(crate) struct TestKeys;
 
 impl ProviderKeys for TestKeys {
-    fn payout(&self, network: NetworkId, requester: Address) -> Address {
-        derived("payout", network, requester).address()
+    fn payout_key(&self, network: NetworkId, requester: Address) -> SecretKey {
+        derived("payout", network, requester)
     }
 
     fn agent_key(&self, network: NetworkId, requester: Address) -> SecretKey {

@@ -203,8 +203,8 @@ impl World {
                 payer.meter.handle_counters(up, down, self.now.instant);
                 payer.meter.handle_timeout(self.now.instant);
             }
-            if tick % 10 == 0 && self.weather.payer_pays {
-                self.from_payer(lease, PayerMessage::Echo(tick as u64));
+            if tick.is_multiple_of(10) && self.weather.payer_pays {
+                self.hear_payer(lease, PayerMessage::Echo(tick as u64));
             }
             self.pay(lease);
         }
@@ -220,7 +220,7 @@ impl World {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Send(message) => self.to_broker(message),
+            Command::Send(message) => self.tell_broker(message),
             Command::PublishOffer(offer) => self.offer = Some(offer.id()),
             Command::AcceptDeal { deal, .. } => self.accepted.push(*deal),
             Command::ReadChain { lease, .. } => {
@@ -238,7 +238,7 @@ impl World {
             Command::ClosePeer { lease } => {
                 self.open.insert(lease, false);
             }
-            Command::Pay { lease, message, .. } => self.to_payer(lease, message),
+            Command::Pay { lease, message, .. } => self.tell_payer(lease, message),
             Command::OpenFrame { .. } => {}
             Command::Store(store) => self.store(*store),
             Command::StoreEnd { lease, report } => {
@@ -283,7 +283,7 @@ impl World {
         self.provider.handle_stored(lease, cumulative, self.now);
     }
 
-    fn to_broker(&mut self, message: AgentMessage) {
+    fn tell_broker(&mut self, message: AgentMessage) {
         self.sent.push(message.clone());
         match message {
             AgentMessage::DeclineDeal { reason, .. } => self.declined.push(reason),
@@ -371,14 +371,14 @@ impl World {
                 }
                 PayerEvent::SendVoucher(voucher) if self.weather.payer_pays => {
                     self.vouchers_sent.push(voucher.clone());
-                    self.from_payer(lease, PayerMessage::Voucher(voucher));
+                    self.hear_payer(lease, PayerMessage::Voucher(voucher));
                 }
                 _ => {}
             }
         }
     }
 
-    fn from_payer(&mut self, lease: DealId, message: PayerMessage) {
+    fn hear_payer(&mut self, lease: DealId, message: PayerMessage) {
         if self.lost() {
             return;
         }
@@ -387,7 +387,7 @@ impl World {
         self.work();
     }
 
-    fn to_payer(&mut self, lease: DealId, message: ProviderMessage) {
+    fn tell_payer(&mut self, lease: DealId, message: ProviderMessage) {
         if self.lost() || !self.weather.payer_pays {
             return;
         }
@@ -453,7 +453,7 @@ impl World {
 
     /// Ends the lease as the requester does through the tunnel.
     pub(crate) fn end_by_payer(&mut self, deal: &Deal, cause: EndCause) {
-        self.from_payer(deal.id(), PayerMessage::End(cause));
+        self.hear_payer(deal.id(), PayerMessage::End(cause));
     }
 }
 

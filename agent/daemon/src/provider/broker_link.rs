@@ -1,0 +1,266 @@
+//! The QUIC link to the broker: connects, proves both sides, carries messages, and comes back after every loss.
+//!
+//! The broker's certificate is its own and says nothing; who it is follows from the operator's signature over the
+//! connection's TLS exporter, which the handshake checks before anything else is said.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipsx_agent_core::provider::{Network, authentication_hash, check_welcome};
+use ipsx_market::codec::{self, LENGTH_BYTES};
+use ipsx_market::messages::{
+    ALPN, AgentMessage, BrokerMessage, PROTOCOL_VERSION, SESSION_LABEL,
+};
+use ipsx_metering::{B256, DealId};
+use ipsx_settlement::{Signer, Wallet};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use rand::Rng;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::any_certificate::AnyCertificate;
+use super::error::ProviderError;
+
+/// Messages that wait in either direction; a link that can't keep up is dropped, not buffered.
+const QUEUE: usize = 256;
+/// Connecting, proving both sides and each write must be done in this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// A link that lived this long starts the retries anew.
+const SETTLED: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+/// What the connection is closed with: the agent goes in peace.
+const CLOSE_DONE: VarInt = VarInt::from_u32(0);
+
+/// What the link tells the provider.
+#[derive(Debug)]
+pub(super) enum LinkEvent {
+    /// Both sides are proven.
+    Up {
+        /// Address that the broker sees.
+        observed: IpAddr,
+        /// Deals that the broker holds for unfinished.
+        unfinished: Vec<DealId>,
+        /// Takes messages for this connection only: an answer must not reach a later one.
+        outbox: mpsc::Sender<AgentMessage>,
+    },
+    /// The broker says something.
+    Message(Box<BrokerMessage>),
+    /// The connection is lost, or could not be made.
+    Down {
+        /// Why.
+        reason: String,
+        /// How long until the next attempt.
+        retry_in: Duration,
+    },
+}
+
+/// A task that keeps one connection to the broker.
+#[derive(Debug)]
+pub(super) struct BrokerLink {
+    events: mpsc::Receiver<LinkEvent>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What one link needs to know.
+pub(super) struct LinkConfig {
+    pub(super) broker: SocketAddr,
+    pub(super) bind: Option<IpAddr>,
+    pub(super) network: Network,
+    pub(super) wallet: Arc<Wallet>,
+}
+
+impl BrokerLink {
+    /// Opens the local socket and starts connecting.
+    pub(super) fn open(config: LinkConfig) -> Result<Self, ProviderError> {
+        let unspecified = match config.broker.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let address = SocketAddr::new(config.bind.unwrap_or(unspecified), 0);
+        let client = client_config()?;
+        let mut endpoint =
+            Endpoint::client(address).map_err(|source| ProviderError::Bind { address: address.ip(), source })?;
+        endpoint.set_default_client_config(client);
+        let (sender, events) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(Dialer { config, endpoint, events: sender }.run());
+        Ok(Self { events, task })
+    }
+
+    /// The next thing that happens; `None` after the link has ended for good.
+    pub(super) async fn next(&mut self) -> Option<LinkEvent> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for BrokerLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Dialer {
+    config: LinkConfig,
+    endpoint: Endpoint,
+    events: mpsc::Sender<LinkEvent>,
+}
+
+/// Why one connection ended.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("it does not answer at {0}")]
+    Timeout(SocketAddr),
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("{0}")]
+    Write(#[from] quinn::WriteError),
+    #[error("it closed the stream")]
+    Closed(#[from] quinn::ReadExactError),
+    #[error("{0}")]
+    Codec(#[from] codec::CodecError),
+    #[error("{0}")]
+    NotTheBroker(#[from] ipsx_agent_core::provider::NotTheBroker),
+    #[error("its TLS session has no exporter")]
+    NoExporter,
+    #[error("it ended the connection: {0}")]
+    Refused(String),
+    #[error("this side ended the connection")]
+    Ended,
+}
+
+impl Dialer {
+    async fn run(self) {
+        let mut wait = FIRST_RETRY;
+        loop {
+            let started = Instant::now();
+            let Err(error) = self.serve_once().await;
+            if started.elapsed() > SETTLED {
+                wait = FIRST_RETRY;
+            }
+            // Half to all of the wait, so that agents do not come back all at once.
+            let retry_in = wait.mul_f64(rand::rngs::OsRng.gen_range(0.5..1.0));
+            wait = (wait * 2).min(LONGEST_RETRY);
+            let reason = error.to_string();
+            if self.events.send(LinkEvent::Down { reason, retry_in }).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(retry_in).await;
+        }
+    }
+
+    /// One connection from dialling to its end.
+    async fn serve_once(&self) -> Result<Infallible, LinkError> {
+        let (connection, mut send, mut receive, up) = timeout(PATIENCE, self.connect())
+            .await
+            .map_err(|_| LinkError::Timeout(self.config.broker))??;
+        let (outbox, mut queue) = mpsc::channel(QUEUE);
+        let BrokerMessage::Authenticated { observed, unfinished } = up else {
+            return Err(ipsx_agent_core::provider::NotTheBroker::Unexpected.into());
+        };
+        let announced = LinkEvent::Up { observed, unfinished, outbox };
+        if self.events.send(announced).await.is_err() {
+            return Err(LinkError::Ended);
+        }
+        let outgoing = async {
+            while let Some(message) = queue.recv().await {
+                write(&mut send, &message).await?;
+            }
+            // The provider is done with it: everything queued has been written; let it arrive.
+            let _ = send.finish();
+            let _ = timeout(PATIENCE, send.stopped()).await;
+            Err(LinkError::Ended)
+        };
+        let incoming = async {
+            loop {
+                let message: BrokerMessage = read(&mut receive).await?;
+                if let BrokerMessage::Refused { reason } = message {
+                    return Err(LinkError::Refused(reason));
+                }
+                if self.events.send(LinkEvent::Message(Box::new(message))).await.is_err() {
+                    return Err(LinkError::Ended);
+                }
+            }
+        };
+        let result = tokio::select! {
+            result = outgoing => result,
+            result = incoming => result,
+        };
+        connection.close(CLOSE_DONE, b"done");
+        self.endpoint.wait_idle().await;
+        result
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<(Connection, SendStream, RecvStream, BrokerMessage), LinkError> {
+        let connection = self.endpoint.connect(self.config.broker, "ipsx")?.await?;
+        let mut session = [0; 32];
+        connection
+            .export_keying_material(&mut session, SESSION_LABEL, b"")
+            .map_err(|_| LinkError::NoExporter)?;
+        let session = B256::new(session);
+        let (mut send, mut receive) = connection.open_bi().await?;
+        let hello = AgentMessage::Hello {
+            version: PROTOCOL_VERSION,
+            software: concat!("ipsx/", env!("CARGO_PKG_VERSION")).into(),
+        };
+        write(&mut send, &hello).await?;
+        check_welcome(&read(&mut receive).await?, &self.config.network, session)?;
+        let provider = self.config.wallet.address();
+        let hash = authentication_hash(&self.config.network, provider, session);
+        let proof = AgentMessage::Authenticate {
+            provider,
+            signature: self.config.wallet.sign_hash(hash),
+        };
+        write(&mut send, &proof).await?;
+        let answer: BrokerMessage = read(&mut receive).await?;
+        match answer {
+            BrokerMessage::Authenticated { .. } => Ok((connection, send, receive, answer)),
+            BrokerMessage::Refused { reason } => Err(LinkError::Refused(reason)),
+            _ => Err(ipsx_agent_core::provider::NotTheBroker::Unexpected.into()),
+        }
+    }
+}
+
+async fn write(stream: &mut SendStream, message: &AgentMessage) -> Result<(), LinkError> {
+    stream.write_all(&codec::encode_frame(message)?).await?;
+    Ok(())
+}
+
+async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, LinkError> {
+    let mut prefix = [0; LENGTH_BYTES];
+    stream.read_exact(&mut prefix).await?;
+    let mut content = vec![0; codec::frame_length(prefix)?];
+    stream.read_exact(&mut content).await?;
+    Ok(codec::decode(&content)?)
+}
+
+fn client_config() -> Result<quinn::ClientConfig, ProviderError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = |reason: String| ProviderError::Tls { reason };
+    let mut crypto = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| tls(error.to_string()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate::new(provider)))
+        .with_no_client_auth();
+    crypto.alpn_protocols = vec![ALPN.to_vec()];
+    let crypto = QuicClientConfig::try_from(crypto).map_err(|error| tls(error.to_string()))?;
+    let mut transport = quinn::TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IDLE_LIMIT.try_into().ok())
+        .max_concurrent_bidi_streams(0u8.into())
+        .max_concurrent_uni_streams(0u8.into());
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}

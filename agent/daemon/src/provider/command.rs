@@ -1,0 +1,116 @@
+//! `ipsx provide`: consent, start, a line for each event, a clean end.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use ipsx_agent_core::provider::{ConsentText, ProviderEvent};
+use ipsx_settlement::Signer;
+use serde::Serialize;
+
+use super::args::ProvideArgs;
+use super::config::ProviderConfig;
+use super::error::ProviderError;
+use super::running::{accept_consent, consent_given, consent_text, start};
+use crate::broker::Broker;
+use crate::clock::unix_now;
+use crate::config::Settings;
+use crate::exit_code::{ExitCode, Failure};
+use crate::network::Network;
+use crate::output::Output;
+use crate::wallet;
+
+/// Runs `ipsx provide` until SIGINT or SIGTERM.
+pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
+    let wallet = wallet::open(settings).await?;
+    let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
+    let config = args.config(network, settings.data.clone());
+    ask_consent(&config, args.accept_consent, wallet.address(), output).await?;
+    let mut provider = start(config, wallet).await?;
+    output.line(format!(
+        "WireGuard endpoint on {}, key {}",
+        provider.listen(),
+        provider.tunnel_key()
+    ));
+    let mut asked_to_stop = std::pin::pin!(asked_to_stop());
+    loop {
+        tokio::select! {
+            event = provider.event() => match event {
+                Some(event) => show(&event, output),
+                None => return Err(Failure::new(ExitCode::Internal, "the tunnel has ended by itself")),
+            },
+            () = &mut asked_to_stop => break,
+        }
+    }
+    output.line("stopping: leases end, the market is told");
+    for event in provider.shutdown().await {
+        show(&event, output);
+    }
+    Ok(())
+}
+
+async fn ask_consent(
+    config: &ProviderConfig,
+    accepted: bool,
+    wallet: ipsx_metering::Address,
+    output: &Output,
+) -> Result<(), Failure> {
+    if consent_given(config, wallet).await? {
+        return Ok(());
+    }
+    let text = consent_text(config);
+    if !accepted {
+        if output.is_json() || !std::io::stdin().is_terminal() {
+            return Err(ProviderError::ConsentMissing.into());
+        }
+        if !asked(&text).await? {
+            return Err(Failure::usage("not accepted: nothing was started"));
+        }
+    }
+    accept_consent(config, wallet).await?;
+    output.line("consent recorded");
+    Ok(())
+}
+
+/// Shows the text and waits for a person's answer.
+async fn asked(text: &ConsentText) -> Result<bool, Failure> {
+    let shown = format!("{}\nType yes to accept: ", text.text());
+    let answer = tokio::task::spawn_blocking(move || -> std::io::Result<String> {
+        let mut terminal = std::io::stderr().lock();
+        terminal.write_all(shown.as_bytes())?;
+        terminal.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        Ok(answer)
+    });
+    let answer = answer.await.map_err(Failure::internal)?;
+    let answer = answer.map_err(|error| Failure::usage(format!("no answer can be read: {error}; pass --accept-consent")))?;
+    Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// An event as a program reads it.
+#[derive(Serialize)]
+struct Line<'a> {
+    at: ipsx_metering::UnixSeconds,
+    #[serde(flatten)]
+    event: &'a ProviderEvent,
+}
+
+fn show(event: &ProviderEvent, output: &Output) {
+    output.line(event.to_string());
+    output.json(&Line { at: unix_now(), event });
+}
+
+/// Waits for SIGINT or SIGTERM.
+async fn asked_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    if let Ok(mut terminate) =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+    {
+        tokio::select! {
+            _ = interrupt => {}
+            _ = terminate.recv() => {}
+        }
+        return;
+    }
+    let _ = interrupt.await;
+}

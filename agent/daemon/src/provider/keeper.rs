@@ -1,0 +1,140 @@
+//! Everything durable, in one task: what it was told to keep is on disk before it says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipsx_agent_core::provider::{LeaseRecord, MonthTraffic, ProviderEvent, StoreVoucher};
+use ipsx_market::messages::EndReport;
+use ipsx_metering::{ChannelId, DealId, NetworkId, Signature};
+use ipsx_settlement::VoucherStore;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::ProviderError;
+use super::io::Happening;
+use super::records::Records;
+use crate::clock::unix_now;
+
+/// What could not be written is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Something to keep.
+pub(super) enum Job {
+    /// A lease, before its peer is opened; answered by [`Happening::LeaseKept`].
+    Lease(DealId, Box<LeaseRecord>),
+    /// A channel's latest; answered by [`Happening::VoucherKept`].
+    Voucher(Box<StoreVoucher>),
+    /// How a lease ended.
+    End(DealId, Box<EndReport>),
+    /// The month's traffic.
+    Month(MonthTraffic),
+    /// Answer when everything before is done.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The task's state.
+pub(super) struct Keeper {
+    pub(super) records: Records,
+    pub(super) vouchers: Arc<VoucherStore>,
+    pub(super) network: NetworkId,
+    pub(super) happened: mpsc::UnboundedSender<Happening>,
+    /// Latest of each channel that could not be written yet.
+    pub(super) behind: HashMap<DealId, Box<StoreVoucher>>,
+    /// The reservation of each channel that is on disk.
+    pub(super) reserved: HashMap<ChannelId, Signature>,
+}
+
+impl Keeper {
+    /// Works until nobody can give it anything any more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        loop {
+            let job = if self.behind.is_empty() {
+                jobs.recv().await
+            } else {
+                match tokio::time::timeout(RETRY, jobs.recv()).await {
+                    Ok(job) => job,
+                    Err(_) => {
+                        self.catch_up().await;
+                        continue;
+                    }
+                }
+            };
+            match job {
+                Some(job) => self.work(job).await,
+                None => return,
+            }
+        }
+    }
+
+    async fn work(&mut self, job: Job) {
+        match job {
+            Job::Lease(lease, record) => {
+                let kept = self.records.put_lease(&record, unix_now()).await;
+                let kept = kept.map_err(|error| error.to_string());
+                self.say(Happening::LeaseKept(lease, kept));
+            }
+            Job::Voucher(store) => self.keep(store).await,
+            Job::End(lease, report) => {
+                let kept = self.records.put_end(lease, &report, unix_now()).await;
+                self.warn(kept);
+            }
+            Job::Month(traffic) => {
+                let kept = self.records.put_month(self.network, traffic).await;
+                self.warn(kept);
+            }
+            Job::Flush(done) => {
+                self.catch_up().await;
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        for store in std::mem::take(&mut self.behind).into_values() {
+            self.keep(store).await;
+        }
+    }
+
+    async fn keep(&mut self, store: Box<StoreVoucher>) {
+        let (lease, cumulative) = (store.lease, store.cumulative());
+        match self.write(&store).await {
+            Ok(()) => {
+                self.behind.remove(&lease);
+                self.say(Happening::VoucherKept(lease, cumulative));
+            }
+            Err(error) => {
+                let newest = self.behind.get(&lease).is_none_or(|old| old.cumulative() <= cumulative);
+                if newest {
+                    self.behind.insert(lease, store);
+                }
+                self.warn(Err(error));
+            }
+        }
+    }
+
+    /// The voucher comes first: it is money, while the channel's state can lag behind it.
+    async fn write(&mut self, store: &StoreVoucher) -> Result<(), ProviderError> {
+        let id = store.voucher.message.channel_id;
+        let reservation = store.reservation.as_ref();
+        if let Some(reservation) = reservation.filter(|r| self.reserved.get(&id) != Some(&r.signature)) {
+            self.vouchers.add_channel(&store.channel).await?;
+            self.vouchers.accept_reservation(reservation).await?;
+            self.reserved.insert(id, reservation.signature);
+        }
+        self.vouchers.accept(&store.voucher).await?;
+        self.records.put_channel(id, &store.state).await
+    }
+
+    fn warn(&self, result: Result<(), ProviderError>) {
+        if let Err(error) = result {
+            let text = format!("{error}. Service waits for it");
+            self.say(Happening::Tell(ProviderEvent::Warning { text }));
+        }
+    }
+
+    fn say(&self, happening: Happening) {
+        // Nobody listens when the provider is ending.
+        let _ = self.happened.send(happening);
+    }
+}

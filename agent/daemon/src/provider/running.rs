@@ -1,0 +1,299 @@
+//! Starts a provider and holds on to it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipsx_agent_core::provider::{
+    ConsentText, EndpointHint, KnownChannel, Provider, ProviderEvent, Restored, Settings,
+    policy_hash,
+};
+use ipsx_metering::Address;
+use ipsx_settlement::{Signer, VoucherStore, Wallet};
+use ipsx_tunnel_core::{ExitPolicy, PublicKey, Rule};
+use ipsx_tunnel_os as tunnel;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::address_pool::{CONTROL_PORT, GATEWAY};
+use super::agent::{Agent, ProviderStatus};
+use super::broker_link::{BrokerLink, LinkConfig};
+use super::claimer::Claimer;
+use super::config::{ProviderConfig, vouchers_path};
+use super::error::ProviderError;
+use super::io::{Io, Peers};
+use super::keeper::Keeper;
+use super::keys::{WalletKeys, market_key, tunnel_key};
+use super::records::Records;
+use crate::clock::unix_now;
+
+/// Events that wait for a slow reader; later ones are lost to it.
+const EVENTS: usize = 4_096;
+/// Writes that wait for the disk.
+const JOBS: usize = 1_024;
+
+/// A provider at work. Dropping it stops it at once, as a kill would; [`RunningProvider::shutdown`] ends leases,
+/// tells the broker and claims what is to be claimed.
+pub struct RunningProvider {
+    events: mpsc::Receiver<ProviderEvent>,
+    status: watch::Receiver<ProviderStatus>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    listen: SocketAddr,
+    tunnel_key: PublicKey,
+}
+
+impl RunningProvider {
+    /// What happens, oldest first; `None` after the provider has ended.
+    pub async fn event(&mut self) -> Option<ProviderEvent> {
+        self.events.recv().await
+    }
+
+    /// Where it stands now.
+    pub fn status(&self) -> ProviderStatus {
+        *self.status.borrow()
+    }
+
+    /// UDP address of the WireGuard endpoint, with the port that was really taken.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// WireGuard key of the endpoint.
+    pub fn tunnel_key(&self) -> PublicKey {
+        self.tunnel_key
+    }
+
+    /// Ends leases, takes the offer back, tells the broker, and claims what is to be claimed. Returns the events
+    /// that were left, the last ones included.
+    pub async fn shutdown(mut self) -> Vec<ProviderEvent> {
+        if let Some(stop) = self.stop.take() {
+            // A provider that has ended by itself needs no word.
+            let _ = stop.send(());
+        }
+        let mut left = Vec::new();
+        while let Some(event) = self.events.recv().await {
+            left.push(event);
+        }
+        left
+    }
+}
+
+impl Drop for RunningProvider {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a person has to accept before [`start`] works with this configuration.
+pub fn consent_text(config: &ProviderConfig) -> ConsentText {
+    ConsentText::new(&config.policy, &config.terms)
+}
+
+/// Whether the text was accepted before, in this data folder and for this exit policy.
+pub async fn consent_given(config: &ProviderConfig, wallet: Address) -> Result<bool, ProviderError> {
+    let text = consent_text(config);
+    let records = Records::open(&config.data, wallet).await?;
+    records.consent(|record| text.is_covered_by(record)).await
+}
+
+/// Records that the text was accepted now. Durable when it returns.
+pub async fn accept_consent(config: &ProviderConfig, wallet: Address) -> Result<(), ProviderError> {
+    let text = consent_text(config);
+    let records = Records::open(&config.data, wallet).await?;
+    records.put_consent(&text.accept(unix_now()), text.text()).await
+}
+
+/// Starts a provider. The broker need not be there yet: the link to it is tried until it is.
+pub async fn start(
+    config: ProviderConfig,
+    wallet: Arc<Wallet>,
+) -> Result<RunningProvider, ProviderError> {
+    check(&config)?;
+    let text = consent_text(&config);
+    let records = Records::open(&config.data, wallet.address()).await?;
+    if !records.consent(|record| text.is_covered_by(record)).await? {
+        return Err(ProviderError::ConsentMissing);
+    }
+    let domain = config.network.rules.domain;
+    let vouchers = VoucherStore::open(&vouchers_path(&config.data, domain), domain).await?;
+    let restored = restore(&config, &records, &vouchers).await?;
+    let private_key = tunnel_key(&wallet);
+    let (endpoint, tunnel_events) = tunnel::Provider::start(tunnel_config(&config, &private_key))?;
+    let listen = endpoint.local_addr();
+    let keys = WalletKeys {
+        wallet: wallet.clone(),
+        tunnel_key: market_key(&endpoint.public_key()),
+    };
+    let settings = settings(&config, wallet.address(), listen);
+    let provider = Provider::new(settings, Box::new(keys), restored);
+    let link = BrokerLink::open(LinkConfig {
+        broker: config.network.info.agents,
+        bind: config.bind,
+        network: config.network.rules,
+        wallet: wallet.clone(),
+    })?;
+
+    let vouchers = Arc::new(vouchers);
+    let mut tasks = JoinSet::new();
+    let (happened, happenings) = mpsc::unbounded_channel();
+    let (jobs, queue) = mpsc::channel(JOBS);
+    let keeper = Keeper {
+        records,
+        vouchers: vouchers.clone(),
+        network: config.network.rules.id,
+        happened: happened.clone(),
+        behind: HashMap::new(),
+        reserved: HashMap::new(),
+    };
+    tasks.spawn(keeper.run(queue));
+    let (claims, asked) = mpsc::channel(1);
+    let claimer = Claimer {
+        vouchers,
+        contract: config.network.contract.clone(),
+        wallet: wallet.clone(),
+        happened: happened.clone(),
+    };
+    tasks.spawn(claimer.run(asked));
+
+    let (told, events) = mpsc::channel(EVENTS);
+    let (status_sender, status) = watch::channel(ProviderStatus::default());
+    let (stop, stopped) = oneshot::channel();
+    let public_key = endpoint.public_key();
+    let io = Io {
+        wallet,
+        domain,
+        contract: config.network.contract,
+        tunnel_key: private_key,
+        claim_at_end: config.claim_at_end,
+        link,
+        outbox: None,
+        tunnel: endpoint,
+        tunnel_events,
+        jobs,
+        claims,
+        happened,
+        happenings,
+        tasks,
+        events: told,
+        peers: Peers::default(),
+    };
+    let agent = Agent {
+        provider,
+        io,
+        status: status_sender,
+    };
+    Ok(RunningProvider {
+        events,
+        status,
+        stop: Some(stop),
+        task: tokio::spawn(agent.run(stopped)),
+        listen,
+        tunnel_key: public_key,
+    })
+}
+
+fn check(config: &ProviderConfig) -> Result<(), ProviderError> {
+    config.terms.validate()?;
+    let prefixes = &config.terms.prefixes;
+    let ours = |net: &ipsx_market::IpNet| Some(net.addr()) == config.bind && net.hosts().count() == 1;
+    if !prefixes.iter().all(ours) {
+        return Err(ProviderError::Prefixes);
+    }
+    let advertised = config.advertise.filter(|a| a.port() == 0 || a.ip().is_unspecified());
+    advertised.map_or(Ok(()), |address| Err(ProviderError::Advertise(address)))
+}
+
+fn settings(config: &ProviderConfig, provider: Address, listen: SocketAddr) -> Settings {
+    Settings {
+        network: config.network.rules,
+        provider,
+        policy_hash: policy_hash(&config.policy),
+        tier: market_tier(config.policy.tier),
+        terms: config.terms.clone(),
+        exposure: config.exposure,
+        endpoint: match config.advertise {
+            Some(endpoint) => EndpointHint::Advertised(endpoint),
+            None if !listen.ip().is_unspecified() => EndpointHint::Advertised(listen),
+            None => EndpointHint::ObservedWithPort(listen.port()),
+        },
+    }
+}
+
+fn market_tier(tier: ipsx_tunnel_core::Tier) -> ipsx_market::offer::Tier {
+    match tier {
+        ipsx_tunnel_core::Tier::Web => ipsx_market::offer::Tier::Web,
+        ipsx_tunnel_core::Tier::WebUdp => ipsx_market::offer::Tier::WebUdp,
+        ipsx_tunnel_core::Tier::Open => ipsx_market::offer::Tier::Open,
+    }
+}
+
+fn tunnel_config(
+    config: &ProviderConfig,
+    private_key: &ipsx_tunnel_core::PrivateKey,
+) -> tunnel::ProviderConfig {
+    let (egress_v4, egress_v6) = match config.bind {
+        Some(IpAddr::V4(address)) => (Some(address), None),
+        Some(IpAddr::V6(address)) => (None, Some(address)),
+        None => (None, None),
+    };
+    tunnel::ProviderConfig {
+        private_key: private_key.clone(),
+        listen: config.listen,
+        egress_v4,
+        egress_v6,
+        gateway_v4: GATEWAY,
+        // Peers have no inner IPv6 address, so that nothing leaves from another address than the one that is sold.
+        gateway_v6: None,
+        control_port: CONTROL_PORT,
+        policy: carried(config),
+        limits: tunnel::ExitLimits::default(),
+    }
+}
+
+/// The policy as offered, less what would leave from an address that is not sold: IPv4 when an IPv6 address is.
+fn carried(config: &ProviderConfig) -> ExitPolicy {
+    let mut policy = config.policy.clone();
+    if config.bind.is_some_and(|address| address.is_ipv6()) {
+        let everything: Rule = "0.0.0.0/0:any/*".parse().expect("the rule is well-formed");
+        policy.deny.push(everything);
+    }
+    policy
+}
+
+/// What an earlier run left behind. The voucher store has the last word on what was paid.
+async fn restore(
+    config: &ProviderConfig,
+    records: &Records,
+    vouchers: &VoucherStore,
+) -> Result<Restored, ProviderError> {
+    let network = config.network.rules.id;
+    let mut states = records.channels().await?;
+    let mut channels = Vec::new();
+    for mut stored in vouchers.channels().await? {
+        if stored.channel.network != network {
+            continue;
+        }
+        let id = stored.channel.id();
+        // The chain knows of claims that this program was killed over.
+        if let Ok(claimed) = config.network.contract.claimed(id).await {
+            vouchers.set_claimed(id, claimed).await?;
+            stored.claimed = stored.claimed.max(claimed);
+        }
+        let mut state = states.remove(&id).unwrap_or_default();
+        let kept = stored.voucher.as_ref().map(|voucher| voucher.message.cumulative);
+        if kept.is_some_and(|kept| kept > state.cumulative()) {
+            state.voucher = stored.voucher;
+        }
+        channels.push(KnownChannel {
+            channel: stored.channel,
+            state,
+            claimed: stored.claimed,
+        });
+    }
+    Ok(Restored {
+        channels,
+        unfinished: records.unfinished(network).await?,
+        month: records.month(network).await?,
+    })
+}

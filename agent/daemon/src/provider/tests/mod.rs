@@ -1,0 +1,1 @@
+//! Against the real broker, tunnel and chain.
