@@ -119,6 +119,19 @@ impl EmbeddedChain {
         Ok(chain)
     }
 
+    /// Opens the chain kept at `path`, or starts one there if there is no file.
+    pub fn open_or_create(
+        path: &Path,
+        genesis: Genesis,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
+        if path.exists() {
+            Self::open(path, clock)
+        } else {
+            Self::create(path, genesis, clock)
+        }
+    }
+
     /// Starts a new chain that is gone when the last clone is dropped.
     pub fn in_memory(genesis: Genesis, clock: Clock) -> Self {
         Self::start(header(genesis, &clock), clock, None)

@@ -81,17 +81,14 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Starts a journal at `path`, which must not exist.
+    /// Starts a journal at `path`, which must not exist. The file appears there when its header is on disk.
     pub(crate) fn create(path: &Path, header: &Header) -> Result<Self, JournalError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists => JournalError::Exists(path.to_path_buf()),
-                _ => io_error("create", path)(e),
-            })?;
+        let folder = folder(path);
+        let staged = tempfile::Builder::new()
+            .prefix(".chain-")
+            .tempfile_in(folder)
+            .map_err(io_error("create a file in", folder))?;
+        let file = staged.reopen().map_err(io_error("open", path))?;
         let mut journal = Self::locked(path, file)?;
         let payload = serde_json::to_vec(header).expect("numbers and addresses are JSON");
         let mut first = MAGIC.to_vec();
@@ -99,7 +96,15 @@ impl Journal {
         first.extend_from_slice(&record);
         journal.write(&first)?;
         journal.checksum = checksum;
-        sync_folder(path)?;
+        staged
+            .persist_noclobber(path)
+            .map_err(|e| match e.error.kind() {
+                io::ErrorKind::AlreadyExists => JournalError::Exists(path.to_path_buf()),
+                _ => io_error("create", path)(e.error),
+            })?;
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io_error("write", folder))?;
         Ok(journal)
     }
 
@@ -270,14 +275,11 @@ fn chain_checksum(before: &[u8; CHECKSUM], payload: &[u8]) -> [u8; CHECKSUM] {
     checksum
 }
 
-fn sync_folder(path: &Path) -> Result<(), JournalError> {
-    let folder = match path.parent() {
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(io_error("write", folder))
+    }
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> JournalError + 'a {

@@ -4,6 +4,11 @@
 //! that speaks JSON-RPC. [`Centralizer`] is the contract's client on either. [`VoucherStore`] keeps what was
 //! promised, durably; [`claims`] turns it into money.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "a shell: keystores, journals and locks are files"
+)]
+
 mod bindings;
 mod chain;
 pub mod claims;

@@ -15,6 +15,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{Row, SqliteConnection};
 
+/// A write waits this long for that of another process.
+const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
 /// A claim is good for this long after its reservation.
 const GRACE_SECONDS: u64 = 24 * 3_600;
 
@@ -159,8 +161,8 @@ pub struct VoucherStore {
     pool: SqlitePool,
     path: PathBuf,
     domain: Domain,
-    /// Locked for as long as the store is open.
-    _lock: File,
+    /// Locked for as long as the store is open; `None` for one that joined.
+    _lock: Option<File>,
 }
 
 impl VoucherStore {
@@ -168,10 +170,22 @@ impl VoucherStore {
     pub async fn open(path: &Path, domain: Domain) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         make_private(path)?;
+        Self::connect(path, domain, Some(lock)).await
+    }
+
+    /// Opens an existing store beside the process that may have it open, to claim what it holds: claims are noted by
+    /// the chain's word and never go down, so two processes cannot undo each other's notes.
+    pub async fn join(path: &Path, domain: Domain) -> Result<Self, StoreError> {
+        make_private(path)?;
+        Self::connect(path, domain, None).await
+    }
+
+    async fn connect(path: &Path, domain: Domain, lock: Option<File>) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY)
             .foreign_keys(true);
         let connected = SqlitePoolOptions::new()
             .max_connections(1)

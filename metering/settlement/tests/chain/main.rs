@@ -2,6 +2,11 @@
 //! JSON-RPC over HTTP, and a real node (anvil).
 
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "tests draw random ids, read one switch and say what they skip"
+)]
 
 mod anvil;
 mod claiming;
@@ -9,6 +14,7 @@ mod exits;
 mod gas;
 mod histories;
 mod keys;
+mod kills;
 mod lifecycle;
 mod model;
 mod money;

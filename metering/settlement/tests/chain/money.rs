@@ -58,7 +58,7 @@ pub(crate) async fn a_claim_ends_at_the_capacity_and_at_the_deposit(world: World
     row.reservation = world.reserve(&channel, 600, until);
     let outcomes = world.settle(std::slice::from_ref(&row)).await;
     assert_eq!(paid(&outcomes[0]), 600);
-    let outcomes = world.settle(&[row.clone()]).await;
+    let outcomes = world.settle(std::slice::from_ref(&row)).await;
     assert_eq!(skipped(&outcomes[0]), SkipReason::NothingDue);
     // A later reservation lets the same voucher claim the rest.
     row.reservation = world.reserve(&channel, 2_000, until.after(60));
@@ -68,12 +68,12 @@ pub(crate) async fn a_claim_ends_at_the_capacity_and_at_the_deposit(world: World
     // More than the deposit: what is there is paid, the rest stays due.
     let everything = DEPOSIT.0 + 5_000;
     let greedy = world.row(&channel, everything, until);
-    let outcomes = world.settle(&[greedy.clone()]).await;
+    let outcomes = world.settle(std::slice::from_ref(&greedy)).await;
     let RowOutcome::Settled { paid, unpaid, .. } = outcomes[0] else {
         panic!("{outcomes:?}");
     };
     assert_eq!((paid.0, unpaid.0), (DEPOSIT.0 - 900, 5_000));
-    let outcomes = world.settle(&[greedy.clone()]).await;
+    let outcomes = world.settle(std::slice::from_ref(&greedy)).await;
     assert_eq!(skipped(&outcomes[0]), SkipReason::Unfunded);
     let people = &world.people;
     let payer = people.payer.address();

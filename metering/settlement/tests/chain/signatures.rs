@@ -38,7 +38,7 @@ pub(crate) async fn nothing_replays_elsewhere(world: World) {
     // Another channel, and the same pair on another network.
     let mut other = good.clone();
     other.channel = world.channel(2);
-    let outcomes = world.settle(&[other.clone()]).await;
+    let outcomes = world.settle(std::slice::from_ref(&other)).await;
     assert_eq!(skipped(&outcomes[0]), SkipReason::NotOperator);
     other.reservation = world.reserve(&other.channel, 1_000, until);
     let outcomes = world.settle(&[other]).await;
@@ -77,7 +77,7 @@ pub(crate) async fn nothing_replays_elsewhere(world: World) {
     let own = Signed::sign(authorization, &twin.domain(), people.payer.key());
     twin.authorize(&people.stranger, &own).await.unwrap();
     let settled = twin
-        .settle(&people.stranger, &[good.clone()])
+        .settle(&people.stranger, std::slice::from_ref(&good))
         .await
         .unwrap();
     assert_eq!(skipped(&settled.outcomes[0]), SkipReason::NotOperator);
@@ -177,7 +177,7 @@ pub(crate) async fn nothing_on_a_network_without_keys_is_paid(world: World) {
     unsigned.reservation = world.reserve(&channel, 1_000, until);
     unsigned.voucher.message.channel_id = channel.id();
     unsigned.voucher.signature = Signature([0; 65]);
-    let outcomes = world.settle(&[unsigned.clone()]).await;
+    let outcomes = world.settle(std::slice::from_ref(&unsigned)).await;
     assert_eq!(skipped(&outcomes[0]), SkipReason::SignerExpired);
 
     // A network that nobody created has a zero operator: with a key authorised there, still nothing is paid.

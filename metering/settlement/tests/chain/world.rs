@@ -30,7 +30,7 @@ pub(crate) enum Backend {
         time: Arc<AtomicU64>,
         _server: Server,
     },
-    Anvil(Anvil),
+    Anvil(Box<Anvil>),
 }
 
 pub(crate) struct World {
@@ -121,7 +121,7 @@ impl World {
             anvil.fund(address).await;
         }
         let chain = Arc::new(anvil.chain.clone());
-        Some(Self::set_up(Backend::Anvil(anvil), chain, people).await)
+        Some(Self::set_up(Backend::Anvil(Box::new(anvil)), chain, people).await)
     }
 
     async fn set_up(backend: Backend, chain: Arc<dyn Chain>, people: People) -> Self {
