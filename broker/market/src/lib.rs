@@ -15,6 +15,7 @@ pub mod payment;
 pub mod record;
 pub mod request;
 pub mod sealed;
+pub mod search;
 pub mod sign_in;
 pub mod status;
 mod typed_data;

@@ -1,0 +1,255 @@
+//! The query of `GET /v1/offers`: what somebody looks for, as names and values.
+//!
+//! Lists are comma-separated or repeated. Names: `country`, `asn`, `prefix`, `ip_version` (any, v4, v6), `protocol`,
+//! `tier`, `mbit_up`, `mbit_down`, `max_price_per_second`, `max_price_per_gib`, `seconds`, `limit`.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+
+use crate::matching::Wanted;
+use crate::offer::{Protocol, Protocols, Tier};
+use crate::request::{Filter, IpVersion};
+
+/// Most offers in one answer.
+pub const MAX_RESULTS: usize = 1_000;
+
+/// What somebody looks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferQuery {
+    /// Conditions.
+    pub filter: Filter,
+    /// Offers that ask for more are left out.
+    pub max_prices: Prices,
+    /// Length of the lease, if it is known.
+    pub seconds: Option<u32>,
+    /// Most offers in the answer, at most [`MAX_RESULTS`].
+    pub limit: usize,
+}
+
+impl Default for OfferQuery {
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            max_prices: Prices {
+                per_second: PricePerSecond(Amount::MAX),
+                per_gib: PricePerGib(Amount::MAX),
+            },
+            seconds: None,
+            limit: MAX_RESULTS,
+        }
+    }
+}
+
+/// A name or value of the query can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadQuery {
+    /// No such name.
+    #[error(
+        "{0:?} is no parameter here; use country, asn, prefix, ip_version, protocol, tier, mbit_up, mbit_down, max_price_per_second, max_price_per_gib, seconds or limit"
+    )]
+    Name(String),
+    /// Not a value for this name.
+    #[error("{name} = {value:?} can't be used: it must be {allowed}")]
+    Value {
+        /// The name.
+        name: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        allowed: &'static str,
+    },
+}
+
+impl OfferQuery {
+    /// From decoded names and values.
+    pub fn parse<N: AsRef<str>, V: AsRef<str>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, BadQuery> {
+        let mut query = Self::default();
+        let mut protocols = Vec::new();
+        for (name, value) in pairs {
+            query.take(name.as_ref(), value.as_ref(), &mut protocols)?;
+        }
+        query.filter.protocols = protocols.into_iter().collect();
+        Ok(query)
+    }
+
+    /// As names and values, to be percent-encoded; [`Self::parse`] reads them back.
+    pub fn pairs(&self) -> Vec<(&'static str, String)> {
+        let f = &self.filter;
+        let none = Self::default();
+        let version = match f.ip_version {
+            IpVersion::Any => "",
+            IpVersion::V4 => "v4",
+            IpVersion::V6 => "v6",
+        };
+        let tier = if f.tier == Tier::default() {
+            ""
+        } else {
+            f.tier.as_str()
+        };
+        let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+        let price = |asked: Amount, any: Amount| {
+            if asked == any {
+                String::new()
+            } else {
+                asked.to_string()
+            }
+        };
+        let (asked, any) = (&self.max_prices, &none.max_prices);
+        let limit = if self.limit == none.limit {
+            0
+        } else {
+            self.limit as u64
+        };
+        let pairs = [
+            ("country", list(&f.countries)),
+            ("asn", list(&f.asns)),
+            ("prefix", list(&f.prefixes)),
+            ("ip_version", version.into()),
+            ("protocol", list(&Vec::<Protocol>::from(f.protocols))),
+            ("tier", tier.into()),
+            ("mbit_up", number(f.mbit_up.into())),
+            ("mbit_down", number(f.mbit_down.into())),
+            (
+                "max_price_per_second",
+                price(asked.per_second.0, any.per_second.0),
+            ),
+            ("max_price_per_gib", price(asked.per_gib.0, any.per_gib.0)),
+            ("seconds", number(self.seconds.unwrap_or(0).into())),
+            ("limit", number(limit)),
+        ];
+        pairs
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .collect()
+    }
+
+    /// What to ask the book for.
+    pub fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            filter: &self.filter,
+            max_prices: self.max_prices,
+            seconds: self.seconds,
+        }
+    }
+
+    fn take(
+        &mut self,
+        name: &str,
+        value: &str,
+        protocols: &mut Vec<Protocol>,
+    ) -> Result<(), BadQuery> {
+        let f = &mut self.filter;
+        let number = "a whole number";
+        match name {
+            "country" => {
+                f.countries
+                    .extend(many("country", value, "codes of two letters, such as FR")?)
+            }
+            "asn" => f
+                .asns
+                .extend(many::<u32>("asn", value, "numbers of autonomous systems")?),
+            "prefix" => {
+                f.prefixes
+                    .extend(many("prefix", value, "prefixes such as 203.0.113.0/24")?)
+            }
+            "ip_version" => f.ip_version = version(value)?,
+            "protocol" => {
+                let names = "wireguard, socks5 or http-connect";
+                protocols.extend(many::<Protocol>("protocol", value, names)?);
+                f.protocols = Protocols::default();
+            }
+            // An unescaped + of web+udp arrives as a space.
+            "tier" => f.tier = one("tier", &value.replace(' ', "+"), "web, web+udp or open")?,
+            "mbit_up" => f.mbit_up = one("mbit_up", value, number)?,
+            "mbit_down" => f.mbit_down = one("mbit_down", value, number)?,
+            "max_price_per_second" => {
+                self.max_prices.per_second = one("max_price_per_second", value, number)?;
+            }
+            "max_price_per_gib" => {
+                self.max_prices.per_gib = one("max_price_per_gib", value, number)?
+            }
+            "seconds" => self.seconds = Some(one("seconds", value, number)?),
+            "limit" => self.limit = one::<usize>("limit", value, number)?.min(MAX_RESULTS),
+            other => return Err(BadQuery::Name(other.chars().take(40).collect())),
+        }
+        Ok(())
+    }
+}
+
+fn list<T: Display>(values: &[T]) -> String {
+    let texts: Vec<_> = values.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
+fn version(value: &str) -> Result<IpVersion, BadQuery> {
+    match value {
+        "any" => Ok(IpVersion::Any),
+        "v4" | "4" => Ok(IpVersion::V4),
+        "v6" | "6" => Ok(IpVersion::V6),
+        _ => Err(bad("ip_version", value, "any, v4 or v6")),
+    }
+}
+
+fn one<T: FromStr>(name: &'static str, value: &str, allowed: &'static str) -> Result<T, BadQuery> {
+    value.parse().map_err(|_| bad(name, value, allowed))
+}
+
+fn many<T: FromStr>(
+    name: &'static str,
+    value: &str,
+    allowed: &'static str,
+) -> Result<Vec<T>, BadQuery> {
+    let parts = value.split(',').filter(|part| !part.is_empty());
+    let parsed = parts.map(|part| one(name, part.trim(), allowed));
+    parsed.take(crate::check::MAX_LIST).collect()
+}
+
+fn bad(name: &'static str, value: &str, allowed: &'static str) -> BadQuery {
+    BadQuery::Value {
+        name,
+        value: value.chars().take(80).collect(),
+        allowed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_query_reads_back_what_it_wrote() {
+        let query = OfferQuery::parse([
+            ("country", "fr,DE"),
+            ("country", "JP"),
+            ("asn", "64500"),
+            ("prefix", "203.0.113.0/24,2001:db8::/32"),
+            ("ip_version", "v6"),
+            ("protocol", "wireguard,socks5"),
+            ("tier", "web udp"),
+            ("mbit_down", "20"),
+            ("max_price_per_second", "5"),
+            ("seconds", "60"),
+            ("limit", "7"),
+        ]);
+        let query = query.unwrap();
+        assert_eq!(query.filter.countries.len(), 3);
+        assert_eq!(query.filter.tier, Tier::WebUdp);
+        assert_eq!(query.max_prices.per_gib, PricePerGib(Amount::MAX));
+        assert_eq!(OfferQuery::parse(query.pairs()).unwrap(), query);
+        assert_eq!(OfferQuery::default().pairs(), []);
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_named() {
+        let error = OfferQuery::parse([("country", "France")]).unwrap_err();
+        assert!(error.to_string().starts_with("country = \"France\""));
+        let error = OfferQuery::parse([("colour", "red")]).unwrap_err();
+        assert!(error.to_string().contains("max_price_per_second"));
+        assert!(OfferQuery::parse([("limit", "-1")]).is_err());
+    }
+}
