@@ -11,7 +11,7 @@ use smoltcp::wire::{
 
 use crate::drops::DropReason;
 
-pub use build::{Unreachable, echo_reply, echo_request, tcp_reset, udp, unreachable};
+pub use build::{Unreachable, echo_reply, echo_request, tcp_last_ack, tcp_reset, udp, unreachable};
 
 /// What an inner packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

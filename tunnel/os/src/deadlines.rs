@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashSet, VecDeque},
+    collections::{BinaryHeap, HashMap, VecDeque},
     hash::Hash,
     time::{Duration, Instant},
 };
@@ -42,8 +42,17 @@ impl<K: Ord> Deadlines<K> {
 /// both ends of the tunnel count the same.
 #[derive(Debug)]
 pub(crate) struct Ended<K> {
-    known: HashSet<K>,
+    known: HashMap<K, Ending>,
     order: VecDeque<(Instant, K)>,
+}
+
+/// How a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Both sides had said that they were done, and it may have to be confirmed again.
+    Orderly,
+    /// It was broken off, or there was nothing to end.
+    Abrupt,
 }
 
 /// How long an ended flow is remembered: twice the longest time a segment may live in practice.
@@ -55,13 +64,13 @@ const MAX_REMEMBERED: usize = 16_384;
 impl<K: Copy + Eq + Hash> Ended<K> {
     pub(crate) fn new() -> Self {
         Self {
-            known: HashSet::new(),
+            known: HashMap::new(),
             order: VecDeque::new(),
         }
     }
 
-    pub(crate) fn insert(&mut self, key: K, now: Instant) {
-        if self.known.insert(key) {
+    pub(crate) fn insert(&mut self, key: K, ending: Ending, now: Instant) {
+        if self.known.insert(key, ending).is_none() {
             self.order.push_back((now + REMEMBERED, key));
         }
         while self.order.len() > MAX_REMEMBERED {
@@ -69,8 +78,13 @@ impl<K: Copy + Eq + Hash> Ended<K> {
         }
     }
 
+    /// How the flow ended, if it is remembered.
+    pub(crate) fn get(&self, key: &K) -> Option<Ending> {
+        self.known.get(key).copied()
+    }
+
     pub(crate) fn contains(&self, key: &K) -> bool {
-        self.known.contains(key)
+        self.known.contains_key(key)
     }
 
     pub(crate) fn expire(&mut self, now: Instant) {
@@ -83,5 +97,44 @@ impl<K: Copy + Eq + Hash> Ended<K> {
         if let Some((_, key)) = self.order.pop_front() {
             self.known.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wakes_in_order_and_not_early() {
+        let start = Instant::now();
+        let mut deadlines = Deadlines::new();
+        deadlines.push(start + Duration::from_secs(2), "later");
+        deadlines.push(start + Duration::from_secs(1), "sooner");
+        assert_eq!(deadlines.next(), Some(start + Duration::from_secs(1)));
+        assert_eq!(deadlines.pop_due(start), None);
+        assert_eq!(
+            deadlines.pop_due(start + Duration::from_secs(3)),
+            Some("sooner")
+        );
+        assert_eq!(
+            deadlines.pop_due(start + Duration::from_secs(3)),
+            Some("later")
+        );
+        assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn ended_flows_are_forgotten_after_a_minute_and_are_few() {
+        let start = Instant::now();
+        let mut ended = Ended::new();
+        ended.insert(1, Ending::Orderly, start);
+        ended.expire(start + Duration::from_secs(59));
+        assert_eq!(ended.get(&1), Some(Ending::Orderly));
+        ended.expire(start + REMEMBERED);
+        assert!(!ended.contains(&1));
+        for key in 0..=MAX_REMEMBERED {
+            ended.insert(key, Ending::Abrupt, start);
+        }
+        assert!(!ended.contains(&0) && ended.contains(&MAX_REMEMBERED));
     }
 }

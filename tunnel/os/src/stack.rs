@@ -22,6 +22,9 @@ const UNACKNOWLEDGED: smoltcp::time::Duration = smoltcp::time::Duration::from_se
 /// Shortest sleep between two looks at a stack's timers.
 const GRAIN: Duration = Duration::from_millis(1);
 
+/// A wake-up further away than this, in TIME-WAIT, is the end of TIME-WAIT itself.
+const LINGERING: Duration = Duration::from_secs(1);
+
 /// Bytes of buffer for each direction of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Buffers {
@@ -37,7 +40,12 @@ pub(crate) struct Stack {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     epoch: Instant,
+    /// A connection request that is not answered yet.
     held: bool,
+    /// The other end has sent its FIN.
+    ended: bool,
+    /// We broke the connection off.
+    aborted: bool,
 }
 
 impl Stack {
@@ -110,6 +118,8 @@ impl Stack {
             handle,
             epoch: now,
             held: false,
+            ended: false,
+            aborted: false,
         }
     }
 
@@ -123,12 +133,25 @@ impl Stack {
 
     /// Whether everything that the other end sends has come and was read.
     pub(crate) fn at_end(&self) -> bool {
-        let socket = self.sockets.get::<Socket<'_>>(self.handle);
-        let ended = matches!(
-            socket.state(),
-            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
-        );
-        ended && socket.recv_queue() == 0
+        self.ended && self.unread() == 0
+    }
+
+    /// Whether the connection is closed and nothing is left to read. What came before an orderly end is kept until
+    /// it was read, what came before a break is not.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state() == State::Closed && (self.aborted || !self.ended || self.unread() == 0)
+    }
+
+    fn unread(&self) -> usize {
+        self.sockets.get::<Socket<'_>>(self.handle).recv_queue()
+    }
+
+    /// Whether nothing is left to do but to confirm the end again, should the other side repeat it (TIME-WAIT).
+    pub(crate) fn only_lingers(&mut self, now: Instant) -> bool {
+        // Right after the last FIN its acknowledgement is still due, in milliseconds.
+        self.state() == State::TimeWait
+            && self.at_end()
+            && self.deadline(now).is_none_or(|at| at > now + LINGERING)
     }
 
     /// Answers the connection request that [`Stack::listen`] holds back.
@@ -140,6 +163,7 @@ impl Stack {
     /// Refuses or resets the connection; the reset leaves with the next [`Stack::egress`].
     pub(crate) fn abort(&mut self) {
         self.held = false;
+        self.aborted = true;
         let socket = self.socket();
         socket.pause_synack(false);
         socket.abort();
@@ -163,6 +187,10 @@ impl Stack {
         let _: PollIngressSingleResult =
             self.interface
                 .poll_ingress_single(now, &mut wire, &mut self.sockets);
+        self.ended |= matches!(
+            self.state(),
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
     }
 
     /// Sends what may be sent, at most `budget` packets. True if the budget was the limit.

@@ -298,6 +298,43 @@ pub fn tcp_reset(packet: &mut Vec<u8>, segment: &[u8]) -> bool {
     true
 }
 
+/// Writes the acknowledgement that a connection in TIME-WAIT gives when the other end repeats its FIN: it holds
+/// nothing that the segment does not say, so it needs no memory of the connection. False if the segment has no FIN.
+pub fn tcp_last_ack(packet: &mut Vec<u8>, segment: &[u8]) -> bool {
+    let Ok(headers) = Headers::parse(segment) else {
+        return false;
+    };
+    let Content::Tcp { resets: false, .. } = headers.content else {
+        return false;
+    };
+    let original =
+        TcpPacket::new_unchecked(&segment[headers.transport_start..headers.transport_end]);
+    if !original.fin() || !original.ack() {
+        return false;
+    }
+    let Some(start) = ip(
+        packet,
+        headers.destination,
+        headers.source,
+        IpProtocol::Tcp,
+        20,
+    ) else {
+        return false;
+    };
+    let mut tcp = TcpPacket::new_unchecked(&mut packet[start..]);
+    tcp.set_src_port(original.dst_port());
+    tcp.set_dst_port(original.src_port());
+    tcp.set_header_len(20);
+    tcp.clear_flags();
+    tcp.set_ack(true);
+    tcp.set_seq_number(original.ack_number());
+    tcp.set_ack_number(original.seq_number() + original.segment_len());
+    tcp.set_window_len(0);
+    tcp.set_urgent_at(0);
+    tcp.fill_checksum(&headers.destination.into(), &headers.source.into());
+    true
+}
+
 /// Starts an IP packet with room for `len` bytes behind the header; returns where they start.
 fn ip(
     packet: &mut Vec<u8>,

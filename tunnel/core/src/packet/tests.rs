@@ -172,6 +172,29 @@ fn resets_answer_segments_but_not_resets() {
 }
 
 #[test]
+fn a_repeated_fin_is_acknowledged_from_what_it_says() {
+    let mut fin = syn(v4(4000), other_v4(80));
+    let mut answer = Vec::new();
+    assert!(!tcp_last_ack(&mut answer, &fin), "no FIN");
+    let mut tcp = TcpPacket::new_unchecked(&mut fin[20..]);
+    tcp.clear_flags();
+    tcp.set_fin(true);
+    tcp.set_ack(true);
+    tcp.set_ack_number(smoltcp::wire::TcpSeqNumber(777));
+    assert!(tcp_last_ack(&mut answer, &fin));
+    let tcp = TcpPacket::new_checked(&answer[20..]).unwrap();
+    assert!(tcp.ack() && !tcp.fin() && !tcp.rst());
+    assert_eq!((tcp.seq_number().0, tcp.ack_number().0), (777, 1001));
+    assert_eq!((tcp.src_port(), tcp.dst_port()), (80, 4000));
+    assert!(tcp.verify_checksum(&other_v4(0).ip().into(), &v4(0).ip().into()));
+    let mut again = Vec::new();
+    assert!(
+        !tcp_last_ack(&mut again, &answer),
+        "acknowledgements are not answered"
+    );
+}
+
+#[test]
 fn fragments_and_extension_headers_are_named() {
     let mut packet = Vec::new();
     udp(&mut packet, v4(1), other_v4(2), b"x");

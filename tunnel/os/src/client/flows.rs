@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::packet::Unreachable;
+use ipsx_tunnel_core::packet::{self, Unreachable};
 use smoltcp::socket::tcp::State;
 
 use super::stream::{CAPACITY, ConnectError, Pipe, lock};
 use crate::{
-    deadlines::{Deadlines, Ended},
+    deadlines::{Deadlines, Ended, Ending},
     engine::Context,
     stack::{Buffers, Stack},
 };
@@ -133,7 +133,11 @@ impl ClientFlows {
     ) -> bool {
         let key = Key { local, remote };
         let Some(&id) = self.by_key.get(&key) else {
-            return self.ended.contains(&key);
+            let ending = self.ended.get(&key);
+            if ending == Some(Ending::Orderly) && packet::tcp_last_ack(&mut self.scratch, packet) {
+                cx.send(&self.scratch);
+            }
+            return ending.is_some();
         };
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.stack
@@ -212,7 +216,7 @@ impl ClientFlows {
                 self.wake(id);
                 continue;
             }
-            if flow.stack.state() == State::Closed {
+            if flow.stack.is_over() || flow.stack.only_lingers(cx.now) {
                 let error = if flow.opened_at + CONNECT <= cx.now {
                     ConnectError::TimedOut
                 } else {
@@ -244,13 +248,15 @@ impl ClientFlows {
             return;
         };
         self.by_key.remove(&flow.key);
-        self.ended.insert(flow.key, now);
         let mut pipe = lock(&flow.pipe);
-        if pipe.read_ended && pipe.write_ended {
+        let ending = if pipe.read_ended && pipe.write_ended {
             pipe.wake_all();
+            Ending::Orderly
         } else {
             pipe.fail(error);
-        }
+            Ending::Abrupt
+        };
+        self.ended.insert(flow.key, ending, now);
     }
 }
 
@@ -314,7 +320,7 @@ impl Flow {
             pipe.read_ended = true;
             wake_reader = true;
         }
-        if self.stack.state() == State::Closed {
+        if self.stack.is_over() {
             (wake_reader, wake_writer) = (true, true);
             // An orderly end was noticed above; everything else is a reset.
             pipe.broken |= !pipe.read_ended || !self.closed;

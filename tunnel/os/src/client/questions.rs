@@ -14,7 +14,7 @@ use ipsx_tunnel_core::packet;
 use tokio::sync::oneshot;
 
 use crate::{
-    deadlines::{Deadlines, Ended},
+    deadlines::{Deadlines, Ended, Ending},
     engine::Context,
 };
 
@@ -200,7 +200,7 @@ impl Questions {
         }
         let lookup = question.lookup;
         self.questions.remove(&port);
-        self.answered.insert(port, now);
+        self.answered.insert(port, Ending::Abrupt, now);
         let result = match message.metadata.response_code {
             ResponseCode::NoError => Ok(message
                 .answers
@@ -290,7 +290,7 @@ impl Questions {
                 (question.attempts, question.asked_at, question.lookup);
             let Some(&next) = ATTEMPTS.get(attempts) else {
                 self.questions.remove(&port);
-                self.answered.insert(port, cx.now);
+                self.answered.insert(port, Ending::Abrupt, cx.now);
                 self.time_out(lookup);
                 continue;
             };

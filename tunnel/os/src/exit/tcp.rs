@@ -7,14 +7,14 @@ use std::{
     time::Instant,
 };
 
-use ipsx_tunnel_core::{DropReason, PeerId};
+use ipsx_tunnel_core::{DropReason, PeerId, packet};
 use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
 
 use super::{Context, Egress, ExitLimits, FlowKey};
 use crate::{
-    deadlines::{Deadlines, Ended},
+    deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
     stack::{Buffers, Stack},
 };
@@ -77,7 +77,7 @@ impl TcpFlows {
         cx: &mut Context<'_>,
     ) -> bool {
         let Some(&id) = self.by_key.get(key) else {
-            return !opens && self.ended.contains(key);
+            return !opens && self.handle_late(key, packet, cx);
         };
         let flow = &mut self.flows[id];
         flow.stack
@@ -87,6 +87,15 @@ impl TcpFlows {
         flow.touch(cx.now);
         self.wake(id);
         true
+    }
+
+    /// Takes a segment of a flow that has ended; false if there was none.
+    fn handle_late(&mut self, key: &FlowKey, packet: &[u8], cx: &mut Context<'_>) -> bool {
+        let ending = self.ended.get(key);
+        if ending == Some(Ending::Orderly) && packet::tcp_last_ack(&mut self.scratch, packet) {
+            cx.send(&self.scratch);
+        }
+        ending.is_some()
     }
 
     /// Starts a flow with its first segment. The peer hears nothing until the destination has answered.
@@ -220,7 +229,12 @@ impl TcpFlows {
             self.ready.retain(|&other| other != id);
         }
         let _ = cx.registry.deregister(&mut flow.stream);
-        if !flow.is_complete() {
+        let ending = if flow.is_complete() {
+            Ending::Orderly
+        } else {
+            Ending::Abrupt
+        };
+        if ending == Ending::Abrupt {
             // Passes the break on as a reset, not as an orderly end.
             let _ = SockRef::from(&flow.stream).set_linger(Some(std::time::Duration::ZERO));
         }
@@ -231,6 +245,6 @@ impl TcpFlows {
                 self.per_peer.remove(&flow.key.peer);
             }
         }
-        self.ended.insert(flow.key, cx.now);
+        self.ended.insert(flow.key, ending, cx.now);
     }
 }

@@ -8,7 +8,6 @@ use std::{
 
 use ipsx_tunnel_core::packet::{self, Unreachable};
 use mio::net::TcpStream;
-use smoltcp::socket::tcp::State;
 
 use super::{Context, FlowKey};
 use crate::stack::Stack;
@@ -116,7 +115,7 @@ impl Flow {
         if more {
             return Progress::More;
         }
-        if self.stack.state() == State::Closed {
+        if self.stack.is_over() || (self.is_complete() && self.stack.only_lingers(cx.now)) {
             return Progress::Over;
         }
         let idle = self.idle_deadline();
