@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 
 use crate::matching::Wanted;
-use crate::offer::{Protocol, Protocols, Tier};
+use crate::offer::{Country, Protocol, Protocols, Tier};
 use crate::request::{Filter, IpVersion};
 
 /// Most offers in one answer.
@@ -145,17 +145,19 @@ impl OfferQuery {
         let f = &mut self.filter;
         let number = "a whole number";
         match name {
-            "country" => {
-                f.countries
-                    .extend(many("country", value, "codes of two letters, such as FR")?)
-            }
+            "country" => f.countries.extend(many::<Country>(
+                "country",
+                value,
+                "codes of two letters, such as FR",
+            )?),
             "asn" => f
                 .asns
                 .extend(many::<u32>("asn", value, "numbers of autonomous systems")?),
-            "prefix" => {
-                f.prefixes
-                    .extend(many("prefix", value, "prefixes such as 203.0.113.0/24")?)
-            }
+            "prefix" => f.prefixes.extend(many::<ipnet::IpNet>(
+                "prefix",
+                value,
+                "prefixes such as 203.0.113.0/24",
+            )?),
             "ip_version" => f.ip_version = version(value)?,
             "protocol" => {
                 let names = "wireguard, socks5 or http-connect";

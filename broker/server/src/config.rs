@@ -4,11 +4,12 @@ mod error;
 mod load;
 mod settings;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use ipsx_market::status::DealTimers;
-use ipsx_metering::{Address, NetworkId};
+use ipsx_metering::{Address, Amount, NetworkId};
 
 pub use error::ConfigError;
 pub use load::{ENV_PREFIX, PASSPHRASE_ENV, load};
@@ -63,6 +64,28 @@ impl Default for Limits {
     }
 }
 
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes the text over.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// Everything that [`Broker::start`](crate::Broker::start) needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerConfig {
@@ -84,12 +107,17 @@ pub struct BrokerConfig {
     pub wallet: Option<PathBuf>,
     /// File whose first line is the keystore's passphrase.
     pub passphrase_file: Option<PathBuf>,
+    /// The keystore's passphrase itself; goes before `passphrase_file`.
+    pub passphrase: Option<Secret>,
     /// The chain.
     pub chain: ChainConfig,
     /// The network's fee in basis points, at most 1,000; fixed when the network is created.
     pub fee_bps: u16,
     /// Who receives the fee; the operator by default; fixed when the network is created.
     pub treasury: Option<Address>,
+    /// Capacity that is promised again on a provider's word that it will claim no more; what the operator can afford to
+    /// lose to a provider and a payer who lie together.
+    pub credit_line: Amount,
     /// Limits of silence.
     pub timers: DealTimers,
     /// Bounds.
@@ -109,9 +137,11 @@ impl BrokerConfig {
             asn_db: None,
             wallet: None,
             passphrase_file: None,
+            passphrase: None,
             chain: ChainConfig::Embedded,
             fee_bps: 100,
             treasury: None,
+            credit_line: Amount::ZERO,
             timers: DealTimers::default(),
             limits: Limits::default(),
         }

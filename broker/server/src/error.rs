@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ipsx_settlement::{ChainError, KeystoreError};
+use ipsx_settlement::{ContractError, KeystoreError};
 
 use crate::config::ConfigError;
+use crate::store::StoreError;
 
 /// The broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +15,9 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Somebody else listens there, or the address is not this machine's.
-    #[error("can't listen on {address} for {purpose}: {reason}. Free it, or set {key} to another address")]
+    #[error(
+        "can't listen on {address} for {purpose}: {reason}. Free it, or set {key} to another address"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -52,6 +55,9 @@ pub enum StartError {
     /// The TLS library refused its own certificate or key.
     #[error("can't set up TLS for agents: {0}")]
     Tls(String),
+    /// Something that should not happen.
+    #[error("internal failure: {0}")]
+    Internal(String),
 }
 
 impl StartError {
@@ -64,15 +70,29 @@ impl StartError {
             Self::Chain(_) => 5,
             Self::Wallet(_) => 6,
             Self::Database { .. } => 7,
-            Self::Tls(_) => 1,
+            Self::Tls(_) | Self::Internal(_) => 1,
         }
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        let path = match &error {
+            StoreError::Database { path, .. } | StoreError::Damaged { path, .. } => path.clone(),
+            StoreError::OtherOutcome(_) => PathBuf::new(),
+        };
+        let reason = match error {
+            StoreError::Database { source, .. } => source.to_string(),
+            StoreError::Damaged { what, reason, .. } => {
+                format!("a {what} in it can't be read: {reason}. Restore it from a copy")
+            }
+            other => other.to_string(),
+        };
+        Self::Store { path, reason }
     }
 }
 
 /// A grant was not paid.
 #[derive(Debug, thiserror::Error)]
-pub enum GrantError {
-    /// The chain refused it.
-    #[error("the grant was not paid: {0}")]
-    Chain(#[from] ChainError),
-}
+#[error("the grant was not paid: {0}")]
+pub struct GrantError(#[from] pub ContractError);

@@ -2,33 +2,138 @@
 //!
 //! [`Broker::start`] runs one in this process; the program `ipsx-broker` is little more than that.
 
-pub mod config;
-mod error;
+// This crate is a shell: it reads the clock and owns sockets and files, for the pure crates.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod agents;
+mod clock;
+pub mod config;
+mod desk;
+mod error;
+mod http;
+mod mailbox;
+mod metrics;
+mod operator;
+pub mod placement;
+mod store;
+
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipsx_market::http::NetworkInfo;
+use ipsx_market::messages::PROTOCOL_VERSION;
 use ipsx_metering::{Address, Amount, B256};
-use ipsx_settlement::{Chain, Wallet};
+use ipsx_settlement::{Centralizer, Chain, VoucherStore, Wallet};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
 
 pub use config::BrokerConfig;
 pub use error::{GrantError, StartError};
+
+use agents::Listener;
+use config::ChainConfig;
+use desk::Desk;
+use http::{App, HttpServer};
+use metrics::Metrics;
+use operator::{Operator, random};
+use placement::Placer;
+use store::Store;
+
+/// How often the clock is looked at, and how often what has expired is forgotten.
+const TICK: Duration = Duration::from_millis(250);
+const SWEEP: Duration = Duration::from_secs(60);
+/// Time for an agent's handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// A running broker. Dropping it stops it at once, as a crash would; [`Broker::shutdown`] lets answers go out first.
 pub struct Broker {
     http_addr: SocketAddr,
     agents_addr: SocketAddr,
     info: NetworkInfo,
-    chain: Arc<dyn Chain>,
-    operator: Arc<Wallet>,
+    desk: Arc<Desk>,
+    endpoint: quinn::Endpoint,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Held as long as the data directory is in use.
+    _lock: File,
 }
 
 impl Broker {
     /// Opens the store and the chain, creates the network on the first start, takes up unfinished deals, and
     /// listens. Returns once agents and requesters can connect.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        unimplemented!("{config:?}")
+        let lock = prepare(&config.data_dir)?;
+        // What can fail without leaving anything behind goes first.
+        let placer = open_placer(&config)?;
+        let http = HttpServer::bind(config.http_listen).await?;
+        let listener = Listener::bind(config.agents_listen)?;
+        let store = Store::open(&config.data_dir.join("broker.db")).await?;
+        let operator = Arc::new(Operator::open(&config, &store).await?);
+        let path = config.data_dir.join("vouchers.db");
+        let vouchers = VoucherStore::open(&path, operator.domain()).await;
+        let vouchers = vouchers.map_err(|error| StartError::Store {
+            reason: error.to_string(),
+            path,
+        })?;
+        let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
+        let nonce_key = nonce_key(&store).await?;
+        let (http_addr, agents_addr) = (http.address(), listener.address());
+        let info = network_info(&config, &operator, agents_addr);
+        let desk = Desk::open(
+            &config,
+            store,
+            vouchers,
+            operator,
+            placer,
+            Arc::new(metrics),
+        );
+        let desk = Arc::new(desk.await?);
+        // What ran out while the broker was away is settled before anybody can ask.
+        desk.tick()
+            .await
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let (stop, stopping) = watch::channel(false);
+        let uri = config.public_url.clone();
+        let uri = uri.unwrap_or_else(|| format!("http://{http_addr}"));
+        let app = Arc::new(App {
+            desk: Arc::clone(&desk),
+            info: info.clone(),
+            domain: uri
+                .split_once("://")
+                .map_or(uri.as_str(), |(_, rest)| rest)
+                .into(),
+            uri,
+            session_seconds: config.limits.session_seconds.into(),
+            nonce_key,
+            stop: stopping.clone(),
+        });
+        let endpoint = listener.endpoint();
+        let limits = agents::Limits {
+            handshake: HANDSHAKE,
+            messages_per_second: config.limits.messages_per_second,
+        };
+        let agents = listener.run(Arc::clone(&desk), limits, config.limits.agents as usize);
+        let connections = config.limits.http_requests as usize;
+        let tasks = vec![
+            tokio::spawn(http.run(http::router(app), connections, stopping)),
+            tokio::spawn(agents),
+            tokio::spawn(keep_time(Arc::clone(&desk))),
+        ];
+        tracing::info!(%http_addr, %agents_addr, network = %info.network, operator = %info.operator, "broker started");
+        Ok(Self {
+            http_addr,
+            agents_addr,
+            info,
+            desk,
+            endpoint,
+            stop,
+            tasks,
+            _lock: lock,
+        })
     }
 
     /// Where requesters connect, with the port that was really taken.
@@ -48,19 +153,140 @@ impl Broker {
 
     /// The chain, embedded or a node.
     pub fn chain(&self) -> Arc<dyn Chain> {
-        self.chain.clone()
+        Arc::clone(self.desk.operator.centralizer().chain())
+    }
+
+    /// The contract, for whoever wants to look at balances from within this process.
+    pub fn centralizer(&self) -> Centralizer {
+        self.desk.operator.centralizer().clone()
     }
 
     /// The operator's wallet: on the embedded chain it owns all tokens at first.
     pub fn operator(&self) -> Arc<Wallet> {
-        self.operator.clone()
+        Arc::clone(self.desk.operator.wallet())
     }
 
-    /// Sends tokens and (on the embedded chain) gas money from the operator to a newcomer; returns the transaction.
+    /// Sends tokens from the operator's wallet to a newcomer; returns the transaction, which is in a block.
     pub async fn grant(&self, to: Address, amount: Amount) -> Result<B256, GrantError> {
-        unimplemented!("{to} {amount}")
+        Ok(self.desk.operator.grant(to, amount).await?)
+    }
+
+    /// Returns only when the broker can't go on, because its store has failed; it must be started again.
+    pub async fn failed(&self) {
+        self.desk.failed().await;
     }
 
     /// Stops listening, lets answers under way go out, closes the store.
-    pub async fn shutdown(self) {}
+    pub async fn shutdown(mut self) {
+        // Nobody listens any more if this fails.
+        let _ = self.stop.send(true);
+        agents::close(&self.endpoint).await;
+        let mut tasks = std::mem::take(&mut self.tasks).into_iter();
+        for listening in tasks.by_ref().take(2) {
+            // A panic in it was logged where it happened.
+            let _ = listening.await;
+        }
+        for rest in tasks {
+            rest.abort();
+            // Files are closed when the last task has let go of them.
+            let _ = rest.await;
+        }
+        self.desk.close().await;
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.desk.halt();
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.endpoint.close(0u32.into(), b"");
+    }
+}
+
+/// Makes the data directory and takes it for this process.
+fn prepare(directory: &Path) -> Result<File, StartError> {
+    let failed = |reason: String| StartError::Store {
+        path: directory.to_path_buf(),
+        reason,
+    };
+    std::fs::create_dir_all(directory).map_err(|error| failed(error.to_string()))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Wallet, passphrase and everybody's deals: nobody else's to read.
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(directory, private).map_err(|error| failed(error.to_string()))?;
+    }
+    let lock = File::create(directory.join("broker.lock"));
+    let lock = lock.map_err(|error| failed(error.to_string()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(failed(
+            "another broker uses it; stop that one, or set data_dir to another directory".into(),
+        )),
+        Err(TryLockError::Error(error)) => Err(failed(error.to_string())),
+    }
+}
+
+fn open_placer(config: &BrokerConfig) -> Result<Placer, StartError> {
+    let (country, asn) = (config.country_db.as_deref(), config.asn_db.as_deref());
+    Placer::open(country, asn).map_err(|error| StartError::Database {
+        key: if Some(error.path.as_path()) == country {
+            "country_db"
+        } else {
+            "asn_db"
+        },
+        path: error.path,
+        reason: error.reason,
+    })
+}
+
+fn network_info(config: &BrokerConfig, operator: &Operator, agents: SocketAddr) -> NetworkInfo {
+    let (deployment, state) = (operator.centralizer().deployment(), operator.state());
+    NetworkInfo {
+        version: PROTOCOL_VERSION,
+        network: operator.network(),
+        domain: deployment.domain(),
+        token: deployment.token,
+        operator: state.operator,
+        fee_bps: state.fee_bps,
+        treasury: state.treasury,
+        agents: config.agents_public.unwrap_or(agents),
+        chain_rpc: match &config.chain {
+            ChainConfig::Embedded => "/rpc".into(),
+            ChainConfig::Rpc { url, .. } => url.clone(),
+        },
+    }
+}
+
+/// What sign-in nonces are proved with; kept, so that one given out before a restart still counts.
+async fn nonce_key(store: &Store) -> Result<[u8; 32], StartError> {
+    const KEY: &str = "nonce_key";
+    if let Some(key) = store.meta::<B256>(KEY).await? {
+        return Ok(key.0);
+    }
+    let key = B256::from(random::<32>());
+    store.set_meta(KEY, &key).await?;
+    Ok(key.0)
+}
+
+/// Lets the clock do its work until the broker stops.
+async fn keep_time(desk: Arc<Desk>) {
+    let mut tick = interval(TICK);
+    let mut sweep = interval(SWEEP);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            _ = tick.tick() => desk.tick().await,
+            _ = sweep.tick() => desk.sweep().await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "the clock's work was not done");
+            if desk.has_stopped() {
+                return;
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 
-use super::{BrokerConfig, ChainConfig, ConfigError, Settings};
+use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings};
 
 /// Before every key in the environment.
 pub const ENV_PREFIX: &str = "IPSX_BROKER_";
@@ -32,15 +32,29 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
         .merge(Serialized::defaults(flags))
         .extract()
         .map_err(|error| explain(error, file))?;
-    check(&settings)
+    let mut config = check(&settings)?;
+    config.passphrase = Env::var(PASSPHRASE_ENV).map(Secret::new);
+    Ok(config)
 }
 
 /// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 14] = [
+const TEXTS: [(&str, &str, &str); 15] = [
     ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
-    ("http_listen", "an IP address and a port", "\"127.0.0.1:8480\""),
-    ("agents_listen", "an IP address and a port", "\"127.0.0.1:8481\""),
-    ("agents_public", "an IP address and a port", "\"203.0.113.7:8481\""),
+    (
+        "http_listen",
+        "an IP address and a port",
+        "\"127.0.0.1:8480\"",
+    ),
+    (
+        "agents_listen",
+        "an IP address and a port",
+        "\"127.0.0.1:8481\"",
+    ),
+    (
+        "agents_public",
+        "an IP address and a port",
+        "\"203.0.113.7:8481\"",
+    ),
     (
         "public_url",
         "an http or https URL without a path",
@@ -49,9 +63,17 @@ const TEXTS: [(&str, &str, &str); 14] = [
     ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
     ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
     ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
-    ("passphrase_file", "a file", "\"/etc/ipsx/operator.passphrase\""),
+    (
+        "passphrase_file",
+        "a file",
+        "\"/etc/ipsx/operator.passphrase\"",
+    ),
     ("chain", "embedded or rpc", "\"embedded\""),
-    ("rpc_url", "an http or https URL", "\"http://127.0.0.1:8545\""),
+    (
+        "rpc_url",
+        "an http or https URL",
+        "\"http://127.0.0.1:8545\"",
+    ),
     (
         "centralizer",
         "an address of 40 hex digits",
@@ -61,6 +83,11 @@ const TEXTS: [(&str, &str, &str); 14] = [
         "network",
         "an id of 64 hex digits",
         "\"0x4f1a34a2a0a1a3d0b1b6b0d2d29c0d0c7c1f1f0e6f1d8f0a1e2b3c4d5e6f7081\"",
+    ),
+    (
+        "credit_line",
+        "a whole number of token units, in quotes",
+        "\"5_000_000_000_000_000_000\"",
     ),
     (
         "treasury",
@@ -128,7 +155,11 @@ fn explain(error: figment::Error, file: Option<&Path>) -> ConfigError {
         _ => ConfigError::File {
             path: file.map_or_else(|| "of the environment".into(), |p| p.display().to_string()),
             // TOML's errors span lines; one is enough here.
-            reason: error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+            reason: error
+                .to_string()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
         },
     }
 }
@@ -142,7 +173,9 @@ fn parsed<T: FromStr>(key: &str, value: &Option<String>) -> Result<Option<T>, Co
 }
 
 fn number<T: TryFrom<u64>>(key: &str, value: Option<u64>, default: T) -> Result<T, ConfigError> {
-    let Some(value) = value else { return Ok(default) };
+    let Some(value) = value else {
+        return Ok(default);
+    };
     let range = NUMBERS.iter().find(|(name, ..)| *name == key);
     let fits = range.is_some_and(|(_, least, most, _)| (least..=most).contains(&&value));
     let refused = || bad_value(key, value, None);
@@ -162,7 +195,13 @@ fn url(key: &str, value: &Option<String>, with_path: bool) -> Result<Option<Stri
     let rest = ["http://", "https://"]
         .iter()
         .find_map(|scheme| text.strip_prefix(scheme));
-    let base = rest.map(|r| if with_path { r } else { r.trim_end_matches('/') });
+    let base = rest.map(|r| {
+        if with_path {
+            r
+        } else {
+            r.trim_end_matches('/')
+        }
+    });
     match base {
         Some(rest) if !rest.is_empty() && (with_path || !rest.contains(['/', '?', '#', '@'])) => {
             Ok(Some(text.trim_end_matches('/').into()))
@@ -191,6 +230,9 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     config.passphrase_file = path(&settings.passphrase_file);
     config.fee_bps = number("fee_bps", settings.fee_bps, config.fee_bps)?;
     config.treasury = parsed("treasury", &settings.treasury)?;
+    if let Some(units) = parsed("credit_line", &settings.credit_line)? {
+        config.credit_line = units;
+    }
     config.chain = check_chain(settings)?;
     check_timers(settings, &mut config)?;
     check_limits(settings, &mut config)?;
@@ -248,7 +290,11 @@ fn check_limits(settings: &Settings, config: &mut BrokerConfig) -> Result<(), Co
         settings.max_http_requests,
         l.http_requests,
     )?;
-    l.session_seconds = number("session_seconds", settings.session_seconds, l.session_seconds)?;
+    l.session_seconds = number(
+        "session_seconds",
+        settings.session_seconds,
+        l.session_seconds,
+    )?;
     Ok(())
 }
 

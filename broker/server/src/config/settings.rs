@@ -68,6 +68,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub treasury: Option<String>,
+    /// Token units that are promised again on a provider's word that it claims no more; what the operator can
+    /// afford to lose to a provider and a payer who lie together [default: 0]
+    #[arg(long, value_name = "UNITS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credit_line: Option<String>,
     /// Seconds that a provider has to answer a proposal, 1 to 60 [default: 5]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

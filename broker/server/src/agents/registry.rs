@@ -1,0 +1,111 @@
+//! Which agents are connected, one connection for each provider.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ipsx_market::messages::BrokerMessage;
+use ipsx_metering::Address;
+use quinn::{Connection, VarInt};
+use tokio::sync::mpsc;
+
+/// Messages that may wait for a slow agent before it is dropped.
+pub(crate) const QUEUE: usize = 1_024;
+
+/// Close codes of the agents' connections.
+pub(crate) mod code {
+    use quinn::VarInt;
+
+    /// The broker stops.
+    pub(crate) const STOPPING: VarInt = VarInt::from_u32(1);
+    /// The agent broke the protocol; the last message says how.
+    pub(crate) const REFUSED: VarInt = VarInt::from_u32(2);
+    /// A newer connection of the same provider took over.
+    pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
+    /// The agent does not read what it is sent.
+    pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
+}
+
+/// A connected agent.
+struct Handle {
+    number: u64,
+    queue: mpsc::Sender<BrokerMessage>,
+    connection: Connection,
+}
+
+#[derive(Default)]
+struct Inner {
+    handles: HashMap<Address, Handle>,
+    counter: u64,
+}
+
+/// The connected agents.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+impl Registry {
+    /// Enters an agent and returns its number; closes the connection that it replaces.
+    pub(crate) fn insert(
+        &self,
+        provider: Address,
+        queue: mpsc::Sender<BrokerMessage>,
+        connection: Connection,
+    ) -> (u64, bool) {
+        let mut inner = self.lock();
+        inner.counter += 1;
+        let number = inner.counter;
+        let handle = Handle {
+            number,
+            queue,
+            connection,
+        };
+        let old = inner.handles.insert(provider, handle);
+        if let Some(old) = &old {
+            close(
+                old,
+                code::REPLACED,
+                "a newer connection of this wallet took over",
+            );
+        }
+        (number, old.is_some())
+    }
+
+    /// Strikes an agent off, unless a newer connection took its place. True if it was there.
+    pub(crate) fn remove(&self, provider: Address, number: u64) -> bool {
+        let mut inner = self.lock();
+        let current = inner
+            .handles
+            .get(&provider)
+            .is_some_and(|h| h.number == number);
+        current && inner.handles.remove(&provider).is_some()
+    }
+
+    /// Queues a message, in order, if the agent is connected. One that does not keep up is dropped.
+    pub(crate) fn send(&self, provider: Address, message: BrokerMessage) {
+        let inner = self.lock();
+        if let Some(handle) = inner.handles.get(&provider)
+            && handle.queue.try_send(message).is_err()
+        {
+            close(
+                handle,
+                code::TOO_SLOW,
+                "messages are not read; connect again",
+            );
+        }
+    }
+
+    /// Agents connected.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().handles.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The map is whole after any panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn close(handle: &Handle, code: VarInt, reason: &str) {
+    handle.connection.close(code, reason.as_bytes());
+}

@@ -1,0 +1,275 @@
+//! The one writer: everything that changes the market or the ledger passes here, one thing at a time, and is on disk
+//! before anybody hears of it.
+
+mod agents;
+mod deals;
+mod error;
+mod money;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ipsx_market::book::BookLimits;
+use ipsx_market::deal::Binding;
+use ipsx_market::http::ProposedDeal;
+use ipsx_market::market::{Command, Market, MarketConfig, RequestFailure, Ticket};
+use ipsx_market::messages::BrokerMessage;
+use ipsx_metering::{CapacityLedger, CreditLine, DealId, UnixSeconds};
+use ipsx_settlement::VoucherStore;
+use tokio::sync::{Mutex, Notify, broadcast, oneshot};
+
+use crate::agents::Registry;
+use crate::clock;
+use crate::config::BrokerConfig;
+use crate::mailbox::Mailboxes;
+use crate::metrics::Metrics;
+use crate::operator::Operator;
+use crate::placement::Placer;
+use crate::store::{Store, StoreError};
+
+pub(crate) use error::DeskError;
+
+/// Providers that are asked for one request, one after the other.
+const ATTEMPTS: usize = 3;
+/// News of deals that a slow reader may fall behind.
+const NEWS: usize = 1_024;
+
+type Answer = Result<Box<ProposedDeal>, RequestFailure>;
+
+/// What one thing at a time may change.
+pub(crate) struct Books {
+    market: Market,
+    ledger: CapacityLedger,
+    answers: HashMap<Ticket, oneshot::Sender<Answer>>,
+    tickets: u64,
+}
+
+/// The broker's desk.
+pub(crate) struct Desk {
+    books: Mutex<Books>,
+    pub(crate) store: Store,
+    vouchers: VoucherStore,
+    pub(crate) operator: Arc<Operator>,
+    pub(crate) registry: Registry,
+    pub(crate) mailboxes: Mailboxes,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) placer: Placer,
+    news: broadcast::Sender<DealId>,
+    timers: ipsx_market::status::DealTimers,
+    stopped: AtomicBool,
+    failure: Notify,
+}
+
+impl Desk {
+    /// Takes up everything where the store left it.
+    pub(crate) async fn open(
+        config: &BrokerConfig,
+        store: Store,
+        vouchers: VoucherStore,
+        operator: Arc<Operator>,
+        placer: Placer,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let now = clock::now();
+        let market_config = MarketConfig {
+            network: operator.network(),
+            domain: operator.domain(),
+            timers: config.timers,
+            book: BookLimits {
+                offers: config.limits.offers as usize,
+                offers_per_provider: config.limits.offers_per_provider as usize,
+            },
+            unstarted_deals: config.limits.unstarted_deals as usize,
+            attempts: ATTEMPTS,
+        };
+        let credit_line = CreditLine {
+            total: config.credit_line,
+            per_payer: config.credit_line,
+        };
+        let ledger =
+            CapacityLedger::restore(operator.network(), credit_line, store.accounts().await?);
+        for record in store.deals_without_outcome().await? {
+            let outcome = operator.outcome(record.deal_id, Binding::Aborted);
+            store.save_outcome(&outcome, now).await?;
+        }
+        let books = Books {
+            market: Market::new(market_config, store.open_deals().await?, now),
+            ledger,
+            answers: HashMap::new(),
+            tickets: 0,
+        };
+        Ok(Self {
+            books: Mutex::new(books),
+            store,
+            vouchers,
+            operator,
+            registry: Registry::default(),
+            mailboxes: Mailboxes::default(),
+            metrics,
+            placer,
+            news: broadcast::channel(NEWS).0,
+            timers: config.timers,
+            stopped: AtomicBool::new(false),
+            failure: Notify::new(),
+        })
+    }
+
+    /// News of deals: ids of those that changed.
+    pub(crate) fn news(&self) -> broadcast::Receiver<DealId> {
+        self.news.subscribe()
+    }
+
+    /// Lets the clock do its work.
+    pub(crate) async fn tick(&self) -> Result<(), DeskError> {
+        let now = clock::now();
+        let mut books = self.books().await?;
+        if books.market.poll_timeout().is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let commands = books.market.handle_timeout(now);
+        self.execute(&mut books, commands, now).await
+    }
+
+    /// Forgets sessions, nonces and promises whose time is over.
+    pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
+        self.durable(self.store.forget_expired(clock::now()).await)?;
+        let time = self.operator.block_time().await?;
+        let mut books = self.books().await?;
+        let market = &books.market;
+        self.mailboxes.sweep(|deal| market.deal(deal).is_some());
+        for payer in books.ledger.handle_final_time(time) {
+            self.durable(
+                self.store
+                    .save_account(payer, books.ledger.account(payer))
+                    .await,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Brings the gauges up to date.
+    pub(crate) async fn measure(&self) {
+        let books = self.books.lock().await;
+        let book = books.market.book();
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.agents.set(count(self.registry.len()));
+        self.metrics.offers.set(count(book.len()));
+        self.metrics.leases_held.set(count(book.leases_held()));
+        self.metrics
+            .leases_free
+            .set(i64::try_from(book.leases_free()).unwrap_or(i64::MAX));
+        self.metrics
+            .set_open(books.market.deals().map(|r| r.status()));
+    }
+
+    /// Returns once the store has failed: the broker must be started again.
+    pub(crate) async fn failed(&self) {
+        loop {
+            let failure = self.failure.notified();
+            if self.has_stopped() {
+                return;
+            }
+            failure.await;
+        }
+    }
+
+    /// Takes no more, writes nothing more.
+    pub(crate) async fn close(&self) {
+        let _books = self.books.lock().await;
+        self.halt();
+        self.store.close().await;
+    }
+
+    /// Begins nothing more.
+    pub(crate) fn halt(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has stopped answering.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
+    async fn books(&self) -> Result<tokio::sync::MutexGuard<'_, Books>, DeskError> {
+        let books = self.books.lock().await;
+        if self.has_stopped() {
+            return Err(DeskError::Stopped);
+        }
+        Ok(books)
+    }
+
+    /// Does what the market wants, in order.
+    async fn execute(
+        &self,
+        books: &mut Books,
+        commands: Vec<Command>,
+        now: UnixSeconds,
+    ) -> Result<(), DeskError> {
+        for command in commands {
+            match command {
+                Command::Send { provider, message } => self.registry.send(provider, *message),
+                Command::Store {
+                    record,
+                    transitions,
+                } => {
+                    self.durable(self.store.save_deal(&record, &transitions).await)?;
+                    self.report(&record, &transitions);
+                }
+                Command::Answer { ticket, answer } => {
+                    if let Some(waiting) = books.answers.remove(&ticket) {
+                        // Whoever asked may have gone.
+                        let _ = waiting.send(answer);
+                    }
+                }
+                Command::Abort { provider, deal_id } => {
+                    let outcome = self.operator.outcome(deal_id, Binding::Aborted);
+                    self.durable(self.store.save_outcome(&outcome, now).await)?;
+                    let message = BrokerMessage::DealAborted { deal_id, outcome };
+                    self.registry.send(provider, message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        record: &ipsx_market::record::DealRecord,
+        transitions: &[ipsx_market::record::Transition],
+    ) {
+        self.metrics.transitions.inc_by(transitions.len() as u64);
+        for t in transitions {
+            tracing::info!(
+                deal = %t.deal_id, side = ?t.side, status = %t.status(), cause = %t.cause, "deal changed"
+            );
+        }
+        let ended_now =
+            !transitions.is_empty() && record.over_at == transitions.last().map(|t| t.at);
+        let was_over = transitions
+            .first()
+            .is_some_and(|t| record.over_at.is_some_and(|at| at < t.at));
+        if record.status().is_over() && ended_now && !was_over {
+            let status = record.status();
+            self.metrics
+                .deals_over
+                .with_label_values(&[status.as_str()])
+                .inc();
+        }
+        if record.status().is_over() {
+            self.mailboxes.close(record.deal_id);
+        }
+        // Nobody may be waiting.
+        let _ = self.news.send(record.deal_id);
+    }
+
+    /// A write that failed leaves memory and disk apart: nothing more is released until the broker starts again.
+    fn durable<T>(&self, written: Result<T, StoreError>) -> Result<T, DeskError> {
+        written.map_err(|error| {
+            tracing::error!(%error, "the store failed; the broker stops answering");
+            self.stopped.store(true, Ordering::SeqCst);
+            self.failure.notify_waiters();
+            DeskError::Store(error)
+        })
+    }
+}

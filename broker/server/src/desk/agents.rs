@@ -1,0 +1,274 @@
+//! What agents do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipsx_market::market::DealRefusal;
+use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
+use ipsx_market::offer::Offer;
+use ipsx_market::sealed::MAX_SEALED;
+use ipsx_metering::{Address, DealId, Signed};
+use quinn::Connection;
+use tokio::sync::mpsc;
+
+use super::{Books, Desk, DeskError};
+use crate::clock;
+
+impl Desk {
+    /// Enters an agent that has proved its wallet, in place of an older connection; returns its number.
+    pub(crate) async fn join(
+        &self,
+        provider: Address,
+        observed: IpAddr,
+        queue: mpsc::Sender<BrokerMessage>,
+        connection: Connection,
+    ) -> Result<u64, DeskError> {
+        let now = clock::now();
+        let mut books = self.books().await?;
+        let (number, replaced) = self.registry.insert(provider, queue, connection);
+        if replaced {
+            let commands = books.market.agent_left(provider, now);
+            self.execute(&mut books, commands, now).await?;
+        }
+        let (unfinished, commands) = books.market.agent_joined(provider);
+        let welcome = BrokerMessage::Authenticated {
+            observed,
+            unfinished,
+        };
+        self.registry.send(provider, welcome);
+        self.execute(&mut books, commands, now).await?;
+        Ok(number)
+    }
+
+    /// Strikes an agent off whose connection is gone.
+    pub(crate) async fn leave(&self, provider: Address, number: u64) -> Result<(), DeskError> {
+        let now = clock::now();
+        let mut books = self.books().await?;
+        if !self.registry.remove(provider, number) {
+            return Ok(());
+        }
+        let commands = books.market.agent_left(provider, now);
+        self.execute(&mut books, commands, now).await
+    }
+
+    /// Takes one message of an agent. An error is the broker's; what the agent did wrong is answered to it.
+    pub(crate) async fn hear(
+        self: &Arc<Self>,
+        provider: Address,
+        observed: IpAddr,
+        message: AgentMessage,
+    ) -> Result<(), DeskError> {
+        let now = clock::now();
+        match message {
+            AgentMessage::Hello { .. } | AgentMessage::Authenticate { .. } => {
+                // A second handshake changes nothing.
+                self.metrics.refused("handshake_repeated");
+                Ok(())
+            }
+            AgentMessage::PublishOffer { offer } => self.publish(provider, observed, offer).await,
+            AgentMessage::WithdrawOffer { offer } => {
+                self.books().await?.market.withdraw(provider, offer);
+                Ok(())
+            }
+            AgentMessage::AcceptDeal {
+                proposal,
+                terms,
+                signature,
+            } => {
+                let mut books = self.books().await?;
+                let commands = books
+                    .market
+                    .accept(provider, proposal, &terms, signature, now);
+                self.execute(&mut books, commands, now).await
+            }
+            AgentMessage::DeclineDeal { proposal, reason } => {
+                let mut books = self.books().await?;
+                let commands = books.market.decline(provider, proposal, &reason, now);
+                self.execute(&mut books, commands, now).await
+            }
+            AgentMessage::LeaseReady { deal_id, ready } => {
+                self.ready(provider, deal_id, ready).await
+            }
+            AgentMessage::LeaseServing { deal_id } => {
+                let mut books = self.books().await?;
+                let commands = books.market.serving(provider, deal_id, now);
+                self.settle_refusal(&mut books, provider, deal_id, commands)
+                    .await
+            }
+            AgentMessage::RenewReservation { deal_id, voucher } => {
+                // Reads the chain several times: the agent's other messages must not wait for it.
+                let desk = Arc::clone(self);
+                tokio::spawn(async move { desk.renew(provider, deal_id, voucher).await });
+                Ok(())
+            }
+            AgentMessage::LeaseEnded { deal_id, report } => {
+                self.ended(provider, deal_id, report).await
+            }
+            AgentMessage::CloseChannel { deal_id, close } => {
+                match self.close_channel(provider, deal_id, &close).await {
+                    Err(error @ (DeskError::Store(_) | DeskError::Stopped)) => Err(error),
+                    Err(error) => {
+                        tracing::info!(%provider, deal = %deal_id, %error, "channel not closed");
+                        self.metrics.refused("close");
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                }
+            }
+            AgentMessage::Frame { deal_id, sealed } => {
+                self.frame_to_payer(provider, deal_id, sealed).await
+            }
+        }
+    }
+
+    async fn publish(
+        &self,
+        provider: Address,
+        observed: IpAddr,
+        signed: Signed<Offer>,
+    ) -> Result<(), DeskError> {
+        let id = signed.message.id();
+        let placement = self.placer.place(observed);
+        let checked = self.check_context().offer(&signed, provider, &placement);
+        let placed = match checked {
+            Err(reason) => Err(reason.to_string()),
+            Ok(()) => {
+                let mut books = self.books().await?;
+                let placed = books.market.place(signed.message, placement.clone());
+                placed.map_err(|reason| reason.to_string())
+            }
+        };
+        let answer = match placed {
+            Ok(()) => {
+                tracing::info!(%provider, offer = %id, country = ?placement.country, address = %placement.address, "offer placed");
+                BrokerMessage::OfferPlaced {
+                    offer: id,
+                    placement,
+                }
+            }
+            Err(reason) => {
+                tracing::info!(%provider, offer = %id, reason, "offer refused");
+                self.metrics.refused("offer");
+                BrokerMessage::OfferRefused { offer: id, reason }
+            }
+        };
+        self.registry.send(provider, answer);
+        Ok(())
+    }
+
+    async fn ready(
+        &self,
+        provider: Address,
+        id: DealId,
+        mut ready: Ready,
+    ) -> Result<(), DeskError> {
+        let now = clock::now();
+        let record = { self.books().await?.market.deal(id).cloned() };
+        let mut known = None;
+        if let (Some(record), Some(voucher)) = (record, &ready.latest_voucher) {
+            if record.deal.provider == provider && self.keep_voucher(&record, voucher).await.is_ok()
+            {
+                known = Some(voucher.message.cumulative);
+            } else {
+                // The payer would be misled by a voucher that is none.
+                ready.latest_voucher = None;
+            }
+        }
+        let mut books = self.books().await?;
+        let commands = books.market.ready(provider, id, ready, now);
+        if let (Ok(_), Some(cumulative)) = (&commands, known) {
+            books.market.learn_paid_before(id, cumulative);
+        }
+        self.settle_refusal(&mut books, provider, id, commands)
+            .await
+    }
+
+    async fn ended(
+        &self,
+        provider: Address,
+        id: DealId,
+        mut report: EndReport,
+    ) -> Result<(), DeskError> {
+        let now = clock::now();
+        let Ok(mut record) = self.deal(provider, id).await else {
+            self.metrics.refused("deal_unknown");
+            return Ok(());
+        };
+        if record.deal.provider != provider {
+            self.metrics.refused("deal_not_yours");
+            return Ok(());
+        }
+        if let Some(voucher) = &report.voucher
+            && let Err(error) = self.keep_voucher(&record, voucher).await
+        {
+            tracing::warn!(%provider, deal = %id, %error, "the end report's voucher is not kept");
+            self.metrics.refused("voucher");
+            report.voucher = None;
+        }
+        let mut books = self.books().await?;
+        match books
+            .market
+            .provider_ended(provider, id, report.clone(), now)
+        {
+            Ok(commands) => self.execute(&mut books, commands, now).await,
+            Err(DealRefusal::Unknown(_)) => {
+                // Given up long ago; its numbers still count.
+                let moved = record.late_report(report, now);
+                let moved: Vec<_> = moved.into_iter().collect();
+                self.durable(self.store.save_deal(&record, &moved).await)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn frame_to_payer(
+        &self,
+        provider: Address,
+        id: DealId,
+        sealed: Vec<u8>,
+    ) -> Result<(), DeskError> {
+        let books = self.books().await?;
+        let own = books.market.deal(id).is_some_and(|record| {
+            record.deal.provider == provider && record.is_bound() && !record.status().is_over()
+        });
+        drop(books);
+        let outcome = if !own || sealed.len() > MAX_SEALED {
+            "refused"
+        } else if self.mailboxes.push(id, sealed) {
+            "dropped_oldest"
+        } else {
+            "to_payer"
+        };
+        self.metrics.frames.with_label_values(&[outcome]).inc();
+        Ok(())
+    }
+
+    /// Does what the market wants, or tells the agent that the deal it speaks of is none that goes on.
+    async fn settle_refusal(
+        &self,
+        books: &mut Books,
+        provider: Address,
+        id: DealId,
+        commands: Result<Vec<ipsx_market::market::Command>, DealRefusal>,
+    ) -> Result<(), DeskError> {
+        let refusal = match commands {
+            Ok(commands) => return self.execute(books, commands, clock::now()).await,
+            Err(refusal) => refusal,
+        };
+        tracing::info!(%provider, deal = %id, %refusal, "agent refused");
+        self.metrics.refused("deal_state");
+        let over = match refusal {
+            DealRefusal::Unknown(_) => Some(EndCause::Restarted),
+            DealRefusal::State { status, .. } if status.is_over() => {
+                let cause = books.market.deal(id).and_then(|record| record.cause);
+                Some(cause.unwrap_or(EndCause::NotStarted))
+            }
+            _ => None,
+        };
+        if let Some(cause) = over {
+            let message = BrokerMessage::EndLease { deal_id: id, cause };
+            self.registry.send(provider, message);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! What requesters do.
+
+use ipsx_market::book::Listing;
+use ipsx_market::check::CheckContext;
+use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
+use ipsx_market::market::{DealRefusal, Ticket};
+use ipsx_market::matching::Wanted;
+use ipsx_market::messages::{BrokerMessage, EndReport};
+use ipsx_market::record::DealRecord;
+use ipsx_market::request::Request;
+use ipsx_metering::{Address, B256, DealId, Signed};
+use tokio::sync::oneshot;
+use tokio::time::{Duration, timeout};
+
+use super::{ATTEMPTS, Desk, DeskError};
+use crate::clock;
+use crate::metrics::failure_label;
+use crate::operator::random;
+
+impl Desk {
+    /// Who checks what is signed for this network, now.
+    pub(crate) fn check_context(&self) -> CheckContext {
+        CheckContext {
+            network: self.operator.network(),
+            domain: self.operator.domain(),
+            now: clock::now(),
+        }
+    }
+
+    /// Offers that are what somebody wants, cheapest first.
+    pub(crate) async fn search(
+        &self,
+        wanted: &Wanted<'_>,
+        limit: usize,
+    ) -> Result<Vec<OfferView>, DeskError> {
+        let books = self.books().await?;
+        let found = books.market.book().search(wanted, clock::now(), limit);
+        Ok(found.map(|(listing, free)| view(listing, free)).collect())
+    }
+
+    /// Finds a deal for a request, and waits for the provider's signature.
+    pub(crate) async fn request(
+        &self,
+        requester: Address,
+        request: Signed<Request>,
+    ) -> Result<ProposedDeal, DeskError> {
+        let answer = self.try_request(requester, request).await;
+        let outcome = match &answer {
+            Ok(_) => "matched",
+            Err(DeskError::Failure(failure)) => failure_label(failure),
+            Err(DeskError::Deposit { .. }) => "insufficient_deposit",
+            Err(DeskError::Unusable { .. } | DeskError::Replayed(_)) => "unusable",
+            Err(_) => "failed",
+        };
+        self.metrics.requested(outcome);
+        answer
+    }
+
+    async fn try_request(
+        &self,
+        requester: Address,
+        request: Signed<Request>,
+    ) -> Result<ProposedDeal, DeskError> {
+        let context = self.check_context();
+        context
+            .request(&request, requester)
+            .map_err(|reason| DeskError::Unusable {
+                what: "request",
+                reason,
+            })?;
+        self.check_deposit(&request.message).await?;
+        let (nonce, expires_at) = (request.message.nonce, request.message.expires_at);
+        let fresh = self
+            .store
+            .use_request_nonce(requester, nonce, expires_at)
+            .await;
+        if !self.durable(fresh)? {
+            return Err(DeskError::Replayed(nonce));
+        }
+        let (answer, answered) = oneshot::channel();
+        let now = clock::now();
+        {
+            let mut books = self.books().await?;
+            books.tickets += 1;
+            let ticket = Ticket(books.tickets);
+            books.answers.insert(ticket, answer);
+            let seed = B256::from(random::<32>());
+            let commands = books.market.request(ticket, request, seed, now);
+            self.execute(&mut books, commands, now).await?;
+        }
+        let patience = (self.timers.propose + 2) * ATTEMPTS as u64;
+        match timeout(Duration::from_secs(patience), answered).await {
+            Ok(Ok(answer)) => Ok(*answer?),
+            _ => Err(DeskError::NoAnswer),
+        }
+    }
+
+    /// The requester signs: funds the deal and binds it, or aborts it.
+    pub(crate) async fn sign(
+        &self,
+        requester: Address,
+        id: DealId,
+        body: ipsx_market::http::SignDeal,
+    ) -> Result<BoundDeal, DeskError> {
+        let now = clock::now();
+        {
+            let mut books = self.books().await?;
+            if let Some(bound) = books
+                .market
+                .deal(id)
+                .and_then(|r| already(r, requester, &body))
+            {
+                return Ok(bound);
+            }
+            let commands = books.market.sign(id, requester, body.signature, now)?;
+            self.execute(&mut books, commands, now).await?;
+        }
+        let bound = self.fund(id, body.authorization.as_ref()).await;
+        let outcome = if bound.is_ok() { "released" } else { "refused" };
+        self.metrics
+            .reservations
+            .with_label_values(&[outcome])
+            .inc();
+        if let Err(error) = &bound {
+            tracing::info!(deal = %id, %error, "the deal can't be funded");
+            let mut books = self.books().await?;
+            let now = clock::now();
+            let commands = books.market.give_up(id, now);
+            self.execute(&mut books, commands, now).await?;
+        }
+        bound
+    }
+
+    /// The network's word on a deal of this requester or provider.
+    pub(crate) async fn outcome(
+        &self,
+        wallet: Address,
+        id: DealId,
+    ) -> Result<BoundDeal, DeskError> {
+        let record = self.deal(wallet, id).await?;
+        let outcome = self.store.outcome(id).await?;
+        let outcome = outcome.ok_or(DealRefusal::State {
+            deal_id: id,
+            status: record.status(),
+            wanted: "told the outcome of",
+        })?;
+        Ok(BoundDeal {
+            outcome,
+            reservation: record.reservation,
+        })
+    }
+
+    /// The requester's tunnel is up.
+    pub(crate) async fn connected(
+        &self,
+        requester: Address,
+        id: DealId,
+    ) -> Result<DealRecord, DeskError> {
+        {
+            let now = clock::now();
+            let mut books = self.books().await?;
+            let commands = books.market.connected(requester, id, now)?;
+            self.execute(&mut books, commands, now).await?;
+        }
+        self.deal(requester, id).await
+    }
+
+    /// The requester ended the lease. Said again, or after the deal was closed, it changes nothing.
+    pub(crate) async fn end(
+        &self,
+        requester: Address,
+        id: DealId,
+        report: EndReport,
+    ) -> Result<DealRecord, DeskError> {
+        let record = self.deal(requester, id).await?;
+        if let Some(voucher) = &report.voucher
+            && record.is_bound()
+        {
+            self.keep_voucher(&record, voucher).await?;
+        }
+        {
+            let now = clock::now();
+            let mut books = self.books().await?;
+            match books.market.requester_ended(requester, id, report, now) {
+                Ok(commands) => self.execute(&mut books, commands, now).await?,
+                Err(DealRefusal::Unknown(_)) => {}
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        self.deal(requester, id).await
+    }
+
+    /// A deal, for its requester or its provider.
+    pub(crate) async fn deal(&self, wallet: Address, id: DealId) -> Result<DealRecord, DeskError> {
+        let found = self.store.deal(id).await?;
+        let record = found.ok_or(DealRefusal::Unknown(id))?;
+        if record.deal.requester == wallet || record.deal.provider == wallet {
+            Ok(record)
+        } else {
+            Err(DealRefusal::NotYours(id).into())
+        }
+    }
+
+    /// Carries sealed frames from the payer to the provider.
+    pub(crate) async fn frames_to_provider(
+        &self,
+        requester: Address,
+        id: DealId,
+        frames: Vec<Vec<u8>>,
+    ) -> Result<(), DeskError> {
+        let provider = self.running(requester, id).await?;
+        for sealed in frames {
+            self.metrics
+                .frames
+                .with_label_values(&["to_provider"])
+                .inc();
+            let message = BrokerMessage::Frame {
+                deal_id: id,
+                sealed,
+            };
+            self.registry.send(provider, message);
+        }
+        Ok(())
+    }
+
+    /// The provider of a deal that is going on, if it is this requester's.
+    pub(crate) async fn running(
+        &self,
+        requester: Address,
+        id: DealId,
+    ) -> Result<Address, DeskError> {
+        let books = self.books().await?;
+        let record = books.market.deal(id).ok_or(DealRefusal::Unknown(id))?;
+        if record.deal.requester != requester {
+            return Err(DealRefusal::NotYours(id).into());
+        }
+        let status = record.status();
+        if !record.is_bound() || status.is_over() {
+            let wanted = "sent frames";
+            return Err(DealRefusal::State {
+                deal_id: id,
+                status,
+                wanted,
+            }
+            .into());
+        }
+        Ok(record.deal.provider)
+    }
+}
+
+/// The answer to a signature that was sent before and whose answer was lost.
+fn already(
+    record: &DealRecord,
+    requester: Address,
+    body: &ipsx_market::http::SignDeal,
+) -> Option<BoundDeal> {
+    let same =
+        record.deal.requester == requester && record.requester_signature == Some(body.signature);
+    let outcome = record.outcome.clone().filter(|_| same)?;
+    Some(BoundDeal {
+        outcome,
+        reservation: record.reservation.clone(),
+    })
+}
+
+fn view(listing: &Listing, free_leases: u32) -> OfferView {
+    let offer = &listing.offer;
+    OfferView {
+        offer: listing.id,
+        provider: offer.provider,
+        placement: listing.placement.clone(),
+        protocols: offer.protocols,
+        tier: offer.tier,
+        prices: offer.prices,
+        capacity: offer.capacity,
+        free_leases,
+        min_seconds: offer.min_seconds,
+        max_seconds: offer.max_seconds,
+    }
+}

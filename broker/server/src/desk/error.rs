@@ -1,0 +1,86 @@
+//! Why the desk did not do what was asked.
+
+use ipsx_market::check::Unusable;
+use ipsx_market::market::{DealRefusal, RequestFailure};
+use ipsx_metering::{Address, Amount, Refused, UnixSeconds};
+use ipsx_settlement::ContractError;
+
+use crate::store::StoreError;
+
+/// What was asked was not done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeskError {
+    /// The broker is stopping, or its store has failed.
+    #[error("the broker is stopping; try again later")]
+    Stopped,
+    /// The store failed just now.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The vouchers' store failed.
+    #[error("the voucher was not kept: {0}")]
+    Vouchers(#[from] ipsx_settlement::StoreError),
+    /// The chain did not answer, or refused.
+    #[error("{0}")]
+    Contract(#[from] ContractError),
+    /// A request or an offer can't be used.
+    #[error("the {what} can't be used: {reason}")]
+    Unusable {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        reason: Unusable,
+    },
+    /// The request was posted before.
+    #[error("a request with nonce {0} was posted before; sign one with another nonce")]
+    Replayed(u64),
+    /// No deal came of a request.
+    #[error(transparent)]
+    Failure(#[from] RequestFailure),
+    /// No provider's answer came, not even a timeout.
+    #[error("no provider answered in time; try again")]
+    NoAnswer,
+    /// The deal's state does not allow it.
+    #[error(transparent)]
+    Deal(#[from] DealRefusal),
+    /// The deposit does not cover a lease's first reservation.
+    #[error(
+        "payer {payer} has {available} left of its deposit, and this lease needs {needed} to begin; deposit more, lower the budget, or wait until earlier leases are settled"
+    )]
+    Deposit {
+        /// Whose deposit.
+        payer: Address,
+        /// What the first reservation takes.
+        needed: Amount,
+        /// What is left.
+        available: Amount,
+    },
+    /// The ledger makes no such promise.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The session key does not live long enough.
+    #[error(
+        "the session key {signer} counts until {valid_to} on the chain and this lease needs {needed}; send an authorization that lasts longer"
+    )]
+    SignerTooShort {
+        /// The key.
+        signer: Address,
+        /// Until when it counts; 0 for never.
+        valid_to: UnixSeconds,
+        /// What is needed.
+        needed: UnixSeconds,
+    },
+    /// The authorization is for something else.
+    #[error(
+        "the authorization's {field} is not the deal's; sign one for network, payer and signer of the deal"
+    )]
+    WrongAuthorization {
+        /// Which field.
+        field: &'static str,
+    },
+    /// A voucher that does not hold.
+    #[error("the voucher can't be used: {0}")]
+    Voucher(String),
+    /// A body is fine, a value in it is not.
+    #[error("{0}")]
+    Invalid(String),
+}

@@ -1,0 +1,353 @@
+//! Reservations, withdrawals and vouchers: what the operator promises, and what it is shown.
+
+use ipsx_market::deal::Binding;
+use ipsx_market::http::BoundDeal;
+use ipsx_market::messages::BrokerMessage;
+use ipsx_market::record::DealRecord;
+use ipsx_market::request::Request;
+use ipsx_metering::{
+    Address, Amount, Authorization, Channel, ChannelOnChain, Close, DealId, RESERVATION_LIFETIME,
+    Refused, Signed, UnixSeconds, Voucher, Withdrawal,
+};
+use ipsx_settlement::AccountState;
+
+use super::{Books, Desk, DeskError};
+use crate::clock;
+
+/// How long a reservation outlasts its lease, in seconds: time on hold, and clocks that differ.
+const RESERVATION_MARGIN: u64 = 3_600;
+/// How long a session key must at least outlast its lease, in seconds.
+const SIGNER_MARGIN: u64 = 300;
+/// How long a consent to withdraw counts, in seconds.
+const WITHDRAWAL_SECONDS: u64 = 900;
+
+impl Desk {
+    /// Whether the payer's deposit could begin the lease that a request asks for.
+    pub(super) async fn check_deposit(&self, request: &Request) -> Result<(), DeskError> {
+        let payer = request.payer;
+        let account = self.account(payer).await?;
+        let mut books = self.books().await?;
+        set_deposit(&mut books, payer, &account);
+        // A price per second that is above the budget's average is only known once an offer is chosen.
+        let average = Amount(
+            request
+                .budget
+                .0
+                .div_ceil(u128::from(request.seconds.max(1))),
+        );
+        let needed = ipsx_metering::capacity(average, request.budget, Amount::ZERO, Amount::ZERO);
+        let spendable = account.balance.saturating_sub(account.pending);
+        let available = books.ledger.available(payer);
+        // A channel of an earlier lease may have capacity left that this one will use.
+        let has_channels = books
+            .ledger
+            .account(payer)
+            .is_some_and(|a| !a.channels.is_empty());
+        if needed > spendable || (needed > available && !has_channels) {
+            return Err(DeskError::Deposit {
+                payer,
+                needed,
+                available,
+            });
+        }
+        Ok(())
+    }
+
+    /// Funds a deal that both have signed, and binds it.
+    pub(super) async fn fund(
+        &self,
+        id: DealId,
+        authorization: Option<&Signed<Authorization>>,
+    ) -> Result<BoundDeal, DeskError> {
+        let record = {
+            let books = self.books().await?;
+            books.market.may_bind(id, clock::now())?.clone()
+        };
+        let channel = record.deal.channel();
+        self.authorize(&record, authorization).await?;
+        let account = self.account(channel.payer).await?;
+        let chain = self.channel_on_chain(&channel).await?;
+        let known = self.vouchers.channel(channel.id()).await?;
+        let voucher = known.and_then(|c| c.voucher).map(|v| v.message.cumulative);
+        let paid_before = voucher.unwrap_or_default().max(chain.claimed);
+
+        let mut books = self.books().await?;
+        let now = clock::now();
+        let mut record = books.market.may_bind(id, now)?.clone();
+        record.paid_before = paid_before;
+        set_deposit(&mut books, channel.payer, &account);
+        let capacity = record.capacity(paid_before);
+        let valid_until = reservation_end(&chain, record.deal.seconds.into(), now);
+        let reserved = books
+            .ledger
+            .reserve(&channel, capacity, valid_until, &chain);
+        let reservation = reserved.map_err(as_deposit)?;
+        // Memory first holds more than the disk, then the disk more than anybody knows: never the other way round.
+        self.durable(
+            self.store
+                .save_account(channel.payer, books.ledger.account(channel.payer))
+                .await,
+        )?;
+        self.vouchers.add_channel(&channel).await?;
+        let reservation = self.operator.sign(reservation);
+        let outcome = self.operator.outcome(id, Binding::Bound);
+        let bound = BoundDeal {
+            outcome: outcome.clone(),
+            reservation: Some(reservation.clone()),
+        };
+        let commands = books
+            .market
+            .bind(id, outcome, reservation, paid_before, now)?;
+        self.execute(&mut books, commands, now).await?;
+        Ok(bound)
+    }
+
+    /// Answers a provider that asks for a higher or longer reservation.
+    pub(super) async fn renew(&self, provider: Address, id: DealId, voucher: Signed<Voucher>) {
+        let renewed = self.try_renew(provider, id, voucher).await;
+        let outcome = if renewed.is_ok() {
+            "renewed"
+        } else {
+            "not_renewed"
+        };
+        self.metrics
+            .reservations
+            .with_label_values(&[outcome])
+            .inc();
+        if let Err(error) = renewed {
+            tracing::info!(deal = %id, %error, "the reservation is not renewed");
+            let reason = error.to_string();
+            let message = BrokerMessage::ReservationRefused {
+                deal_id: id,
+                reason,
+            };
+            self.registry.send(provider, message);
+        }
+    }
+
+    async fn try_renew(
+        &self,
+        provider: Address,
+        id: DealId,
+        voucher: Signed<Voucher>,
+    ) -> Result<(), DeskError> {
+        let record = {
+            let books = self.books().await?;
+            books.market.may_renew(provider, id)?.clone()
+        };
+        self.keep_voucher(&record, &voucher).await?;
+        let channel = record.deal.channel();
+        let account = self.account(channel.payer).await?;
+        let chain = self.channel_on_chain(&channel).await?;
+
+        let mut books = self.books().await?;
+        let now = clock::now();
+        let cumulative = voucher.message.cumulative;
+        books.market.learn_paid_before(id, cumulative);
+        let record = books.market.may_renew(provider, id)?.clone();
+        set_deposit(&mut books, channel.payer, &account);
+        let earlier = record.reservation.as_ref().map(|r| r.message.capacity);
+        let capacity = record.capacity(cumulative).max(earlier.unwrap_or_default());
+        let ran = record.ready_at.map_or(0, |at| now.since(at));
+        let rest = u64::from(record.deal.seconds).saturating_sub(ran);
+        let valid_until = reservation_end(&chain, rest, now);
+        let reservation = books
+            .ledger
+            .reserve(&channel, capacity, valid_until, &chain)?;
+        self.durable(
+            self.store
+                .save_account(channel.payer, books.ledger.account(channel.payer))
+                .await,
+        )?;
+        let reservation = self.operator.sign(reservation);
+        let commands = books.market.renewed(id, reservation, now)?;
+        self.execute(&mut books, commands, now).await
+    }
+
+    /// Consents to an immediate withdrawal of what is not promised.
+    pub(crate) async fn withdraw(
+        &self,
+        owner: Address,
+        to: Address,
+        amount: Amount,
+    ) -> Result<Signed<Withdrawal>, DeskError> {
+        if amount == Amount::ZERO || to.is_zero() {
+            return Err(DeskError::Invalid(
+                "a withdrawal needs an amount above 0 and a receiver".into(),
+            ));
+        }
+        let account = self.account(owner).await?;
+        let deadline = self.operator.block_time().await?.after(WITHDRAWAL_SECONDS);
+        let mut books = self.books().await?;
+        set_deposit(&mut books, owner, &account);
+        let withdrawal = Withdrawal {
+            network: self.operator.network(),
+            owner,
+            to,
+            amount,
+            nonce: account.withdrawal_nonce,
+            deadline,
+        };
+        books.ledger.promise_withdrawal(&withdrawal)?;
+        self.durable(
+            self.store
+                .save_account(owner, books.ledger.account(owner))
+                .await,
+        )?;
+        let signed = self.operator.sign(withdrawal);
+        self.durable(self.store.save_withdrawal(&signed, clock::now()).await)?;
+        Ok(signed)
+    }
+
+    /// Frees what a provider says it will not claim.
+    pub(super) async fn close_channel(
+        &self,
+        provider: Address,
+        id: DealId,
+        close: &Signed<Close>,
+    ) -> Result<(), DeskError> {
+        let record = self.deal(provider, id).await?;
+        let channel = record.deal.channel();
+        let mut books = self.books().await?;
+        if books
+            .market
+            .deals()
+            .any(|r| r.deal.channel() == channel && !r.status().is_over())
+        {
+            return Err(DeskError::Invalid(format!(
+                "deal {id} is not over; its channel can't be closed"
+            )));
+        }
+        let freed = books.ledger.close(&channel, close, &self.operator.domain());
+        let freed = freed.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
+        tracing::info!(deal = %id, ?freed, "channel closed");
+        self.durable(
+            self.store
+                .save_account(channel.payer, books.ledger.account(channel.payer))
+                .await,
+        )
+    }
+
+    /// Keeps a voucher of a deal's channel, if it is one.
+    pub(super) async fn keep_voucher(
+        &self,
+        record: &DealRecord,
+        voucher: &Signed<Voucher>,
+    ) -> Result<(), DeskError> {
+        let channel = record.deal.channel();
+        if voucher.message.channel_id != channel.id() {
+            return Err(DeskError::Voucher("it is of another channel".into()));
+        }
+        voucher
+            .verify(&self.operator.domain(), channel.payer_signer)
+            .map_err(|error| DeskError::Voucher(error.to_string()))?;
+        self.vouchers.add_channel(&channel).await?;
+        self.vouchers.accept(voucher).await?;
+        Ok(())
+    }
+
+    /// Makes the session key known to the chain, if it has to be and can be.
+    async fn authorize(
+        &self,
+        record: &DealRecord,
+        authorization: Option<&Signed<Authorization>>,
+    ) -> Result<(), DeskError> {
+        let channel = record.deal.channel();
+        let (network, payer, signer) = (channel.network, channel.payer, channel.payer_signer);
+        let lease = u64::from(record.deal.seconds).saturating_add(SIGNER_MARGIN);
+        let until = self
+            .operator
+            .block_time()
+            .await?
+            .after(lease.min(RESERVATION_LIFETIME));
+        let contract = self.operator.centralizer();
+        let mut valid_to = contract.signer_valid_to(network, payer, signer).await?;
+        if valid_to >= until {
+            return Ok(());
+        }
+        if let Some(signed) = authorization {
+            let message = &signed.message;
+            let wrong = |field| Err(DeskError::WrongAuthorization { field });
+            if message.network != network {
+                return wrong("network");
+            }
+            if message.payer != payer {
+                return wrong("payer");
+            }
+            if message.signer != signer {
+                return wrong("signer");
+            }
+            if message.valid_to >= until {
+                let submitted = contract
+                    .authorize(self.operator.wallet().as_ref(), signed)
+                    .await;
+                // Somebody may have submitted it first: what counts is what the chain knows.
+                valid_to = contract.signer_valid_to(network, payer, signer).await?;
+                if valid_to < until {
+                    submitted?;
+                }
+            }
+        }
+        if valid_to >= until {
+            Ok(())
+        } else {
+            Err(DeskError::SignerTooShort {
+                signer,
+                valid_to,
+                needed: until,
+            })
+        }
+    }
+
+    async fn account(&self, payer: Address) -> Result<AccountState, DeskError> {
+        let contract = self.operator.centralizer();
+        Ok(contract.account(self.operator.network(), payer).await?)
+    }
+
+    async fn channel_on_chain(&self, channel: &Channel) -> Result<ChannelOnChain, DeskError> {
+        let contract = self.operator.centralizer();
+        let state = contract.channel(channel.id()).await?;
+        let signer_valid_to = contract
+            .signer_valid_to(channel.network, channel.payer, channel.payer_signer)
+            .await?;
+        Ok(ChannelOnChain {
+            block_time: self.operator.block_time().await?,
+            signer_valid_to,
+            claimed: state.claimed,
+            held: state.held,
+        })
+    }
+}
+
+fn set_deposit(books: &mut Books, payer: Address, account: &AccountState) {
+    books
+        .ledger
+        .set_deposit(payer, account.balance, account.pending);
+    books
+        .ledger
+        .set_withdrawal_nonce(payer, account.withdrawal_nonce);
+}
+
+/// When a reservation for `rest` seconds of lease should end.
+fn reservation_end(chain: &ChannelOnChain, rest: u64, now: UnixSeconds) -> UnixSeconds {
+    // A chain without traffic may stand minutes behind the clock.
+    now.max(chain.block_time)
+        .after(rest.saturating_add(RESERVATION_MARGIN))
+        .min(chain.block_time.after(RESERVATION_LIFETIME))
+        .min(chain.signer_valid_to)
+}
+
+fn as_deposit(refused: Refused) -> DeskError {
+    match refused {
+        Refused::NotCovered {
+            payer,
+            needed,
+            available,
+        } => DeskError::Deposit {
+            payer,
+            needed,
+            available,
+        },
+        other => DeskError::Refused(other),
+    }
+}

@@ -1,0 +1,12 @@
+//! Requesters over HTTP: JSON in, JSON out, problem details (RFC 9457) for everything that goes wrong.
+
+mod app;
+mod deals;
+mod extract;
+mod offers;
+mod problem;
+mod server;
+mod sessions;
+
+pub(crate) use app::{App, router};
+pub(crate) use server::HttpServer;

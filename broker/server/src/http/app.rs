@@ -1,0 +1,182 @@
+//! The routes, and what surrounds every one of them.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use ipsx_market::http::{NetworkInfo, ProblemKind};
+use ipsx_settlement::json_rpc;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::problem::{Answer, ProblemResponse, Refusal};
+use super::{deals, offers, sessions};
+use crate::desk::{Desk, DeskError};
+
+/// Largest body, bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// Largest body of a JSON-RPC call: a contract's code fits.
+const MAX_RPC_BODY: usize = 256 * 1024;
+/// Longest time for one request: more than the longest long poll.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What handlers share.
+pub(crate) struct App {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) info: NetworkInfo,
+    /// Host and port that sign-in messages name.
+    pub(crate) domain: String,
+    /// URL that sign-in messages name.
+    pub(crate) uri: String,
+    pub(crate) session_seconds: u64,
+    pub(crate) nonce_key: [u8; 32],
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl App {
+    /// Returns once the broker stops.
+    pub(crate) async fn stopping(&self) {
+        // A sender that is gone has stopped, too.
+        let _ = self.stop.clone().wait_for(|stop| *stop).await;
+    }
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let rpc = post(rpc).layer(DefaultBodyLimit::max(MAX_RPC_BODY));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .route("/rpc", rpc)
+        .route("/v1/network", get(offers::network))
+        .route("/v1/session/nonce", post(sessions::nonce))
+        .route("/v1/session", post(sessions::open))
+        .route("/v1/offers", get(offers::offers))
+        .route("/v1/requests", post(offers::request))
+        .route("/v1/withdrawals", post(offers::withdraw))
+        .route("/v1/deals", get(deals::list))
+        .route("/v1/deals/{id}", get(deals::show))
+        .route("/v1/deals/{id}/signature", post(deals::sign))
+        .route("/v1/deals/{id}/outcome", get(deals::outcome))
+        .route("/v1/deals/{id}/connected", post(deals::connected))
+        .route("/v1/deals/{id}/end", post(deals::end))
+        .route(
+            "/v1/deals/{id}/frames",
+            get(deals::receive).post(deals::send),
+        )
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), around))
+        .with_state(app)
+}
+
+/// Runs to its end even if the client has gone: what is begun at the desk is finished there.
+pub(super) async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T, DeskError>> + Send + 'static,
+) -> Answer<T> {
+    match tokio::spawn(work).await {
+        Ok(done) => Ok(Json(done?)),
+        Err(error) => {
+            tracing::error!(%error, "a handler failed");
+            Err(ProblemResponse::unavailable(
+                "the broker failed at this; try again",
+            ))
+        }
+    }
+}
+
+/// Measures, limits the time, counts refusals.
+async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = request.method().as_str().to_string();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none".to_string(), |path| path.as_str().to_string());
+    let response = match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ProblemResponse::new(
+            StatusCode::REQUEST_TIMEOUT,
+            ProblemKind::Unavailable,
+            "the request took too long",
+        )
+        .into_response(),
+    };
+    let metrics = &app.desk.metrics;
+    if let Some(Refusal(label)) = response.extensions().get() {
+        metrics.refused(label);
+    }
+    metrics
+        .http
+        .with_label_values(&[&method, &route, response.status().as_str()])
+        .observe(begun.elapsed().as_secs_f64());
+    response
+}
+
+async fn no_route(request: Request) -> ProblemResponse {
+    let path: String = request.uri().path().chars().take(100).collect();
+    ProblemResponse::not_found(format!(
+        "there is nothing at {path}; see docs/protocol.md for all paths"
+    ))
+}
+
+async fn wrong_method(request: Request) -> ProblemResponse {
+    let path: String = request.uri().path().chars().take(100).collect();
+    ProblemResponse::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ProblemKind::InvalidRequest,
+        format!("{} is not a method of {path}", request.method()),
+    )
+}
+
+/// `GET /healthz`
+async fn healthz(State(app): State<Arc<App>>) -> Result<Response, ProblemResponse> {
+    if app.desk.has_stopped() {
+        return Err(ProblemResponse::unavailable("the broker is stopping"));
+    }
+    Ok(Json(json!({ "status": "ok" })).into_response())
+}
+
+/// `GET /metrics`
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ProblemResponse> {
+    app.desk.measure().await;
+    let text = app.desk.metrics.text().map_err(|error| {
+        tracing::error!(%error, "metrics can't be written");
+        ProblemResponse::unavailable("metrics can't be written")
+    })?;
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Ok((kind, text).into_response())
+}
+
+/// `POST /rpc`: the embedded chain's JSON-RPC.
+async fn rpc(
+    State(app): State<Arc<App>>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Result<Response, ProblemResponse> {
+    let body = body.map_err(|rejection| {
+        ProblemResponse::new(
+            rejection.status(),
+            ProblemKind::InvalidRequest,
+            rejection.body_text(),
+        )
+    })?;
+    let Some(chain) = app.desk.operator.embedded() else {
+        return Err(ProblemResponse::not_found(
+            "this network is on another chain; /v1/network names its JSON-RPC",
+        ));
+    };
+    Ok(match json_rpc::respond(chain, &body).await {
+        Some(answer) => ([(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}

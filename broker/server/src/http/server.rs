@@ -1,0 +1,107 @@
+//! Accepts connections, so many at a time, each with a limit on how long its headers may take.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::error::StartError;
+
+/// How long a client may take over a request's headers; also how long an idle connection is kept.
+const HEADERS: Duration = Duration::from_secs(60);
+/// Bytes of headers.
+const MAX_HEADERS: usize = 16 * 1024;
+/// How long answers under way may take once the broker stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The requesters' listener.
+pub(crate) struct HttpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl HttpServer {
+    /// Binds the socket.
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, StartError> {
+        let listen = |reason| StartError::Listen {
+            address,
+            purpose: "requesters",
+            key: "http_listen",
+            reason,
+        };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop, then lets answers under way go out.
+    pub(crate) async fn run(self, router: Router, places: usize, mut stop: watch::Receiver<bool>) {
+        let places = Arc::new(Semaphore::new(places));
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        loop {
+            // Finished ones are let go as new ones come.
+            while connections.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener, &places) => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let Some((stream, place)) = accepted else {
+                continue;
+            };
+            let service = TowerToHyperService::new(router.clone());
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADERS)
+                .max_buf_size(MAX_HEADERS)
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = graceful.watch(connection);
+            connections.spawn(async move {
+                let _place = place;
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "HTTP connection ended");
+                }
+            });
+        }
+        if tokio::time::timeout(GRACE, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some HTTP answers were cut off");
+        }
+    }
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Small answers should not wait for more to come.
+            let _ = stream.set_nodelay(true);
+            Some((stream, place))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no connection accepted");
+            // Out of file handles: waiting lets some be given back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}

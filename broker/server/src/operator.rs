@@ -1,0 +1,316 @@
+//! The network's operator: its wallet, its chain and its network on it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipsx_market::deal::{Binding, Outcome};
+use ipsx_metering::{
+    Address, Amount, B256, DealId, Domain, NetworkId, Signed, TypedData, UnixSeconds, keccak256,
+};
+use ipsx_settlement::{
+    Call, Centralizer, Chain, ContractError, Deployment, EmbeddedChain, Genesis, KeystoreError,
+    NetworkState, NewNetwork, Passphrase, RpcChain, Signer, Wallet, deploy,
+};
+use rand::RngCore;
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::config::{BrokerConfig, ChainConfig, ConfigError};
+use crate::error::StartError;
+use crate::store::Store;
+
+const DEPLOYMENT: &str = "deployment";
+const NETWORK: &str = "network";
+
+/// Whoever signs for the network.
+pub(crate) struct Operator {
+    wallet: Arc<Wallet>,
+    centralizer: Centralizer,
+    embedded: Option<EmbeddedChain>,
+    network: NetworkId,
+    state: NetworkState,
+}
+
+/// A network that this broker created, as the store remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    /// Where; a network id says nothing on another contract.
+    deployment: Deployment,
+    id: NetworkId,
+}
+
+impl Operator {
+    /// Opens wallet and chain; on the first start makes what is missing.
+    pub(crate) async fn open(config: &BrokerConfig, store: &Store) -> Result<Self, StartError> {
+        let wallet = Arc::new(open_wallet(config).await?);
+        let (centralizer, embedded) = match &config.chain {
+            ChainConfig::Embedded => {
+                let (centralizer, chain) = open_embedded(config, store, &wallet).await?;
+                (centralizer, Some(chain))
+            }
+            ChainConfig::Rpc {
+                url, centralizer, ..
+            } => (connect(url, *centralizer).await?, None),
+        };
+        let network = open_network(config, store, &wallet, &centralizer).await?;
+        let state = centralizer.network(network).await.map_err(chain_error)?;
+        if !state.exists() {
+            let place = centralizer.deployment().centralizer;
+            return Err(StartError::Chain(format!(
+                "there is no network {network} at {place}; check network and centralizer"
+            )));
+        }
+        if state.operator != wallet.address() {
+            return Err(StartError::Chain(format!(
+                "network {network} is run by the key {}, and the wallet is {}: open that key's wallet, or rotate the operator",
+                state.operator,
+                wallet.address()
+            )));
+        }
+        Ok(Self {
+            wallet,
+            centralizer,
+            embedded,
+            network,
+            state,
+        })
+    }
+
+    /// The operator's wallet.
+    pub(crate) fn wallet(&self) -> &Arc<Wallet> {
+        &self.wallet
+    }
+
+    /// The contract.
+    pub(crate) fn centralizer(&self) -> &Centralizer {
+        &self.centralizer
+    }
+
+    /// The embedded chain, if it is one.
+    pub(crate) fn embedded(&self) -> Option<&EmbeddedChain> {
+        self.embedded.as_ref()
+    }
+
+    /// The network's id.
+    pub(crate) fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    /// The network as the contract had it at the start; fee and treasury never change.
+    pub(crate) fn state(&self) -> &NetworkState {
+        &self.state
+    }
+
+    /// What everything is signed for.
+    pub(crate) fn domain(&self) -> Domain {
+        self.centralizer.domain()
+    }
+
+    /// Signs with the operator's key.
+    pub(crate) fn sign<T: TypedData>(&self, message: T) -> Signed<T> {
+        Signed::sign(message, &self.domain(), self.wallet.key())
+    }
+
+    /// The network's word on a deal, signed.
+    pub(crate) fn outcome(&self, deal_id: DealId, outcome: Binding) -> Signed<Outcome> {
+        self.sign(Outcome { deal_id, outcome })
+    }
+
+    /// Time of the newest block.
+    pub(crate) async fn block_time(&self) -> Result<UnixSeconds, ContractError> {
+        let head = self.centralizer.chain().head().await;
+        Ok(head.map_err(ContractError::Chain)?.timestamp)
+    }
+
+    /// Sends tokens of the operator's own to somebody.
+    pub(crate) async fn grant(&self, to: Address, amount: Amount) -> Result<B256, ContractError> {
+        let sent = self
+            .centralizer
+            .transfer_tokens(self.wallet.as_ref(), to, amount);
+        Ok(sent.await?.transaction_hash)
+    }
+}
+
+fn chain_error(error: ContractError) -> StartError {
+    StartError::Chain(error.to_string())
+}
+
+/// The keystore named by the configuration; with the embedded chain, one is made when there is none.
+async fn open_wallet(config: &BrokerConfig) -> Result<Wallet, StartError> {
+    let default = config.data_dir.join("operator.json");
+    let path = config.wallet.clone().unwrap_or(default);
+    let passphrase = passphrase(config)?;
+    let may_create = config.chain == ChainConfig::Embedded && config.wallet.is_none();
+    // scrypt takes a good part of a second.
+    let opened = tokio::task::spawn_blocking(move || {
+        if may_create && !path.exists() {
+            Wallet::create(&path, &passphrase)
+        } else {
+            Wallet::open(&path, &passphrase)
+        }
+    });
+    let opened: Result<Wallet, KeystoreError> = opened
+        .await
+        .map_err(|e| StartError::Internal(e.to_string()))?;
+    Ok(opened?)
+}
+
+fn passphrase(config: &BrokerConfig) -> Result<Passphrase, StartError> {
+    if let Some(secret) = &config.passphrase {
+        return Ok(Passphrase::new(secret.expose()));
+    }
+    if let Some(path) = &config.passphrase_file {
+        return read_passphrase(path);
+    }
+    if config.chain != ChainConfig::Embedded || config.wallet.is_some() {
+        return Err(StartError::Config(ConfigError::Missing {
+            key: "passphrase_file".into(),
+            because:
+                "the operator's wallet needs its passphrase, here or in IPSX_BROKER_PASSPHRASE"
+                    .into(),
+            example: "\"/etc/ipsx/operator.passphrase\"".into(),
+        }));
+    }
+    let path = config.data_dir.join("operator.passphrase");
+    // Beside a wallet whose passphrase is lost, a new one would only hide what is wrong.
+    if !path.exists() && !config.data_dir.join("operator.json").exists() {
+        write_passphrase(&path).map_err(|error| StartError::Store {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+    }
+    read_passphrase(&path)
+}
+
+fn read_passphrase(path: &Path) -> Result<Passphrase, StartError> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        StartError::Config(ConfigError::Value {
+            key: "passphrase_file".into(),
+            value: format!("{:?}", path.display()),
+            source_name: None,
+            allowed: format!("a file that this program may read ({error})"),
+            example: "\"/etc/ipsx/operator.passphrase\"".into(),
+        })
+    })?;
+    Ok(Passphrase::new(text.lines().next().unwrap_or_default()))
+}
+
+fn write_passphrase(path: &Path) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600);
+    }
+    let mut file = options.open(path)?;
+    writeln!(file, "{}", hex::encode(random::<24>()))?;
+    file.sync_all()
+}
+
+/// Bytes from the operating system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rngs::OsRng.fill_bytes(&mut bytes);
+    bytes
+}
+
+/// The chain in the data directory, with its contracts.
+async fn open_embedded(
+    config: &BrokerConfig,
+    store: &Store,
+    wallet: &Wallet,
+) -> Result<(Centralizer, EmbeddedChain), StartError> {
+    let path = config.data_dir.join("chain.journal");
+    let known: Option<Deployment> = store.meta(DEPLOYMENT).await?;
+    let chain = open_journal(path, known.is_some()).await?;
+    let shared: Arc<dyn Chain> = Arc::new(chain.clone());
+    let deployment = match known {
+        Some(deployment) => deployment,
+        None => {
+            let made = deploy(shared.as_ref(), wallet, wallet.address()).await;
+            let deployment = made.map_err(chain_error)?;
+            store.set_meta(DEPLOYMENT, &deployment).await?;
+            deployment
+        }
+    };
+    let centralizer = Centralizer::connect(shared, deployment).await;
+    Ok((centralizer.map_err(chain_error)?, chain))
+}
+
+async fn open_journal(path: PathBuf, expected: bool) -> Result<EmbeddedChain, StartError> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let clock = Arc::new(clock::now);
+        if path.exists() || expected {
+            return EmbeddedChain::open(&path, clock);
+        }
+        // Gas is free: whoever joins needs no second currency.
+        let genesis = Genesis {
+            accounts: Vec::new(),
+            base_fee: 0,
+        };
+        EmbeddedChain::create(&path, genesis, clock)
+    });
+    let opened = opened
+        .await
+        .map_err(|e| StartError::Internal(e.to_string()))?;
+    opened.map_err(|error| StartError::Chain(error.to_string()))
+}
+
+/// The contract on a node; the contract itself says which token it trades in.
+async fn connect(url: &str, address: Address) -> Result<Centralizer, StartError> {
+    let failed = |error: ipsx_settlement::ChainError| StartError::Chain(error.to_string());
+    let chain: Arc<dyn Chain> = Arc::new(RpcChain::new(url).map_err(failed)?);
+    let selector = keccak256("token()")[..4].to_vec();
+    let answer = chain.call(&Call::read(address, selector)).await;
+    let answer = answer.map_err(failed)?;
+    if answer.len() != 32 {
+        return Err(StartError::Chain(format!(
+            "there is no Centralizer at {address}; check centralizer"
+        )));
+    }
+    let deployment = Deployment {
+        chain_id: chain.chain_id().await.map_err(failed)?,
+        token: Address::from_slice(&answer[12..]),
+        centralizer: address,
+    };
+    Centralizer::connect(chain, deployment)
+        .await
+        .map_err(chain_error)
+}
+
+/// The network that is named, or remembered, or else a new one.
+async fn open_network(
+    config: &BrokerConfig,
+    store: &Store,
+    wallet: &Wallet,
+    centralizer: &Centralizer,
+) -> Result<NetworkId, StartError> {
+    if let ChainConfig::Rpc {
+        network: Some(network),
+        ..
+    } = config.chain
+    {
+        return Ok(network);
+    }
+    let deployment = centralizer.deployment();
+    let remembered: Option<Remembered> = store.meta(NETWORK).await?;
+    if let Some(network) = remembered.filter(|r| r.deployment == deployment) {
+        return Ok(network.id);
+    }
+    let new = NewNetwork {
+        operator: wallet.address(),
+        admin: wallet.address(),
+        treasury: config.treasury.unwrap_or(wallet.address()),
+        fee_bps: config.fee_bps,
+        salt: B256::from(random::<32>()),
+    };
+    let id = centralizer.create_network(wallet, new).await;
+    let id = id.map_err(chain_error)?;
+    store
+        .set_meta(NETWORK, &Remembered { deployment, id })
+        .await?;
+    Ok(id)
+}
