@@ -6,10 +6,27 @@
 )]
 
 pub mod amount;
+pub mod broker;
 pub mod cli;
+mod clock;
 pub mod config;
+pub mod connect;
+#[cfg(feature = "demo")]
+mod demo;
+mod deposit;
+mod earnings;
 pub mod exit_code;
+mod leases;
+mod measure;
+pub mod network;
 pub mod output;
+pub mod provider;
+mod search;
+mod settle;
+pub mod statement;
+pub mod store;
+mod wallet;
+mod withdraw;
 
 use std::process::ExitCode;
 
@@ -58,10 +75,19 @@ fn start_logging(verbose: u8) {
 async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let settings = Settings::load(&cli.common)?;
     match cli.command {
+        Command::Wallet(command) => wallet::run(command, &settings, output).await,
+        Command::Provide(args) => provider::run(*args, &settings, output).await,
+        Command::Search(args) => search::run(args, &settings, output).await,
+        Command::Deposit(args) => deposit::run(args, &settings, output).await,
+        Command::Connect(args) => connect::run(*args, &settings, output).await,
+        Command::Leases(args) => leases::run(args, &settings, output).await,
+        Command::Settle(args) => settle::run(args, &settings, output).await,
+        Command::Withdraw(command) => withdraw::run(command, &settings, output).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(args, cli.common.data, output).await,
         Command::ExitCodes => {
             output.line(exit_code::ExitCode::table());
             Ok(())
         }
-        _ => Err(Failure::internal(format!("not wired: {}", settings.broker))),
     }
 }

@@ -40,7 +40,7 @@ impl Output {
         }
     }
 
-    /// Output that says nothing but [`Self::json`] of its last object: for tests.
+    /// Whether programs read it.
     pub fn is_json(&self) -> bool {
         self.json
     }
@@ -130,6 +130,18 @@ impl Output {
         for row in rows {
             self.line(line(row.iter().map(String::as_str).collect()));
         }
+    }
+
+    /// Replaces the line that is being redrawn; only where [`Self::is_live`].
+    pub fn redraw(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "\r\x1b[2K{text}");
+        let _ = out.flush();
+    }
+
+    /// Ends the line that is being redrawn.
+    pub fn redraw_done(&self) {
+        self.write("");
     }
 
     fn write(&self, text: &str) {

@@ -29,6 +29,8 @@ pub enum LeaseEvent {
         /// How long the answer took.
         round_trip: Duration,
     },
+    /// The provider has the first voucher on its disk: traffic passes.
+    Serving,
     /// Find out which address the web sees through the tunnel and hand the answer to `handle_exit`.
     CheckExit,
     /// The exit is the one that was sold.

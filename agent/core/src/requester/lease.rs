@@ -339,6 +339,9 @@ impl Lease {
         if cumulative <= self.accepted || cumulative > self.meter.cumulative() {
             return;
         }
+        if self.accepted == self.base {
+            self.events.push_back(LeaseEvent::Serving);
+        }
         self.accepted = cumulative;
         self.exit.start(now);
     }
@@ -423,7 +426,7 @@ impl Lease {
             // Nothing was promised and nothing is owed.
             self.close();
         } else {
-            self.meter.handle_end(cause);
+            self.meter.handle_end(cause, now);
         }
     }
 

@@ -13,7 +13,7 @@ const CODES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE
     YT ZA ZM ZW";
 
 /// Reads a country code; upper or lower case.
-pub fn parse(text: &str) -> Result<Country, String> {
+pub(crate) fn parse(text: &str) -> Result<Country, String> {
     let country: Country = text.parse().map_err(|error| format!("{error}"))?;
     if CODES
         .split_ascii_whitespace()

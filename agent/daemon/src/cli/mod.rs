@@ -14,6 +14,7 @@ use ipsx_metering::{Address, Amount, DealId};
 
 use crate::amount;
 use crate::exit_code::ExitCode;
+use crate::provider::ProvideArgs;
 
 /// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
 #[derive(Debug, Parser)]
@@ -68,12 +69,14 @@ pub enum Command {
     /// Make, import or show the wallet
     #[command(subcommand)]
     Wallet(WalletCommand),
+    /// Lend this host's address, by the second
+    Provide(Box<ProvideArgs>),
     /// Show what is for lease
     Search(SearchArgs),
     /// Put tokens into the deposit that pays for leases
     Deposit(DepositArgs),
     /// Lease an address and use it
-    Connect(ConnectArgs),
+    Connect(Box<ConnectArgs>),
     /// List the leases of this wallet, or show one's statement
     Leases(LeasesArgs),
     /// Claim what requesters have signed for (providers)

@@ -239,7 +239,10 @@ impl Simulation {
                 LeaseEvent::Second(progress) => self.seconds.push(progress),
                 LeaseEvent::Disputed(_) => self.disputes += 1,
                 LeaseEvent::Ended(ending) => self.ending = Some(*ending),
-                LeaseEvent::Connected { .. } | LeaseEvent::ExitProven(_) | LeaseEvent::Settled => {}
+                LeaseEvent::Connected { .. }
+                | LeaseEvent::Serving
+                | LeaseEvent::ExitProven(_)
+                | LeaseEvent::Settled => {}
             }
         }
     }

@@ -1,0 +1,259 @@
+//! The broker as a requester sees it: `GET` and `POST` of the market's JSON bodies.
+
+mod http;
+mod query;
+mod sign_in;
+
+use std::time::Duration;
+
+use ipsx_market::http::{
+    BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
+    PostWithdrawal, Problem, ProblemKind, ProposedDeal, SignDeal, SignedWithdrawal,
+};
+use ipsx_market::search::OfferQuery;
+use ipsx_market::status::DealStatus;
+use ipsx_metering::DealId;
+use ipsx_settlement::Wallet;
+use std::sync::Arc;
+
+use crate::exit_code::{ExitCode, Failure};
+use http::{Ask, Http};
+use sign_in::SignedIn;
+
+/// The broker did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No answer.
+    #[error(
+        "the broker at {url} does not answer: {reason}; check --broker and that the broker runs"
+    )]
+    Unreachable {
+        /// Its URL.
+        url: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// It refused, and says why.
+    #[error("{}", .0.detail)]
+    Problem(Box<Problem>),
+    /// Its answer makes no sense.
+    #[error(
+        "the broker's answer to {what} makes no sense: {reason}; is it a broker of this version?"
+    )]
+    Malformed {
+        /// Path.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl BrokerError {
+    /// The kind of a refusal.
+    pub fn kind(&self) -> Option<ProblemKind> {
+        match self {
+            Self::Problem(problem) => Some(problem.kind),
+            _ => None,
+        }
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        let code = match &error {
+            BrokerError::Unreachable { .. } | BrokerError::Malformed { .. } => {
+                ExitCode::Unreachable
+            }
+            BrokerError::Problem(problem) => match problem.kind {
+                ProblemKind::NoMatch => ExitCode::NoMatch,
+                ProblemKind::PriceTooLow => ExitCode::PriceTooLow,
+                ProblemKind::SoldOut => ExitCode::SoldOut,
+                ProblemKind::InsufficientDeposit => ExitCode::Balance,
+                ProblemKind::Unavailable | ProblemKind::TooManyRequests | ProblemKind::Internal => {
+                    ExitCode::Unreachable
+                }
+                ProblemKind::InvalidRequest
+                | ProblemKind::Unauthorized
+                | ProblemKind::Forbidden
+                | ProblemKind::NotFound
+                | ProblemKind::Conflict => ExitCode::Refused,
+            },
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// A broker, spoken to without a session.
+pub struct Broker {
+    http: Http,
+}
+
+impl Broker {
+    /// `url` is a checked `http://` URL without a slash at its end; nothing is connected yet.
+    pub fn new(url: &str) -> Self {
+        Self {
+            http: Http::new(url),
+        }
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &str {
+        self.http.base()
+    }
+
+    /// The network that it runs.
+    pub async fn network(&self) -> Result<NetworkInfo, BrokerError> {
+        self.http.ask(Ask::get("/v1/network")).await
+    }
+
+    /// The offers that somebody looks for, the best first.
+    pub async fn offers(&self, query: &OfferQuery) -> Result<Vec<OfferView>, BrokerError> {
+        self.http
+            .ask(Ask::get(&format!("/v1/offers{}", query::encode(query))))
+            .await
+    }
+
+    /// The broker as `wallet`: signs in when the first request needs it.
+    pub fn signed_in(self, wallet: Arc<Wallet>, network: &NetworkInfo) -> Session {
+        Session {
+            signed_in: SignedIn::new(wallet, network.domain.chain_id),
+            broker: self,
+        }
+    }
+}
+
+/// A broker, spoken to as one wallet.
+pub struct Session {
+    broker: Broker,
+    signed_in: SignedIn,
+}
+
+impl Session {
+    /// The broker without the session.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Asks for a deal; the answer is signed by a provider.
+    pub async fn request(&self, request: &PostRequest) -> Result<ProposedDeal, BrokerError> {
+        self.ask(Ask::post("/v1/requests", request)?).await
+    }
+
+    /// Hands in the requester's signature.
+    pub async fn sign(&self, deal: DealId, signature: &SignDeal) -> Result<BoundDeal, BrokerError> {
+        self.ask(Ask::post(
+            &format!("/v1/deals/{deal}/signature"),
+            signature,
+        )?)
+        .await
+    }
+
+    /// The network's word on a deal, once there is one.
+    pub async fn outcome(&self, deal: DealId) -> Result<BoundDeal, BrokerError> {
+        self.ask(Ask::get(&format!("/v1/deals/{deal}/outcome")))
+            .await
+    }
+
+    /// The deal; with `known`, once its status is another one or `wait` has passed.
+    pub async fn deal(
+        &self,
+        deal: DealId,
+        known: Option<(DealStatus, Duration)>,
+    ) -> Result<DealView, BrokerError> {
+        let mut path = format!("/v1/deals/{deal}");
+        let mut wait = Duration::ZERO;
+        if let Some((status, patience)) = known {
+            let name = serde_json::to_value(status).ok();
+            let name = name
+                .as_ref()
+                .and_then(|name| name.as_str())
+                .unwrap_or_default();
+            path.push_str(&format!("?wait={}&status={name}", patience.as_secs()));
+            wait = patience;
+        }
+        self.ask(Ask {
+            wait,
+            ..Ask::get(&path)
+        })
+        .await
+    }
+
+    /// The wallet's deals.
+    pub async fn deals(&self) -> Result<Vec<DealView>, BrokerError> {
+        self.ask(Ask::get("/v1/deals")).await
+    }
+
+    /// The tunnel is up.
+    pub async fn connected(&self, deal: DealId) -> Result<(), BrokerError> {
+        self.ask_and_forget(Ask::post(
+            &format!("/v1/deals/{deal}/connected"),
+            &Connected {},
+        )?)
+        .await
+    }
+
+    /// The lease is over on this side.
+    pub async fn end(&self, deal: DealId, end: &EndDeal) -> Result<(), BrokerError> {
+        self.ask_and_forget(Ask::post(&format!("/v1/deals/{deal}/end"), end)?)
+            .await
+    }
+
+    /// Sealed frames from the provider, waiting up to `wait` for the first.
+    pub async fn frames(&self, deal: DealId, wait: Duration) -> Result<Frames, BrokerError> {
+        let path = format!("/v1/deals/{deal}/frames?wait={}", wait.as_secs());
+        self.ask(Ask {
+            wait,
+            ..Ask::get(&path)
+        })
+        .await
+    }
+
+    /// Sealed frames for the provider.
+    pub async fn post_frames(&self, deal: DealId, frames: &Frames) -> Result<(), BrokerError> {
+        self.ask_and_forget(Ask::post(&format!("/v1/deals/{deal}/frames"), frames)?)
+            .await
+    }
+
+    /// Asks for the operator's consent to a withdrawal.
+    pub async fn withdrawal(
+        &self,
+        wanted: &PostWithdrawal,
+    ) -> Result<SignedWithdrawal, BrokerError> {
+        self.ask(Ask::post("/v1/withdrawals", wanted)?).await
+    }
+
+    async fn ask_and_forget(&self, ask: Ask<'_>) -> Result<(), BrokerError> {
+        let _: serde_json::Value = self.ask(ask).await?;
+        Ok(())
+    }
+
+    /// Asks with a token; once more with a new one if the broker does not know it any longer.
+    async fn ask<T: serde::de::DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, BrokerError> {
+        let http = &self.broker.http;
+        let token = self.signed_in.token(http).await?;
+        let again = Ask {
+            token: None,
+            method: ask.method.clone(),
+            path: ask.path,
+            body: ask.body.clone(),
+            wait: ask.wait,
+        };
+        match http
+            .ask(Ask {
+                token: Some(&token),
+                ..ask
+            })
+            .await
+        {
+            Err(error) if error.kind() == Some(ProblemKind::Unauthorized) => {
+                let token = self.signed_in.renew(http, &token).await?;
+                http.ask(Ask {
+                    token: Some(&token),
+                    ..again
+                })
+                .await
+            }
+            outcome => outcome,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Why there was no deal, in the words of what was asked for.
+
+use ipsx_agent_core::requester::Wishes;
+use ipsx_market::http::ProblemKind;
+use ipsx_market::request::Filter;
+use ipsx_market::search::OfferQuery;
+use ipsx_metering::Prices;
+
+use crate::amount;
+use crate::broker::{Broker, BrokerError};
+use crate::cli::duration;
+use crate::exit_code::{ExitCode, Failure};
+
+/// The failure of a request that got no deal: says what was asked for and what would do.
+pub(super) async fn no_deal(error: BrokerError, broker: &Broker, wishes: &Wishes) -> Failure {
+    match error.kind() {
+        Some(ProblemKind::NoMatch) => {
+            let asked = asked(&wishes.filter, wishes.seconds);
+            Failure::new(
+                ExitCode::NoMatch,
+                format!(
+                    "no offer matches {asked}; widen the filters, `ipsx search` shows what there is"
+                ),
+            )
+        }
+        Some(ProblemKind::PriceTooLow) => {
+            let query = OfferQuery {
+                filter: wishes.filter.clone(),
+                seconds: Some(wishes.seconds),
+                ..OfferQuery::default()
+            };
+            let offers = broker.offers(&query).await.unwrap_or_default();
+            match offers
+                .iter()
+                .map(|offer| offer.prices)
+                .min_by_key(|prices| (prices.per_second, prices.per_gib))
+            {
+                Some(prices) => Failure::new(
+                    ExitCode::PriceTooLow,
+                    format!(
+                        "every matching offer costs more than was allowed; the cheapest asks {}; raise --max-price-per-second, --max-price-per-gib or --budget",
+                        price(&prices)
+                    ),
+                ),
+                None => error.into(),
+            }
+        }
+        _ => error.into(),
+    }
+}
+
+/// Prices as people read them.
+pub fn price(prices: &Prices) -> String {
+    let second = format!("{} a second", amount::tokens(prices.per_second.0));
+    if prices.per_gib.0.0 == 0 {
+        return second;
+    }
+    format!("{second} and {} a GiB", amount::tokens(prices.per_gib.0))
+}
+
+/// Refusals to end a lease which mean that the broker holds it for over.
+pub(super) fn is_settled(kind: ProblemKind) -> bool {
+    matches!(
+        kind,
+        ProblemKind::NotFound | ProblemKind::Conflict | ProblemKind::Forbidden
+    )
+}
+
+fn asked(filter: &Filter, seconds: u32) -> String {
+    let mut asked = Vec::new();
+    let list = |values: Vec<String>| values.join(" or ");
+    if !filter.countries.is_empty() {
+        asked.push(format!(
+            "country {}",
+            list(filter.countries.iter().map(ToString::to_string).collect())
+        ));
+    }
+    if !filter.asns.is_empty() {
+        asked.push(format!(
+            "AS{}",
+            list(filter.asns.iter().map(ToString::to_string).collect())
+        ));
+    }
+    if !filter.prefixes.is_empty() {
+        asked.push(format!(
+            "prefix {}",
+            list(filter.prefixes.iter().map(ToString::to_string).collect())
+        ));
+    }
+    if !filter.protocols.is_empty() {
+        let protocols: Vec<ipsx_market::offer::Protocol> = filter.protocols.into();
+        let names: Vec<_> = protocols.iter().map(ToString::to_string).collect();
+        asked.push(names.join(" and "));
+    }
+    if filter.tier != Default::default() {
+        asked.push(format!("tier {}", filter.tier));
+    }
+    if filter.mbit_down > 0 || filter.mbit_up > 0 {
+        asked.push(format!(
+            "{}/{} Mbit/s down/up",
+            filter.mbit_down, filter.mbit_up
+        ));
+    }
+    asked.push(format!("for {}", duration::format(u64::from(seconds))));
+    asked.join(", ")
+}

@@ -1,0 +1,328 @@
+//! A requester on one network: from wishes to a lease that is bound and ready, with every step on disk before it is
+//! taken.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal, check_ready};
+use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, SignDeal};
+use ipsx_market::messages::{EndCause, Ready};
+use ipsx_market::request::TunnelKey;
+use ipsx_market::status::DealStatus;
+use ipsx_metering::{Address, Amount, Authorization, B256, Signed, TypedData, UnixSeconds};
+use ipsx_settlement::{Signer, Wallet};
+use ipsx_tunnel_core::PrivateKey;
+use rand::RngCore;
+use rand::rngs::OsRng;
+
+use super::explain;
+use crate::amount;
+use crate::broker::{Broker, BrokerError, Session};
+use crate::clock::unix_now;
+use crate::exit_code::{ExitCode, Failure};
+use crate::network::{Network, contract_failure};
+use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
+
+/// How long the broker may look for an offer, in seconds.
+const REQUEST_SECS: u64 = 60;
+/// A session key is authorised this much longer than its lease, in seconds: claims and the next leases need it.
+const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
+/// A session key that lasts this much longer than its lease is not authorised anew: reservations end within 23 h.
+const KEY_NEEDED_SECS: u64 = 24 * 3_600;
+/// Shortest and longest pause between two looks at whether a provider is ready.
+const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// How often a broker that went away while it was handed a signature is asked what became of the deal.
+const OUTCOME_TRIES: u32 = 10;
+
+/// A wallet that leases on one network.
+pub struct Requester {
+    /// The wallet.
+    pub wallet: Arc<Wallet>,
+    /// The network, checked on its chain.
+    pub network: Network,
+    /// The broker.
+    pub session: Session,
+    /// The records.
+    pub store: Store,
+}
+
+/// A lease that can begin.
+pub struct Agreed {
+    /// Its record, on disk.
+    pub record: LeaseRecord,
+    /// How to reach the provider.
+    pub ready: Ready,
+    /// WireGuard key of this side.
+    pub tunnel_key: PrivateKey,
+    /// Keeps other processes from using the same session key.
+    pub slot: Slot,
+}
+
+impl Requester {
+    /// A requester with its records in `data`; signs in when the first request needs it.
+    pub fn new(wallet: Arc<Wallet>, network: Network, broker: Broker, data: &Path) -> Self {
+        let session = broker.signed_in(wallet.clone(), &network.info);
+        Self {
+            wallet,
+            network,
+            session,
+            store: Store::new(data),
+        }
+    }
+
+    /// Refuses a budget that the deposit does not cover.
+    pub async fn check_deposit(&self, budget: Amount) -> Result<(), Failure> {
+        let owner = self.wallet.address();
+        let account = self
+            .network
+            .contract
+            .account(self.network.info.network, owner)
+            .await;
+        let account = account.map_err(contract_failure)?;
+        let free = account.balance.saturating_sub(account.pending);
+        if free >= budget {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ExitCode::Balance,
+            format!(
+                "the deposit of {owner} has {} free, less than the budget of {}; run `ipsx deposit {}` or lower --budget",
+                amount::tokens(free),
+                amount::tokens(budget),
+                amount::format(budget.saturating_sub(free)),
+            ),
+        ))
+    }
+
+    /// Asks for a deal, checks it, signs it and waits until its provider is ready.
+    pub async fn agree(&self, slot: Slot, wishes: &Wishes) -> Result<Agreed, Failure> {
+        let tunnel_key = PrivateKey::generate(&mut OsRng);
+        let session_key = slot.key(&self.wallet, self.network.info.network);
+        let identity = Identity {
+            requester: self.wallet.address(),
+            payer: self.wallet.address(),
+            payer_signer: session_key.address(),
+            channel_salt: B256::ZERO,
+            tunnel_key: TunnelKey(B256::new(*tunnel_key.public_key().as_bytes())),
+        };
+        let proposed = self.propose(wishes, &identity).await?;
+        let mut record = self.record(&proposed, slot.number());
+        self.store.put_lease(&record)?;
+        if let Err(failure) = self.bind(&mut record, session_key.address()).await {
+            self.abandon(&mut record).await?;
+            return Err(failure);
+        }
+        let ready = match self.ready(&record).await {
+            Ok(ready) => ready,
+            Err(failure) => {
+                self.abandon(&mut record).await?;
+                return Err(failure);
+            }
+        };
+        Ok(Agreed {
+            record,
+            ready,
+            tunnel_key,
+            slot,
+        })
+    }
+
+    async fn propose(&self, wishes: &Wishes, identity: &Identity) -> Result<ProposedDeal, Failure> {
+        let expires_at = unix_now().after(REQUEST_SECS);
+        let request = wishes.request(
+            self.network.info.network,
+            identity,
+            OsRng.next_u64(),
+            expires_at,
+        );
+        let request = request.map_err(Failure::usage)?;
+        let signed = Signed::sign(
+            request.clone(),
+            &self.network.info.domain,
+            self.wallet.key(),
+        );
+        let answer = self.session.request(&PostRequest { request: signed }).await;
+        let proposed = match answer {
+            Ok(proposed) => proposed,
+            Err(error) => return Err(explain::no_deal(error, self.session.broker(), wishes).await),
+        };
+        check_proposal(&request, &self.network.rules, &proposed, unix_now())
+            .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
+        Ok(proposed)
+    }
+
+    fn record(&self, proposed: &ProposedDeal, slot: u32) -> LeaseRecord {
+        let hash = proposed.deal.signing_hash(&self.network.info.domain);
+        LeaseRecord {
+            broker: self.session.broker().url().into(),
+            network: self.network.info.network,
+            domain: self.network.info.domain,
+            operator: self.network.info.operator,
+            fee_bps: self.network.info.fee_bps,
+            slot,
+            deal: proposed.deal.clone(),
+            provider_signature: proposed.provider_signature,
+            requester_signature: self.wallet.sign_hash(hash),
+            placement: proposed.placement.clone(),
+            signed_at: unix_now(),
+            stage: Stage::Signing,
+            outcome: None,
+            reservation: None,
+            paid_before: Amount::ZERO,
+            voucher: None,
+            vouchers: 0,
+            receipt: None,
+            exit_seen: None,
+            ended: None,
+        }
+    }
+
+    /// Hands in the signature and takes the network's word.
+    async fn bind(&self, record: &mut LeaseRecord, session_key: Address) -> Result<(), Failure> {
+        let authorization = self.authorization(session_key, record.deal.seconds).await?;
+        let signature = SignDeal {
+            signature: record.requester_signature,
+            authorization,
+        };
+        let bound = match self.session.sign(record.deal.id(), &signature).await {
+            // The signature may have arrived: only the network's word says whether the deal is bound.
+            Err(BrokerError::Unreachable { .. }) => self.outcome(record).await?,
+            answer => answer?,
+        };
+        let reservation = check_bound(&record.deal, &self.network.rules, &bound)
+            .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
+        record.reservation = Some(reservation.clone());
+        record.outcome = Some(bound.outcome.clone());
+        record.stage = Stage::Bound;
+        self.store.put_lease(record)
+    }
+
+    async fn outcome(&self, record: &LeaseRecord) -> Result<BoundDeal, Failure> {
+        let mut tries = 0;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tries += 1;
+            match self.session.outcome(record.deal.id()).await {
+                Err(BrokerError::Unreachable { .. }) if tries < OUTCOME_TRIES => {}
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
+    /// The session key's authorization, unless the chain knows one that lasts long enough.
+    async fn authorization(
+        &self,
+        key: Address,
+        seconds: u32,
+    ) -> Result<Option<Signed<Authorization>>, Failure> {
+        let (network, payer) = (self.network.info.network, self.wallet.address());
+        let contract = &self.network.contract;
+        let end = unix_now().after(u64::from(seconds));
+        let known = contract
+            .signer_valid_to(network, payer, key)
+            .await
+            .map_err(contract_failure)?;
+        if known >= end.after(KEY_NEEDED_SECS) {
+            return Ok(None);
+        }
+        let account = contract
+            .account(network, payer)
+            .await
+            .map_err(contract_failure)?;
+        let authorization = Authorization {
+            network,
+            payer,
+            signer: key,
+            valid_to: end.after(KEY_MARGIN_SECS),
+            nonce: account.authorization_nonce,
+        };
+        Ok(Some(Signed::sign(
+            authorization,
+            &self.network.info.domain,
+            self.wallet.key(),
+        )))
+    }
+
+    /// Waits until the provider has opened its peer.
+    async fn ready(&self, record: &LeaseRecord) -> Result<Ready, Failure> {
+        let deal = record.deal.id();
+        let mut pause = READY_POLL.0;
+        loop {
+            let view = self.session.deal(deal, None).await?;
+            if let Some(ready) = view.ready {
+                check_ready(&record.deal, &self.network.rules, &ready)
+                    .map_err(|fault| Failure::new(ExitCode::LeaseFailed, fault.to_string()))?;
+                return Ok(ready);
+            }
+            if is_over(view.status) || unix_now() > record.deal.start_by {
+                return Err(not_started(&view, record.deal.start_by));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(READY_POLL.1);
+        }
+    }
+
+    /// Ends a lease that never began: nothing was promised.
+    pub(super) async fn abandon(&self, record: &mut LeaseRecord) -> Result<(), Failure> {
+        let ended = Ended {
+            at: unix_now(),
+            cause: EndCause::NotStarted,
+            usage: Default::default(),
+            amount: Amount::ZERO,
+        };
+        record.stage = Stage::Ended;
+        record.ended = Some(ended);
+        self.store.put_lease(record)?;
+        self.tell_end(record).await;
+        Ok(())
+    }
+
+    /// Tells the broker that a lease is over; what it cannot be told now, the next command tells it.
+    pub async fn tell_end(&self, record: &mut LeaseRecord) {
+        let Some(report) = record.report() else {
+            return;
+        };
+        let told = self
+            .session
+            .end(record.deal.id(), &ipsx_market::http::EndDeal { report })
+            .await;
+        let known = match told {
+            Ok(()) => true,
+            // It never heard of the deal, or holds it for over already.
+            Err(BrokerError::Problem(problem)) => explain::is_settled(problem.kind),
+            Err(error) => {
+                tracing::info!(%error, "the broker could not be told that the lease is over");
+                false
+            }
+        };
+        if known {
+            record.stage = Stage::Closed;
+            if let Err(failure) = self.store.put_lease(record) {
+                tracing::warn!(%failure, "the lease's record could not be closed");
+            }
+        }
+    }
+}
+
+/// Whether nothing more will happen to a deal.
+pub fn is_over(status: DealStatus) -> bool {
+    !matches!(
+        status,
+        DealStatus::Proposed | DealStatus::Agreed | DealStatus::Active
+    )
+}
+
+fn not_started(view: &DealView, start_by: UnixSeconds) -> Failure {
+    let cause = view.cause.map_or_else(
+        || format!("it was not ready by {start_by}"),
+        |cause| ipsx_agent_core::requester::in_words(cause).to_string(),
+    );
+    Failure::new(
+        ExitCode::LeaseFailed,
+        format!(
+            "the lease {} did not start: {cause}; nothing was paid, try again",
+            view.deal_id
+        ),
+    )
+}

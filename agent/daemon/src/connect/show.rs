@@ -1,0 +1,213 @@
+//! A lease as people watch it: a few lines at its ends, and one line a second in between.
+
+use std::cell::Cell;
+
+use ipsx_agent_core::requester::{Blame, EndReason, Progress};
+use serde_json::json;
+
+use super::Place;
+use super::explain::price;
+use super::running::{Finished, News};
+use crate::amount;
+use crate::cli::duration;
+use crate::exit_code::{ExitCode, Failure};
+use crate::measure::bytes;
+use crate::output::{Output, Style};
+use crate::store::LeaseRecord;
+
+/// Shows one lease.
+pub struct Shown<'a> {
+    output: &'a Output,
+    /// Whether the last line is one that the next second replaces.
+    live: Cell<bool>,
+}
+
+impl<'a> Shown<'a> {
+    /// Shows on `output`.
+    pub fn new(output: &'a Output) -> Self {
+        Self {
+            output,
+            live: Cell::new(false),
+        }
+    }
+
+    /// What was agreed.
+    pub fn agreed(&self, record: &LeaseRecord) {
+        let deal = &record.deal;
+        self.output.json(&json!({
+            "event": "agreed",
+            "deal_id": deal.id(),
+            "provider": deal.provider,
+            "exit_address": deal.exit_address,
+            "country": record.placement.country,
+            "asn": record.placement.asn,
+            "prices": deal.prices,
+            "budget": deal.budget,
+            "seconds": deal.seconds,
+        }));
+        let country = record
+            .placement
+            .country
+            .map_or_else(String::new, |country| format!(" in {country}"));
+        self.output.line(format!("lease     {}", deal.id()));
+        self.output
+            .line(format!("address   {}{country}", deal.exit_address));
+        self.output.line(format!("provider  {}", deal.provider));
+        self.output
+            .line(format!("price     {}", price(&deal.prices)));
+        self.output.line(format!(
+            "at most   {} in {}",
+            amount::tokens(deal.budget),
+            duration::format(u64::from(deal.seconds))
+        ));
+    }
+
+    /// The configuration for another client, if there is one: it is needed at once.
+    pub fn file(&self, place: &Place) {
+        if let Place::File(file) = place {
+            self.output
+                .json(&json!({ "event": "exported", "file": file }));
+            self.line(format!(
+                "wrote     {}; `wg-quick up` it now: time counts",
+                file.display()
+            ));
+        }
+    }
+
+    /// The proxy, once traffic passes.
+    pub fn proxy(&self, place: &Place) {
+        if let Place::Proxy { proxy, .. } = place {
+            let address = proxy.local_addr();
+            self.output
+                .json(&json!({ "event": "proxy_ready", "address": address }));
+            self.line(format!("proxy ready on {address} (SOCKS5 and HTTP)"));
+        }
+    }
+
+    /// What happens.
+    pub fn news(&self, news: &News) {
+        match news {
+            News::Connected { round_trip } => {
+                self.output.json(&json!({ "event": "connected", "round_trip_ms": round_trip.as_millis() as u64 }));
+            }
+            News::Serving => self.output.json(&json!({ "event": "serving" })),
+            News::ExitProven(address) => {
+                self.output
+                    .json(&json!({ "event": "exit_proven", "address": address }));
+                self.line(format!("the web sees {address}, as leased"));
+            }
+            News::Second(progress) => self.second(progress),
+            News::Disputed(reason) => {
+                self.output
+                    .json(&json!({ "event": "disputed", "reason": reason }));
+                self.line(self.output.paint(Style::Bad, format!("disputed: {reason}")));
+            }
+            News::Settled => {
+                self.output.json(&json!({ "event": "settled" }));
+                self.line("the two sides agree again");
+            }
+        }
+    }
+
+    fn second(&self, progress: &Progress) {
+        let usage = &progress.usage;
+        self.output.json(&json!({
+            "event": "second",
+            "seconds": usage.secs,
+            "bytes_up": usage.bytes_up,
+            "bytes_down": usage.bytes_down,
+            "amount": progress.promised,
+            "accepted": progress.accepted,
+            "vouchers": progress.vouchers,
+        }));
+        let text = second_line(self.output, progress);
+        if self.output.is_live() {
+            self.output.redraw(&text);
+            self.live.set(true);
+        } else {
+            self.output.line(text);
+        }
+    }
+
+    /// How it ended; an error unless it ended as agreed or wished.
+    pub fn finished(&self, finished: &Finished) -> Result<(), Failure> {
+        let (ending, record) = (&finished.ending, &finished.record);
+        let report = &ending.report;
+        self.output.json(&json!({
+            "event": "ended",
+            "deal_id": record.deal.id(),
+            "cause": report.cause,
+            "reason": ending.reason.to_string(),
+            "seconds": report.usage.secs,
+            "bytes_up": report.usage.bytes_up,
+            "bytes_down": report.usage.bytes_down,
+            "amount": report.amount,
+            "vouchers": record.vouchers,
+            "exit_seen": record.exit_seen,
+        }));
+        self.line(format!(
+            "ended     {}: {}, {} up, {} down, {} promised in {} vouchers",
+            ending.reason,
+            duration::format(report.usage.secs),
+            bytes(report.usage.bytes_up),
+            bytes(report.usage.bytes_down),
+            amount::tokens(report.amount),
+            record.vouchers,
+        ));
+        self.output.line(format!(
+            "          ipsx leases --statement {}",
+            record.deal.id()
+        ));
+        judge(finished)
+    }
+
+    fn line(&self, text: impl AsRef<str>) {
+        if self.live.replace(false) {
+            self.output.redraw_done();
+        }
+        self.output.line(text);
+    }
+}
+
+/// One second of a lease in aligned columns.
+pub fn second_line(output: &Output, progress: &Progress) -> String {
+    let usage = &progress.usage;
+    let state = if progress.accepted >= progress.promised {
+        output.paint(
+            Style::Good,
+            format!("voucher {} accepted", progress.vouchers),
+        )
+    } else {
+        output.paint(Style::Dim, format!("voucher {} sent", progress.vouchers))
+    };
+    format!(
+        "{:>5} s   up {:>9}   down {:>9}   {:>14}   {state}",
+        usage.secs,
+        bytes(usage.bytes_up),
+        bytes(usage.bytes_down),
+        amount::tokens(progress.promised),
+    )
+}
+
+/// The failure that an end amounts to, if it does.
+fn judge(finished: &Finished) -> Result<(), Failure> {
+    let ending = &finished.ending;
+    let paid = amount::tokens(ending.report.amount);
+    match (ending.reason.blame(), &ending.reason) {
+        (Blame::Nobody, _) => Ok(()),
+        (Blame::Provider, reason) => Err(Failure::new(
+            ExitCode::LeaseFailed,
+            format!(
+                "the lease ended early through its provider: {reason}; {paid} had been promised, try another offer"
+            ),
+        )),
+        (Blame::Requester, EndReason::ExitUnknown) => Err(Failure::new(
+            ExitCode::LeaseFailed,
+            format!("{}; {paid} had been promised", EndReason::ExitUnknown),
+        )),
+        (Blame::Requester, reason) => Err(Failure::new(
+            ExitCode::Balance,
+            format!("the lease ended early: {reason}; check the deposit with `ipsx wallet show`"),
+        )),
+    }
+}

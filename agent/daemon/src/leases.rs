@@ -1,0 +1,144 @@
+//! `ipsx leases`: what this wallet has leased, and the account of each.
+
+use std::collections::HashMap;
+
+use ipsx_market::status::DealStatus;
+use ipsx_metering::DealId;
+use serde_json::json;
+
+use crate::amount;
+use crate::cli::{LeasesArgs, duration, parse_deal};
+use crate::clock::unix_now;
+use crate::config::Settings;
+use crate::connect::{self, Requester, is_over};
+use crate::exit_code::{ExitCode, Failure};
+use crate::network::contract_failure;
+use crate::output::Output;
+use crate::statement::Statement;
+use crate::store::{LeaseRecord, Stage};
+
+/// Without --all, leases that ended longer ago than this many seconds are left out.
+const RECENT_SECS: u64 = 24 * 3_600;
+
+/// Runs it.
+pub(crate) async fn run(
+    args: LeasesArgs,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(), Failure> {
+    let wanted = args
+        .statement
+        .as_deref()
+        .map(parse_deal)
+        .transpose()
+        .map_err(Failure::usage)?;
+    let requester = connect::open(settings, output).await?;
+    match wanted {
+        Some(deal) => statement(&requester, deal, output).await,
+        None => list(&requester, args.all, output).await,
+    }
+}
+
+async fn statement(requester: &Requester, deal: DealId, output: &Output) -> Result<(), Failure> {
+    let record = requester.store.lease(deal)?.ok_or_else(|| {
+        Failure::new(
+            ExitCode::Usage,
+            format!("there is no record of lease {deal} here; `ipsx leases --all` lists them"),
+        )
+    })?;
+    if record.domain != requester.network.info.domain {
+        return Err(Failure::usage(format!(
+            "lease {deal} was on another chain; name its broker with --broker {}",
+            record.broker
+        )));
+    }
+    let claimed = requester
+        .network
+        .contract
+        .claimed(record.deal.channel().id())
+        .await
+        .map_err(contract_failure)?;
+    let statement = Statement::compute(&record, Some(claimed));
+    statement.show(output);
+    statement.verdict()
+}
+
+async fn list(requester: &Requester, all: bool, output: &Output) -> Result<(), Failure> {
+    let statuses: HashMap<DealId, DealStatus> = requester
+        .session
+        .deals()
+        .await?
+        .into_iter()
+        .map(|view| (view.deal_id, view.status))
+        .collect();
+    let now = unix_now();
+    let mut records = requester.store.leases()?;
+    records.retain(|record| {
+        all || record
+            .ended
+            .is_none_or(|ended| now.since(ended.at) < RECENT_SECS)
+    });
+    let rows: Vec<_> = records
+        .iter()
+        .map(|record| (record, status(record, &statuses)))
+        .collect();
+    output.json(&json!({ "leases": rows.iter().map(|(record, status)| as_json(record, status)).collect::<Vec<_>>() }));
+    if rows.is_empty() {
+        output.line("no leases; `ipsx connect` makes one");
+        return Ok(());
+    }
+    let table: Vec<Vec<String>> = rows
+        .iter()
+        .map(|(record, status)| {
+            let statement = Statement::compute(record, None);
+            vec![
+                record.deal.id().to_string(),
+                record.deal.exit_address.to_string(),
+                record
+                    .placement
+                    .country
+                    .map_or_else(|| "-".into(), |country| country.to_string()),
+                status.clone(),
+                duration::format(statement.seconds),
+                amount::format(statement.amount),
+            ]
+        })
+        .collect();
+    output.table(
+        &["lease", "address", "cc", "status", "used", "promised"],
+        &table,
+        &[4, 5],
+    );
+    Ok(())
+}
+
+/// The broker's word while it may still change, else what is known here.
+fn status(record: &LeaseRecord, statuses: &HashMap<DealId, DealStatus>) -> String {
+    let known = statuses.get(&record.deal.id()).copied();
+    let over_here = matches!(record.stage, Stage::Ended | Stage::Closed);
+    match known {
+        Some(status) if is_over(status) || !over_here => serde_json::to_value(status)
+            .ok()
+            .and_then(|name| name.as_str().map(str::to_owned))
+            .unwrap_or_default(),
+        _ if over_here => "ended".into(),
+        _ => "unknown".into(),
+    }
+}
+
+fn as_json(record: &LeaseRecord, status: &str) -> serde_json::Value {
+    let statement = Statement::compute(record, None);
+    json!({
+        "deal_id": statement.deal_id,
+        "status": status,
+        "cause": statement.cause,
+        "provider": statement.provider,
+        "exit_address": statement.exit_address,
+        "country": statement.country,
+        "signed_at": record.signed_at,
+        "seconds": statement.seconds,
+        "bytes_up": statement.bytes_up,
+        "bytes_down": statement.bytes_down,
+        "amount": statement.amount,
+    })
+}

@@ -1,0 +1,107 @@
+//! What is kept of one lease: enough to end it after a crash, and to prove afterwards who paid whom.
+
+use std::net::IpAddr;
+
+use ipsx_market::deal::{Deal, Outcome};
+use ipsx_market::messages::{EndCause, EndReport};
+use ipsx_market::offer::Placement;
+use ipsx_metering::{
+    Amount, Domain, NetworkId, Receipt, Reservation, Signature, Signed, UnixSeconds, Usage, Voucher,
+};
+use serde::{Deserialize, Serialize};
+
+/// A lease from the requester's side. First written before its deal is signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// The broker's URL.
+    pub broker: String,
+    /// The network.
+    pub network: NetworkId,
+    /// Chain and contract.
+    pub domain: Domain,
+    /// The operator when it was signed.
+    pub operator: ipsx_metering::Address,
+    /// The network's fee in basis points.
+    pub fee_bps: u16,
+    /// Number of the session key that pays.
+    pub slot: u32,
+    /// The deal.
+    pub deal: Deal,
+    /// The provider's wallet over it.
+    pub provider_signature: Signature,
+    /// The requester's wallet over it.
+    pub requester_signature: Signature,
+    /// Where the address is, by the broker.
+    pub placement: Placement,
+    /// When this side signed.
+    pub signed_at: UnixSeconds,
+    /// How far it came.
+    pub stage: Stage,
+    /// The network's word.
+    pub outcome: Option<Signed<Outcome>>,
+    /// The promise behind the vouchers.
+    pub reservation: Option<Signed<Reservation>>,
+    /// What the channel had paid before this lease.
+    pub paid_before: Amount,
+    /// Latest voucher of the channel when the lease ended.
+    pub voucher: Option<Signed<Voucher>>,
+    /// Vouchers signed for this lease.
+    pub vouchers: u64,
+    /// Latest receipt that was accepted.
+    pub receipt: Option<Signed<Receipt>>,
+    /// Address that the exit was seen to have; `None` when it was not checked.
+    pub exit_seen: Option<IpAddr>,
+    /// How it ended.
+    pub ended: Option<Ended>,
+}
+
+/// How far a lease came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The deal was, or was about to be, signed.
+    Signing,
+    /// Bound by the network.
+    Bound,
+    /// The tunnel was up and vouchers flowed.
+    Paying,
+    /// Over; the broker may not know yet.
+    Ended,
+    /// Over, and the broker knows.
+    Closed,
+}
+
+/// The end of a lease as this side saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When.
+    pub at: UnixSeconds,
+    /// Why.
+    pub cause: EndCause,
+    /// What was used, by this side's own count.
+    pub usage: Usage,
+    /// What this lease paid.
+    pub amount: Amount,
+}
+
+impl LeaseRecord {
+    /// What the broker is told, once it is over.
+    pub fn report(&self) -> Option<EndReport> {
+        let ended = self.ended?;
+        Some(EndReport {
+            cause: ended.cause,
+            usage: ended.usage,
+            amount: ended.amount,
+            voucher: self.voucher.clone(),
+        })
+    }
+
+    /// What this lease paid: the channel's vouchers less what it had paid before.
+    pub fn paid(&self) -> Amount {
+        let total = self
+            .voucher
+            .as_ref()
+            .map_or(Amount::ZERO, |voucher| voucher.message.cumulative);
+        total.saturating_sub(self.paid_before)
+    }
+}

@@ -1,0 +1,216 @@
+//! `ipsx withdraw`: tokens out of the deposit, or out of what was earned.
+
+use ipsx_market::http::PostWithdrawal;
+use ipsx_metering::{Amount, CreditsTransfer, Signed};
+use ipsx_settlement::{Signer, Wallet};
+use serde_json::json;
+
+use crate::amount;
+use crate::broker::Broker;
+use crate::cli::{WithdrawCommand, WithdrawCreditsArgs, WithdrawDepositArgs};
+use crate::clock::unix_now;
+use crate::config::Settings;
+use crate::connect::{self, Requester};
+use crate::earnings;
+use crate::exit_code::{ExitCode, Failure};
+use crate::network::{Network, contract_failure};
+use crate::output::Output;
+use crate::wallet;
+
+/// What an owner must wait against the operator, in seconds.
+const DELAY_SECS: u64 = 48 * 3_600;
+/// A signed payout of credits counts this long, in seconds.
+const TRANSFER_SECS: u64 = 3_600;
+
+/// Runs it.
+pub(crate) async fn run(
+    command: WithdrawCommand,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(), Failure> {
+    match command {
+        WithdrawCommand::Deposit(args) if args.without_operator => {
+            alone(args, settings, output).await
+        }
+        WithdrawCommand::Deposit(args) => with_operator(args, settings, output).await,
+        WithdrawCommand::Credits(args) => credits(args, settings, output).await,
+    }
+}
+
+async fn with_operator(
+    args: WithdrawDepositArgs,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(), Failure> {
+    let requester = connect::open(settings, output).await?;
+    let (amount, to) = wanted(&requester, &args).await?;
+    let withdrawal = requester
+        .session
+        .withdrawal(&PostWithdrawal { to, amount })
+        .await?;
+    let signed = &withdrawal.message;
+    let as_asked = signed.owner == requester.wallet.address()
+        && signed.to == to
+        && signed.amount == amount
+        && signed.network == requester.network.info.network;
+    if !as_asked {
+        return Err(Failure::new(
+            ExitCode::Refused,
+            "the broker signed another withdrawal than was asked for; nothing was submitted, use --without-operator",
+        ));
+    }
+    let contract = &requester.network.contract;
+    contract
+        .withdraw_with_operator(requester.wallet.as_ref(), &withdrawal)
+        .await
+        .map_err(contract_failure)?;
+    output.json(&json!({ "amount": amount, "to": to }));
+    output.line(format!("withdrew {} to {to}", amount::tokens(amount)));
+    Ok(())
+}
+
+/// What is asked for, within what there is.
+async fn wanted(
+    requester: &Requester,
+    args: &WithdrawDepositArgs,
+) -> Result<(Amount, ipsx_metering::Address), Failure> {
+    let owner = requester.wallet.address();
+    let account = requester
+        .network
+        .contract
+        .account(requester.network.info.network, owner)
+        .await;
+    let balance = account.map_err(contract_failure)?.balance;
+    let amount = args.amount.unwrap_or(balance);
+    if amount == Amount::ZERO || amount > balance {
+        return Err(Failure::new(
+            ExitCode::Balance,
+            format!(
+                "the deposit of {owner} is {}; there is no more to withdraw",
+                amount::tokens(balance)
+            ),
+        ));
+    }
+    Ok((amount, args.to.unwrap_or(owner)))
+}
+
+/// Against the operator: the first run asks, a run after 48 hours takes.
+async fn alone(
+    args: WithdrawDepositArgs,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(), Failure> {
+    let wallet = wallet::open(settings).await?;
+    let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
+    let (contract, id, owner) = (&network.contract, network.info.network, wallet.address());
+    let account = contract
+        .account(id, owner)
+        .await
+        .map_err(contract_failure)?;
+    let now = contract
+        .chain()
+        .head()
+        .await
+        .map_err(crate::network::chain_failure)?
+        .timestamp;
+    let possible = account.requested_at.after(DELAY_SECS);
+    if account.pending > Amount::ZERO && now > possible {
+        let to = args.to.unwrap_or(owner);
+        let amount = account.pending.min(account.balance);
+        contract
+            .withdraw(wallet.as_ref(), id, to)
+            .await
+            .map_err(contract_failure)?;
+        output.json(&json!({ "amount": amount, "to": to }));
+        output.line(format!("withdrew {} to {to}", amount::tokens(amount)));
+        return Ok(());
+    }
+    let amount = args.amount.unwrap_or(account.balance);
+    if account.pending == amount && amount > Amount::ZERO {
+        output.json(&json!({ "pending": amount, "possible_from": possible }));
+        let wait = crate::cli::duration::format(possible.since(now));
+        output.line(format!(
+            "{} can be taken in {wait}; run the same command again then",
+            amount::tokens(amount)
+        ));
+        return Ok(());
+    }
+    if amount == Amount::ZERO || amount > account.balance {
+        return Err(Failure::new(
+            ExitCode::Balance,
+            format!(
+                "the deposit of {owner} is {}; ask for no more than that",
+                amount::tokens(account.balance)
+            ),
+        ));
+    }
+    contract
+        .request_withdraw(wallet.as_ref(), id, amount)
+        .await
+        .map_err(contract_failure)?;
+    output.json(&json!({ "pending": amount, "possible_from": now.after(DELAY_SECS) }));
+    output.line(format!(
+        "asked for {}; run the same command again in 48 h to take it, nobody can refuse",
+        amount::tokens(amount)
+    ));
+    Ok(())
+}
+
+async fn credits(
+    args: WithdrawCreditsArgs,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(), Failure> {
+    let wallet = wallet::open(settings).await?;
+    let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
+    let to = args.to.unwrap_or_else(|| wallet.address());
+    let mut paid = Vec::new();
+    for key in earnings::payout_keys(&wallet, settings, &network).await? {
+        if let Some(amount) = pay_out(&wallet, &network, &key, to).await? {
+            output.line(format!(
+                "{:>16}  from {}",
+                amount::tokens(amount),
+                key.address()
+            ));
+            paid.push((key.address(), amount));
+        }
+    }
+    let total: Amount = paid.iter().map(|(_, amount)| *amount).sum();
+    let rows: Vec<_> = paid
+        .iter()
+        .map(|(from, amount)| json!({ "from": from, "amount": amount }))
+        .collect();
+    output.json(&json!({ "amount": total, "to": to, "payouts": rows }));
+    output.line(format!("withdrew {} to {to}", amount::tokens(total)));
+    Ok(())
+}
+
+/// Pays one address's credits out: it signs, the wallet submits and pays the gas.
+async fn pay_out(
+    wallet: &Wallet,
+    network: &Network,
+    key: &Wallet,
+    to: ipsx_metering::Address,
+) -> Result<Option<Amount>, Failure> {
+    let contract = &network.contract;
+    let credits = contract
+        .credits(key.address())
+        .await
+        .map_err(contract_failure)?;
+    if credits.amount == Amount::ZERO {
+        return Ok(None);
+    }
+    let transfer = CreditsTransfer {
+        owner: key.address(),
+        to,
+        amount: credits.amount,
+        nonce: credits.nonce,
+        deadline: unix_now().after(TRANSFER_SECS),
+    };
+    let signed = Signed::sign(transfer, &network.info.domain, key.key());
+    contract
+        .transfer_credits(wallet, &signed)
+        .await
+        .map_err(contract_failure)?;
+    Ok(Some(credits.amount))
+}
