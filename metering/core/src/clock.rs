@@ -44,11 +44,6 @@ impl ServiceClock {
         self.running_since = None;
     }
 
-    /// Counts no more than `most`; only while standing still.
-    pub(crate) fn cap(&mut self, most: Duration) {
-        self.served = self.served.min(most);
-    }
-
     /// Takes `time` back.
     pub(crate) fn forgive(&mut self, time: Duration) {
         self.served = self.served.saturating_sub(time);

@@ -52,13 +52,16 @@ pub struct PayerMeter {
     started: Option<Instant>,
     measure: OwnMeasure,
     base: Amount,
-    resumed: bool,
+    /// A voucher was signed for this deal.
+    opened: bool,
     /// The highest signed voucher of the channel.
     voucher: Option<Signed<Voucher>>,
     /// What is being signed.
-    ordered: Option<VoucherOrder>,
+    ordered: Option<Amount>,
     /// The newest receipt, of this deal or an earlier one.
     receipt: Option<Signed<Receipt>>,
+    /// The claim in it was not looked at yet, or not accepted in full.
+    unanswered: bool,
     sent_at: Option<Instant>,
     receipt_at: Option<Instant>,
     disputed_since: Option<Instant>,
@@ -89,10 +92,11 @@ impl PayerMeter {
             proof,
             started: None,
             base: progress.base,
-            resumed: progress.vouchers > 0,
+            opened: progress.vouchers > 0,
             voucher: state.voucher,
             ordered: None,
             receipt: state.receipt,
+            unanswered: true,
             sent_at: None,
             receipt_at: None,
             disputed_since: None,
@@ -109,7 +113,7 @@ impl PayerMeter {
         self.started = Some(now);
         self.measure.start(now);
         self.receipt_at = Some(now);
-        if self.resumed {
+        if self.opened {
             self.repeat(now);
         } else {
             let first = self.slices.first();
@@ -174,15 +178,15 @@ impl PayerMeter {
         now: Instant,
     ) -> Result<(), NotOrdered> {
         let found = voucher.message.cumulative;
-        let expected = self.ordered.as_ref().map(|order| order.cumulative);
+        let expected = self.ordered;
         if expected != Some(found) || voucher.message.channel_id != self.channel_id {
             return Err(NotOrdered { expected, found });
         }
         self.ordered = None;
         self.voucher = Some(voucher);
-        self.resumed = true;
+        self.opened = true;
         self.repeat(now);
-        self.pay();
+        self.advance(now);
         Ok(())
     }
 
@@ -190,8 +194,8 @@ impl PayerMeter {
     ///
     /// A voucher that is being signed may still be handed in; nothing is prepaid any more.
     pub fn handle_end(&mut self, cause: EndCause, now: Instant) {
-        self.advance(now);
         self.end(cause);
+        self.advance(now);
     }
 
     /// Time has passed.
@@ -225,7 +229,7 @@ impl PayerMeter {
                 deal_id: self.terms.deal_id,
                 base: self.base,
                 usage: self.usage(),
-                vouchers: u8::from(self.resumed),
+                vouchers: u8::from(self.opened),
             }),
         }
     }

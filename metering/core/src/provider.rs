@@ -2,6 +2,7 @@
 
 mod cover;
 mod event;
+mod funds;
 mod service;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use crate::{
 use cover::Cover;
 pub use cover::{ChainView, RESERVATION_LIFETIME};
 pub use event::{HoldCause, ProviderEvent, ServiceGate, VoucherOutcome};
+use funds::Funds;
 
 /// How long a provider waits for the first voucher, and how long a hold may last before the lease ends.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,6 +58,9 @@ pub struct ProviderMeter {
     /// Highest voucher that was accepted; `stored` may lag behind it.
     accepted: Option<Signed<Voucher>>,
     stored: Amount,
+    funds: Funds,
+    /// What the totals so far cost.
+    due: Amount,
     cover: Option<Cover>,
     renewal_asked: Option<Instant>,
     gate: ServiceGate,
@@ -102,7 +107,7 @@ impl ProviderMeter {
         terms.check()?;
         let progress = state.resume(terms.deal_id);
         let stored = state.cumulative();
-        Ok(Self {
+        let mut meter = Self {
             channel_id: terms.channel_id(),
             slices: Slices::new(&terms, round_trip),
             terms,
@@ -115,6 +120,8 @@ impl ProviderMeter {
             vouchers: progress.vouchers,
             accepted: state.voucher,
             stored,
+            funds: Funds::default(),
+            due: Amount::ZERO,
             cover: None,
             renewal_asked: None,
             gate: ServiceGate::Closed,
@@ -131,7 +138,10 @@ impl ProviderMeter {
             last_receipt: None,
             connections_root: B256::ZERO,
             events: VecDeque::new(),
-        })
+        };
+        meter.count_funds();
+        meter.count_due();
+        Ok(meter)
     }
 
     /// The tunnel's peer is ready. `wall` is the wall-clock time at `now`, for `observedAt` in receipts.
@@ -157,6 +167,7 @@ impl ProviderMeter {
         if grown_up {
             self.heard_at = Some(now);
         }
+        self.count_due();
         self.advance(now);
     }
 
@@ -197,6 +208,7 @@ impl ProviderMeter {
             self.vouchers = self.vouchers.saturating_add(1).min(2);
         }
         self.numbers.limit = self.numbers.promised;
+        self.count_funds();
         self.advance(now);
     }
 
@@ -215,13 +227,14 @@ impl ProviderMeter {
             chain,
             (&self.domain, self.channel_id),
             needed,
-            self.stop_reserve(),
+            self.funds.stop_reserve,
             now,
         )?;
         let newer = self.cover.as_ref().is_none_or(|old| cover.replaces(old));
         if newer {
             self.cover = Some(cover);
             self.renewal_asked = None;
+            self.count_funds();
         }
         self.advance(now);
         Ok(newer)
@@ -303,13 +316,12 @@ impl ProviderMeter {
 
     /// What the totals so far cost.
     pub fn due(&self) -> Amount {
-        self.terms.due(&self.usage())
+        self.due
     }
 
     /// What this lease's stored vouchers pay, as far as the reservation covers it.
     pub fn paid(&self) -> Amount {
-        let capacity = self.cover.map_or(Amount::ZERO, |cover| cover.capacity);
-        self.stored.min(capacity).saturating_sub(self.base)
+        self.funds.paid
     }
 
     /// What the packet path may do now.

@@ -42,13 +42,12 @@ impl PayerMeter {
         }
         self.check_sums(message)?;
         self.receipt = Some(receipt);
+        self.unanswered = true;
         self.receipt_at = Some(now);
         if self.proof == ServiceProof::Receipts && !self.ended {
             self.measure.prove(now);
         }
-        self.pay();
-        self.judge(now)?;
-        self.advance(now);
+        self.examine(now)?;
         Ok(ReceiptOutcome::Newer)
     }
 
@@ -71,48 +70,41 @@ impl PayerMeter {
     }
 
     pub(super) fn order(&mut self, cumulative: Amount, answers: Option<Receipt>) {
-        let order = VoucherOrder {
+        self.ordered = Some(cumulative);
+        self.events.push_back(PayerEvent::SignVoucher(VoucherOrder {
             channel_id: self.channel_id,
             cumulative,
             answers,
-        };
-        self.ordered = Some(order.clone());
-        self.events.push_back(PayerEvent::SignVoucher(order));
+        }));
     }
 
-    /// Orders a higher voucher if the provider's claim calls for one.
-    pub(super) fn pay(&mut self) {
-        if self.ordered.is_some() || !self.resumed {
-            return;
-        }
-        let Some(payable) = self.payable() else {
-            return;
-        };
-        let target = payable.amount.saturating_add(self.ahead(&payable));
-        let cumulative = self.base.saturating_add(target.min(self.terms.budget));
-        if cumulative > self.cumulative() {
-            let answers = self.claim().cloned();
-            self.order(cumulative, answers);
-        }
-    }
-
+    /// Looks at the clock and the claim, and decides anew.
     pub(super) fn advance(&mut self, now: Instant) {
-        let Some(started) = self.started else { return };
-        if self.ended {
-            return;
+        // A claim that is too high was reported when it came, and as an event.
+        let _ = self.examine(now);
+    }
+
+    /// As [`advance`](Self::advance); an error if the provider's latest claim is too high.
+    fn examine(&mut self, now: Instant) -> Result<(), ProviderFault> {
+        let mut verdict = Ok(());
+        if self.unanswered
+            && let Some(payable) = self.payable()
+        {
+            self.pay(&payable);
+            verdict = self.judge(&payable, now);
         }
+        let Some(started) = self.started.filter(|_| !self.ended) else {
+            return verdict;
+        };
         if let Some(cause) = self.end_cause(started, now) {
             self.end(cause);
-            return;
-        }
-        self.pay();
-        // A dispute that echoes or counters have settled needs no receipt to be over.
-        let _ = self.judge(now);
-        if self.next_repeat().is_some_and(|at| at <= now) {
+        } else if self.next_repeat().is_some_and(|at| at <= now) {
             self.repeat(now);
         }
+        verdict
     }
 
+    /// Ends the lease, unless it has ended.
     pub(super) fn end(&mut self, cause: EndCause) {
         if self.ended {
             return;
@@ -127,6 +119,20 @@ impl PayerMeter {
             amount,
             paid: self.paid(),
         });
+    }
+
+    /// Orders a higher voucher if the provider's claim calls for one; at most once for a claim that is accepted in full.
+    fn pay(&mut self, payable: &Payable) {
+        if self.ordered.is_some() || !self.opened {
+            return;
+        }
+        let target = payable.amount.saturating_add(self.ahead(payable));
+        let cumulative = self.base.saturating_add(target.min(self.terms.budget));
+        self.unanswered = payable.amount < payable.claimed;
+        if cumulative > self.cumulative() {
+            let answers = self.claim().cloned();
+            self.order(cumulative, answers);
+        }
     }
 
     /// When the lease ends if nothing comes from the provider.
@@ -148,16 +154,15 @@ impl PayerMeter {
     }
 
     fn end_cause(&self, started: Instant, now: Instant) -> Option<EndCause> {
-        let claimed = self.claim().map_or(0, |claim| claim.usage.secs);
-        let spent = self
-            .payable()
-            .is_some_and(|payable| payable.amount >= self.terms.budget);
+        let (claimed, claimed_amount) = self.claim().map_or_else(Default::default, |claim| {
+            (claim.usage.secs, claim.deal_amount)
+        });
         let disputed = self.disputed_since.is_some_and(|since| {
             now >= since + self.slices.next_time(self.paid()).max(SHORTEST_DISPUTE)
         });
         if claimed >= self.terms.max_seconds && self.disputed_since.is_none() {
             Some(EndCause::TimeUp)
-        } else if spent {
+        } else if claimed_amount >= self.terms.budget && self.disputed_since.is_none() {
             Some(EndCause::BudgetSpent)
         } else if disputed {
             Some(EndCause::Disputed)
@@ -239,10 +244,7 @@ impl PayerMeter {
     }
 
     /// Notices a dispute, and its end.
-    fn judge(&mut self, now: Instant) -> Result<(), ProviderFault> {
-        let Some(payable) = self.payable() else {
-            return Ok(());
-        };
+    fn judge(&mut self, payable: &Payable, now: Instant) -> Result<(), ProviderFault> {
         let ahead = self.slices.next(self.paid());
         if payable.claimed <= payable.amount.saturating_add(ahead) {
             if self.disputed_since.take().is_some() && !self.ended {

@@ -6,9 +6,7 @@ use super::{
     Cover, HOLD_SHARE, HoldCause, LastReceipt, PATIENCE, Phase, ProviderEvent, ProviderMeter,
     SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
 };
-use crate::slice::scale;
-use crate::terms::PACKET;
-use crate::{Amount, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Usage, Voucher};
+use crate::{EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
 
 /// Time forgiven after silences, so that the payer's clock never falls behind, may reach the time served divided by
 /// this.
@@ -44,7 +42,7 @@ impl ProviderMeter {
             }
             return Ok(VoucherOutcome::Stale);
         }
-        let most = self.base.saturating_add(self.terms.budget);
+        let most = self.most();
         if cumulative > most {
             return Err(PayerFault::OverBudget { cumulative, most });
         }
@@ -56,6 +54,7 @@ impl ProviderMeter {
                 .max(cumulative.saturating_sub(self.slices.first()));
         }
         self.accepted = Some(voucher);
+        self.count_funds();
         self.request_store();
         self.hear(now);
         Ok(VoucherOutcome::Higher)
@@ -88,8 +87,8 @@ impl ProviderMeter {
         self.events.push_back(ProviderEvent::Ended {
             cause,
             usage: self.usage(),
-            amount: self.due(),
-            paid: self.paid(),
+            amount: self.due,
+            paid: self.funds.paid,
         });
     }
 
@@ -101,40 +100,6 @@ impl ProviderMeter {
             self.events
                 .push_back(ProviderEvent::StoreVoucher(voucher.clone()));
         }
-    }
-
-    pub(super) fn accepted_amount(&self) -> Amount {
-        self.accepted
-            .as_ref()
-            .map_or(Amount::ZERO, |voucher| voucher.message.cumulative)
-    }
-
-    /// What the next voucher may need beyond the latest.
-    pub(super) fn next_slice(&self) -> Amount {
-        let paid = self.accepted_amount().saturating_sub(self.base);
-        let rest = self.terms.budget.saturating_sub(paid);
-        self.slices.next(paid).min(rest)
-    }
-
-    /// Where the next slice takes the channel's voucher, as far as service needs it: one that is paid further ahead
-    /// than a slice is no reason to stop.
-    fn voucher_after_next(&self) -> Amount {
-        let slice = self.slices.next(self.paid());
-        let needed = self.base.saturating_add(self.due());
-        let latest = self.accepted_amount().min(needed.saturating_add(slice));
-        let most = self.base.saturating_add(self.terms.budget);
-        latest.saturating_add(slice).min(most)
-    }
-
-    /// How long before a reservation lapses service stops: two slices.
-    pub(super) fn stop_reserve(&self) -> Duration {
-        let paid = self.accepted_amount().saturating_sub(self.base);
-        self.slices.next_time(paid) * 2
-    }
-
-    pub(super) fn stop_at(&self) -> Option<Instant> {
-        let reserve = self.stop_reserve();
-        self.cover.as_ref().map(|cover| cover.stop_at(reserve))
     }
 
     /// After how long without a sign of life the peer is silent.
@@ -152,70 +117,22 @@ impl ProviderMeter {
         self.last_receipt.map(|last| last.at + RECEIPT_REPEAT)
     }
 
+    /// The peer lives: service that waited for it may go on.
     fn hear(&mut self, now: Instant) {
         self.heard_at = Some(now);
-        self.advance(now);
-    }
-
-    fn credit(&self) -> Amount {
-        if self.vouchers < 2 {
-            return Amount::ZERO;
+        if matches!(self.phase, Phase::Held { .. }) {
+            self.advance(now);
         }
-        self.slices.next(self.paid())
-    }
-
-    /// The most that may be due.
-    fn limit(&self) -> Amount {
-        self.paid()
-            .saturating_add(self.credit())
-            .min(self.terms.budget)
-    }
-
-    /// Whole seconds that `limit` pays for beside the traffic so far.
-    fn affordable_secs(&self, limit: Amount) -> u64 {
-        let traffic = self.terms.due(&Usage {
-            secs: 0,
-            ..self.usage()
-        });
-        let per_second = self.terms.prices.per_second.0.0;
-        match limit.checked_sub(traffic) {
-            None => 0,
-            Some(_) if per_second == 0 => u64::MAX,
-            Some(rest) => u64::try_from(rest.0 / per_second).unwrap_or(u64::MAX),
-        }
-    }
-
-    /// Total bytes that `limit` pays for beside the seconds so far and the one that runs.
-    fn affordable_bytes(&self, limit: Amount) -> u64 {
-        let per_gib = self.terms.prices.per_gib.0.0;
-        if per_gib == 0 {
-            return u64::MAX;
-        }
-        let secs = self.secs.saturating_add(1).min(self.terms.max_seconds);
-        let time = Amount(self.terms.prices.per_second.0.0.saturating_mul(secs.into()));
-        let rest = limit.saturating_sub(time);
-        let bytes = scale(rest.0, 1 << 30, per_gib);
-        u64::try_from(bytes).unwrap_or(u64::MAX)
-    }
-
-    /// Whether service can go on within `limit`: for another second, and another packet.
-    ///
-    /// Traffic that waits for the next voucher is no reason to stop the clock, unless it is all that is sold or no
-    /// voucher can help any more.
-    fn has_room(&self, limit: Amount) -> bool {
-        let packet = self.traffic.total().saturating_add(PACKET) <= self.affordable_bytes(limit);
-        let may_wait = self.terms.prices.per_second.0 > Amount::ZERO && limit < self.terms.budget;
-        self.affordable_secs(limit) > self.secs && (packet || may_wait)
     }
 
     fn wait(&mut self, since: Instant, now: Instant) {
         if self.stored > self.base && self.cover.is_some() {
             self.last_receipt = Some(LastReceipt {
                 secs: self.secs,
-                due: self.due(),
+                due: self.due,
                 at: now,
             });
-            if self.has_room(self.limit()) {
+            if self.has_room() {
                 self.phase = Phase::Serving;
                 self.heard_at = Some(now);
                 self.clock.run(now);
@@ -228,44 +145,55 @@ impl ProviderMeter {
     }
 
     fn serve(&mut self, now: Instant) {
-        let limit = self.limit();
-        let affordable = self.affordable_secs(limit);
-        let last_secs = affordable.min(self.terms.max_seconds);
         let silent_at = self.heard_at.map(|at| at + self.silence());
-        let spent_at = self.clock.instant_of(Duration::from_secs(last_secs));
+        let lapse_at = self.stop_at();
+        let spent_at = self.spent_at(now);
         // A late caller must not turn time after the first of these into service.
-        let first = [silent_at, spent_at, self.stop_at()]
+        let first = [silent_at, spent_at, lapse_at]
             .into_iter()
             .flatten()
-            .min()
-            .filter(|at| *at <= now);
-        if first.is_some() && first == spent_at {
-            self.stop_clock(first.unwrap_or(now));
-            self.clock.cap(Duration::from_secs(last_secs));
-            self.secs = self.secs.min(last_secs);
-            self.end_or_hold(last_secs, limit, now);
-        } else if first.is_some() && first == silent_at {
-            self.stop_clock(self.heard_at.unwrap_or(now));
-            self.hold(HoldCause::PeerSilent, now);
-        } else if let Some(at) = first {
-            self.stop_clock(at);
-            self.end(EndCause::Uncovered, now);
-        } else {
+            .filter(|at| *at <= now)
+            .min();
+        if first.is_none() {
             self.secs = self.clock.elapsed(now).as_secs();
-            if self.has_room(limit) {
+            self.count_due();
+            if self.has_room() {
                 self.report(now);
             } else {
                 self.stop_clock(now);
-                self.end_or_hold(self.secs, limit, now);
+                self.end_or_hold(now);
             }
+        } else if first == spent_at {
+            self.stop_clock(first.unwrap_or(now));
+            self.end_or_hold(now);
+        } else if first == silent_at {
+            self.stop_clock(self.heard_at.unwrap_or(now));
+            self.hold(HoldCause::PeerSilent, now);
+        } else {
+            self.stop_clock(first.unwrap_or(now));
+            self.end(EndCause::Uncovered, now);
         }
     }
 
-    /// Service cannot go on at `secs`: the lease is over, or the payer has to pay first.
-    fn end_or_hold(&mut self, secs: u64, limit: Amount, now: Instant) {
-        if secs >= self.terms.max_seconds {
+    /// When time or money ran out, if that is so by `now`.
+    fn spent_at(&self, now: Instant) -> Option<Instant> {
+        let whole = self.clock.elapsed(now).as_secs();
+        if whole == self.secs {
+            return None;
+        }
+        let affordable = self.affordable_secs().max(self.secs);
+        let last = affordable.min(self.terms.max_seconds);
+        if whole < last {
+            return None;
+        }
+        self.clock.instant_of(Duration::from_secs(last))
+    }
+
+    /// Service cannot go on: the lease is over, or the payer has to pay first.
+    fn end_or_hold(&mut self, now: Instant) {
+        if self.secs >= self.terms.max_seconds {
             self.end(EndCause::TimeUp, now);
-        } else if limit >= self.terms.budget {
+        } else if self.funds.limit >= self.terms.budget {
             self.end(EndCause::BudgetSpent, now);
         } else {
             self.hold(HoldCause::Unpaid, now);
@@ -275,8 +203,8 @@ impl ProviderMeter {
     /// Receipts, and storing, as service goes on.
     fn report(&mut self, now: Instant) {
         if let Some(last) = self.last_receipt {
-            let due = self.due();
-            let heavy = due.saturating_sub(last.due).0 >= self.slices.next(self.paid()).0 / 4
+            let due = self.due;
+            let heavy = due.saturating_sub(last.due).0 >= self.funds.slice.0 / 4
                 && due > last.due
                 && now >= last.at + RECEIPT_GAP;
             if self.secs > last.secs || heavy {
@@ -289,9 +217,9 @@ impl ProviderMeter {
     }
 
     fn hold(&mut self, cause: HoldCause, now: Instant) {
-        let unpaid = self.due().saturating_sub(self.paid());
+        let unpaid = self.unpaid();
         if cause == HoldCause::Unpaid && !matches!(self.gate, ServiceGate::Throttled { .. }) {
-            let credit = self.credit();
+            let credit = self.funds.credit;
             self.events
                 .push_back(ProviderEvent::Warned { unpaid, credit });
         }
@@ -308,10 +236,10 @@ impl ProviderMeter {
     fn stay_held(&mut self, cause: HoldCause, since: Instant, now: Instant) {
         // Unpaid credit is due before service goes on; a peer that was only silent keeps its credit.
         let ready = match cause {
-            HoldCause::Unpaid => self.paid() >= self.due(),
+            HoldCause::Unpaid => self.funds.paid >= self.due,
             HoldCause::PeerSilent => self.heard_at.is_some_and(|at| at > since),
         };
-        let room = self.has_room(self.limit());
+        let room = self.has_room();
         if ready && room {
             self.resume(cause, since, now);
         } else if ready && cause == HoldCause::PeerSilent {
@@ -343,6 +271,7 @@ impl ProviderMeter {
         self.heard_at = Some(now);
         self.clock.run(now);
         self.secs = self.clock.elapsed(now).as_secs();
+        self.count_due();
         self.events.push_back(ProviderEvent::Resumed);
         self.sign_receipt(now);
     }
@@ -369,7 +298,7 @@ impl ProviderMeter {
         let soon = self
             .voucher_after_next()
             .saturating_add(self.slices.for_seconds(RENEW_LEAD))
-            .min(self.base.saturating_add(self.terms.budget));
+            .min(self.most());
         let low = room.0 < ahead.0 / 2 || soon > capacity || now >= renew_at;
         let waited = self.renewal_asked.is_none_or(|at| now >= at + RENEW_RETRY);
         if low && waited {
@@ -384,9 +313,9 @@ impl ProviderMeter {
             self.set_gate(ServiceGate::Closed);
             return;
         }
-        let byte_limit = self.affordable_bytes(self.limit());
-        let credit = self.credit();
-        let unpaid = self.due().saturating_sub(self.paid());
+        let byte_limit = self.affordable_bytes();
+        let credit = self.funds.credit;
+        let unpaid = self.unpaid();
         if unpaid.0 <= credit.0 / 2 {
             self.set_gate(ServiceGate::Open { byte_limit });
             return;
@@ -411,10 +340,11 @@ impl ProviderMeter {
     fn stop_clock(&mut self, at: Instant) {
         self.clock.stop(at);
         self.secs = self.clock.elapsed(at).as_secs();
+        self.count_due();
     }
 
     fn sign_receipt(&mut self, now: Instant) {
-        let due = self.due();
+        let due = self.due;
         self.last_receipt = Some(LastReceipt {
             secs: self.secs,
             due,
