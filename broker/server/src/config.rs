@@ -111,6 +111,8 @@ pub struct BrokerConfig {
     pub passphrase: Option<Secret>,
     /// The chain.
     pub chain: ChainConfig,
+    /// On the embedded chain: who receives tokens of the operator's, once each.
+    pub fund: Vec<(Address, Amount)>,
     /// The network's fee in basis points, at most 1,000; fixed when the network is created.
     pub fee_bps: u16,
     /// Who receives the fee; the operator by default; fixed when the network is created.
@@ -139,6 +141,7 @@ impl BrokerConfig {
             passphrase_file: None,
             passphrase: None,
             chain: ChainConfig::Embedded,
+            fund: Vec::new(),
             fee_bps: 100,
             treasury: None,
             credit_line: Amount::ZERO,

@@ -1,6 +1,6 @@
 //! The program `ipsx-broker`: reads its configuration, runs one broker until it is told to stop.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -35,6 +35,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("IPSX_BROKER_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(cli).await {
@@ -50,10 +51,23 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), StartError> {
     let config = config::load(cli.config.as_deref(), &cli.settings)?;
     let broker = Broker::start(config).await?;
-    stop_asked().await;
+    // For scripts that wait for it; nothing is lost if nobody reads.
+    let _ = writeln!(
+        std::io::stdout(),
+        "ready http={} agents={} network={}",
+        broker.http_addr(),
+        broker.agents_addr(),
+        broker.network_info().network
+    );
+    let stopped = tokio::select! {
+        () = stop_asked() => Ok(()),
+        () = broker.failed() => Err(StartError::Internal(
+            "the store can no longer be written (see the log); mend it and start the broker again".into(),
+        )),
+    };
     tracing::info!("stopping");
     broker.shutdown().await;
-    Ok(())
+    stopped
 }
 
 /// Waits for SIGINT or SIGTERM.

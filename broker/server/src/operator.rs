@@ -23,6 +23,7 @@ use crate::store::Store;
 
 const DEPLOYMENT: &str = "deployment";
 const NETWORK: &str = "network";
+const FUNDED: &str = "funded";
 
 /// Whoever signs for the network.
 pub(crate) struct Operator {
@@ -54,6 +55,7 @@ impl Operator {
                 url, centralizer, ..
             } => (connect(url, *centralizer).await?, None),
         };
+        hand_out(config, store, &wallet, &centralizer).await?;
         let network = open_network(config, store, &wallet, &centralizer).await?;
         let state = centralizer.network(network).await.map_err(chain_error)?;
         if !state.exists() {
@@ -238,6 +240,27 @@ async fn open_embedded(
     };
     let centralizer = Centralizer::connect(shared, deployment).await;
     Ok((centralizer.map_err(chain_error)?, chain))
+}
+
+/// Sends the tokens that the configuration hands out, to each address once.
+async fn hand_out(
+    config: &BrokerConfig,
+    store: &Store,
+    wallet: &Wallet,
+    centralizer: &Centralizer,
+) -> Result<(), StartError> {
+    let mut funded: Vec<Address> = store.meta(FUNDED).await?.unwrap_or_default();
+    for (address, amount) in &config.fund {
+        if funded.contains(address) {
+            continue;
+        }
+        // Written down first: a crash in between is better than a second hand-out, and the operator can grant again.
+        funded.push(*address);
+        store.set_meta(FUNDED, &funded).await?;
+        let sent = centralizer.transfer_tokens(wallet, *address, *amount);
+        sent.await.map_err(chain_error)?;
+    }
+    Ok(())
 }
 
 async fn open_journal(path: PathBuf, expected: bool) -> Result<EmbeddedChain, StartError> {

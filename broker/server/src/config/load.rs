@@ -8,10 +8,14 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 
+use ipsx_metering::{Address, Amount};
+
 use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings};
 
 /// Before every key in the environment.
 pub const ENV_PREFIX: &str = "IPSX_BROKER_";
+/// The token has 18 decimals.
+const UNITS_PER_TOKEN: u128 = 1_000_000_000_000_000_000;
 /// The passphrase of the operator's wallet, in the environment; it has no flag, since others can read those.
 pub const PASSPHRASE_ENV: &str = "IPSX_BROKER_PASSPHRASE";
 
@@ -38,7 +42,12 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
 }
 
 /// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 15] = [
+const TEXTS: [(&str, &str, &str); 16] = [
+    (
+        "fund",
+        "addresses, each with = and a whole number of tokens, on the embedded chain",
+        "[\"0x5fbdb2315678afecb367f032d93f642f64180aa3=1000\"]",
+    ),
     ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
     (
         "http_listen",
@@ -234,6 +243,7 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         config.credit_line = units;
     }
     config.chain = check_chain(settings)?;
+    config.fund = check_fund(settings, &config.chain)?;
     check_timers(settings, &mut config)?;
     check_limits(settings, &mut config)?;
     Ok(config)
@@ -331,6 +341,23 @@ fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
         }),
         Some(other) => Err(bad_value("chain", format!("{other:?}"), None)),
     }
+}
+
+fn check_fund(
+    settings: &Settings,
+    chain: &ChainConfig,
+) -> Result<Vec<(Address, Amount)>, ConfigError> {
+    let grant = |text: &String| {
+        let (address, tokens) = text.split_once('=')?;
+        let tokens: u64 = tokens.trim().parse().ok()?;
+        let amount = u128::from(tokens).checked_mul(UNITS_PER_TOKEN)?;
+        let own_chain = *chain == ChainConfig::Embedded;
+        Some((address.trim().parse().ok()?, Amount(amount))).filter(|_| own_chain)
+    };
+    let grants = settings.fund.iter();
+    grants
+        .map(|text| grant(text).ok_or_else(|| bad_value("fund", format!("{text:?}"), None)))
+        .collect()
 }
 
 fn default_data_dir() -> Result<PathBuf, ConfigError> {

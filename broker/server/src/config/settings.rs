@@ -60,6 +60,10 @@ pub struct Settings {
     #[arg(long, value_name = "ID")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// With the embedded chain: hands out this many whole tokens, once; repeat for more [default: none]
+    #[arg(long, value_name = "ADDRESS=TOKENS")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fund: Vec<String>,
     /// Fee of a network that is created, in hundredths of a percent, 0 to 1000 [default: 100]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
