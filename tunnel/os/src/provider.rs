@@ -102,7 +102,8 @@ struct Inner {
 }
 
 impl Provider {
-    /// Starts an endpoint on its own thread. Peers are added with a closed gate.
+    /// Starts an endpoint on its own thread. Peers are added with a closed gate. The events end when the endpoint has
+    /// ended, for whatever reason.
     pub fn start(
         config: ProviderConfig,
     ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {

@@ -4,10 +4,14 @@ mod flow;
 
 use std::{
     collections::{HashMap, VecDeque},
+    io::ErrorKind,
     time::Instant,
 };
 
-use ipsx_tunnel_core::{DropReason, PeerId, packet};
+use ipsx_tunnel_core::{
+    DropReason, PeerId,
+    packet::{self, Unreachable},
+};
 use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
@@ -37,6 +41,25 @@ const LARGE_PER_PEER: usize = 32;
 
 /// How many connections of all peers together have large buffers.
 const LARGE_TOTAL: usize = 256;
+
+/// Why a flow was not opened.
+pub(super) struct Refusal {
+    /// What to count.
+    pub(super) reason: DropReason,
+    /// What to tell the peer; a reset, if nothing.
+    pub(super) because: Option<Unreachable>,
+}
+
+fn no_socket(error: ErrorKind) -> Refusal {
+    let because = match error {
+        ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => Unreachable::Network,
+        _ => Unreachable::Host,
+    };
+    Refusal {
+        reason: DropReason::SocketFailed,
+        because: Some(because),
+    }
+}
 
 /// Every TCP flow of every peer.
 pub(super) struct TcpFlows {
@@ -104,19 +127,22 @@ impl TcpFlows {
         key: FlowKey,
         syn: &[u8],
         cx: &mut Context<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), Refusal> {
         let open = self.per_peer.get(&key.peer).copied().unwrap_or(0);
         if open >= self.limits.tcp_per_peer || self.flows.len() >= self.limits.total {
-            return Err(DropReason::FlowLimit);
+            return Err(Refusal {
+                reason: DropReason::FlowLimit,
+                because: None,
+            });
         }
         let mut stream = self.connect(&key).map_err(|error| {
             tracing::debug!(destination = %key.destination, %error, "no outside connection");
-            DropReason::SocketFailed
+            no_socket(error.kind())
         })?;
         let roomy = open < LARGE_PER_PEER && self.flows.len() < LARGE_TOTAL;
         let buffers = if roomy { LARGE } else { SMALL };
         let mut stack = Stack::listen(key.destination, buffers, rand::random(), cx.now)
-            .map_err(|_| DropReason::SocketFailed)?;
+            .map_err(|_| no_socket(ErrorKind::InvalidInput))?;
         stack.ingest(syn, cx.now, &mut self.scratch, &mut |answer| {
             cx.send(answer)
         });
@@ -125,7 +151,7 @@ impl TcpFlows {
         let token = Token(FIRST_FREE_TOKEN + 2 * id);
         cx.registry
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
-            .map_err(|_| DropReason::SocketFailed)?;
+            .map_err(|error| no_socket(error.kind()))?;
         self.generation += 1;
         entry.insert(Flow::new(key, self.generation, stack, stream, syn, cx.now));
         self.by_key.insert(key, id);

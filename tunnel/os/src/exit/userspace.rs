@@ -90,23 +90,15 @@ impl UserspaceExit {
             return Err(DropReason::NoFlow);
         }
         self.permit(key, RuleProtocol::Tcp, packet, cx)?;
-        match self.tcp.open(key, packet, cx) {
-            Err(reason @ DropReason::FlowLimit) => {
-                self.reset(key.peer, packet, cx);
-                Err(reason)
+        self.tcp.open(key, packet, cx).map_err(|refusal| {
+            match refusal.because {
+                Some(because) => {
+                    self.unreachable(key.peer, packet, key.destination.ip(), because, cx)
+                }
+                None => self.reset(key.peer, packet, cx),
             }
-            Err(reason) => {
-                self.unreachable(
-                    key.peer,
-                    packet,
-                    key.destination.ip(),
-                    Unreachable::Host,
-                    cx,
-                );
-                Err(reason)
-            }
-            Ok(()) => Ok(()),
-        }
+            refusal.reason
+        })
     }
 
     fn handle_udp(

@@ -70,6 +70,32 @@ async fn denied_destinations_are_unreachable_and_counted_by_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_the_egress_address_cannot_reach_is_unreachable() {
+    // A loopback address has no way out of the machine, so nothing leaves it.
+    let lease = lease(Tier::Web, &["198.51.100.1/32:tcp/80".to_owned()]).await;
+    let destination = "198.51.100.1:80".parse().unwrap();
+    let error = within(5, lease.client.tcp_connect(destination))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ConnectError::HostUnreachable | ConnectError::NetworkUnreachable
+        ),
+        "{error:?}"
+    );
+    assert_eq!(
+        lease
+            .provider
+            .dropped()
+            .await
+            .unwrap()
+            .get(DropReason::SocketFailed),
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_passes_through() {
     let (server, address) = listener().await;
     tokio::spawn(async move {

@@ -11,7 +11,7 @@ use ipsx_tunnel_os::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::mpsc::Receiver,
     time::{sleep, timeout},
 };
@@ -82,6 +82,15 @@ pub(crate) fn client_config(provider: &Provider, private_key: PrivateKey) -> Cli
 }
 
 pub(crate) async fn lease_with(policy: ExitPolicy, limits: ExitLimits) -> Lease {
+    lease_over(policy, limits, async |endpoint| endpoint).await
+}
+
+/// A lease whose datagrams take the way that `path` gives for the provider's endpoint.
+pub(crate) async fn lease_over(
+    policy: ExitPolicy,
+    limits: ExitLimits,
+    path: impl AsyncFnOnce(SocketAddr) -> SocketAddr,
+) -> Lease {
     let (provider, provider_events) = provider(policy, limits);
     let private_key = key();
     let peer = provider
@@ -98,9 +107,12 @@ pub(crate) async fn lease_with(policy: ExitPolicy, limits: ExitLimits) -> Lease 
         .await
         .unwrap();
     provider.set_gate(peer, Gate::Open).unwrap();
-    let (client, client_events) = ClientTunnel::connect(client_config(&provider, private_key))
-        .await
-        .unwrap();
+    let endpoint = path(provider.local_addr()).await;
+    let config = ClientConfig {
+        endpoint,
+        ..client_config(&provider, private_key)
+    };
+    let (client, client_events) = ClientTunnel::connect(config).await.unwrap();
     Lease {
         provider,
         peer,
@@ -108,6 +120,50 @@ pub(crate) async fn lease_with(policy: ExitPolicy, limits: ExitLimits) -> Lease 
         provider_events,
         client_events,
     }
+}
+
+/// A UDP relay to `provider` that loses every `loss`th datagram and holds others back for a while; gives its own address.
+pub(crate) async fn bad_path(provider: SocketAddr, loss: u64) -> SocketAddr {
+    let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut up, mut down) = ([0; 2048], [0; 2048]);
+        let (mut client, mut count, mut kept) = (None, 0u64, None);
+        loop {
+            count += 1;
+            let lost = count > 20 && count.is_multiple_of(loss);
+            let late = kept.is_some();
+            tokio::select! {
+                () = sleep(Duration::from_millis(2)), if late => {
+                    if let (Some(datagram), Some(to)) = (kept.take(), client) {
+                        let datagram: Vec<u8> = datagram;
+                        front.send_to(&datagram, to).await.unwrap();
+                    }
+                }
+                received = front.recv_from(&mut up) => {
+                    let (len, from) = received.unwrap();
+                    client = Some(from);
+                    if !lost {
+                        back.send_to(&up[..len], provider).await.unwrap();
+                    }
+                }
+                received = back.recv_from(&mut down) => {
+                    let (len, _) = received.unwrap();
+                    let Some(to) = client else { continue };
+                    if lost {
+                        continue;
+                    }
+                    if count.is_multiple_of(31) && kept.is_none() {
+                        kept = Some(down[..len].to_vec());
+                        continue;
+                    }
+                    front.send_to(&down[..len], to).await.unwrap();
+                }
+            }
+        }
+    });
+    address
 }
 
 pub(crate) async fn lease(tier: Tier, allow: &[String]) -> Lease {

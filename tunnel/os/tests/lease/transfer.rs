@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use ipsx_tunnel_core::Tier;
+use ipsx_tunnel_os::ExitLimits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
 };
 
-use crate::setup::{EGRESS, lease, listener, mirror, pattern, tcp, within};
+use crate::setup::{
+    EGRESS, bad_path, lease, lease_over, listener, mirror, pattern, policy, tcp, within,
+};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -122,6 +125,75 @@ async fn either_side_may_end_its_direction_first() {
     assert_eq!(echo, "echo me");
     drop(stream);
     within(10, lease.agreed_usage()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_before_an_end_outlive_the_connection_that_brought_them() {
+    let (server, address) = listener().await;
+    let data = pattern(6, 2 * MEGABYTE);
+    let receiving = tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        stream.shutdown().await.unwrap();
+        // Both sides have ended and the tunnel's connection is closed long before this one has taken everything.
+        let mut received = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            sleep(Duration::from_millis(20)).await;
+            match stream.read(&mut buffer).await.unwrap() {
+                0 => return received,
+                count => received.extend_from_slice(&buffer[..count]),
+            }
+        }
+    });
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
+    assert_eq!(within(5, stream.read(&mut [0; 1])).await.unwrap(), 0);
+    within(10, stream.write_all(&data)).await.unwrap();
+    drop(stream);
+    let received = within(20, receiving).await.unwrap();
+    assert!(
+        received == data,
+        "{} of {} bytes",
+        received.len(),
+        data.len()
+    );
+    within(10, lease.agreed_usage()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_loses_and_reorders_datagrams_changes_no_byte() {
+    let (server, address) = listener().await;
+    let data = pattern(7, MEGABYTE);
+    let sent = data.clone();
+    tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let mut up = vec![0; sent.len()];
+        stream.read_exact(&mut up).await.unwrap();
+        assert!(up == sent);
+        stream.write_all(&sent).await.unwrap();
+    });
+    let policy = policy(Tier::Web, &[tcp(address)]);
+    let lease = lease_over(policy, ExitLimits::default(), async |provider| {
+        bad_path(provider, 199).await
+    })
+    .await;
+    let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
+    within(30, stream.write_all(&data)).await.unwrap();
+    let mut received = Vec::new();
+    within(30, stream.read_to_end(&mut received)).await.unwrap();
+    assert!(
+        received == data,
+        "{} of {} bytes",
+        received.len(),
+        data.len()
+    );
+    // What was lost was sent, but not received: nobody counts more than the other has sent.
+    let ours = lease.client.usage().await.unwrap();
+    let theirs = lease.provider.usage(lease.peer).await.unwrap().unwrap();
+    assert!(
+        theirs.bytes_up < ours.bytes_up && ours.bytes_down < theirs.bytes_down,
+        "{ours:?} {theirs:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
