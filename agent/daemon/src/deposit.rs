@@ -67,12 +67,13 @@ pub(crate) async fn deposit(requester: &Requester, amount: Amount) -> Result<Amo
             ),
         ));
     }
+    let fees = contract.chain().fees().await.map_err(chain_failure)?;
     let gas = contract
         .chain()
         .balance(owner)
         .await
         .map_err(chain_failure)?;
-    if gas.is_zero() {
+    if fees.max_fee_per_gas > 0 && gas.is_zero() {
         return Err(Failure::new(
             ExitCode::Balance,
             format!(

@@ -91,7 +91,7 @@ impl Statement {
         let earned = claimed
             .zip(fee)
             .map(|(claimed, fee)| claimed.saturating_sub(fee));
-        let checks = checks(record, amount, &usage);
+        let checks = checks(record, amount);
         Self {
             deal_id: deal.id(),
             channel: deal.channel().id(),
@@ -209,12 +209,19 @@ impl Statement {
     }
 }
 
-/// By the payer's own count where it ran the tunnel, else by the provider's.
+/// Seconds as they were charged; bytes by the payer's own count where it ran the tunnel, else by the provider's.
 fn usage(record: &LeaseRecord) -> Usage {
     let own = record.ended.map(|ended| ended.usage).unwrap_or_default();
-    match (record.deal.counter_source, &record.receipt) {
-        (CounterSource::Provider, Some(receipt)) => receipt.message.usage,
-        _ => own,
+    let Some(receipt) = &record.receipt else {
+        return own;
+    };
+    let charged = receipt.message.usage;
+    match record.deal.counter_source {
+        CounterSource::Provider => charged,
+        CounterSource::Both => Usage {
+            secs: charged.secs,
+            ..own
+        },
     }
 }
 
@@ -227,7 +234,8 @@ fn fee(record: &LeaseRecord, claimed: Amount) -> Amount {
     after.saturating_sub(record.paid_before.basis_points(record.fee_bps))
 }
 
-fn checks(record: &LeaseRecord, amount: Amount, own: &Usage) -> Vec<Check> {
+fn checks(record: &LeaseRecord, amount: Amount) -> Vec<Check> {
+    let own = record.ended.map(|ended| ended.usage).unwrap_or_default();
     let (deal, domain) = (&record.deal, &record.domain);
     let channel = deal.channel().id();
     let hash = deal.signing_hash(domain);

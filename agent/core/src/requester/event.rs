@@ -48,6 +48,8 @@ pub enum LeaseEvent {
 /// Where a lease stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// Whole seconds since the provider's first answer.
+    pub elapsed: u64,
     /// What was used, by this side's own count.
     pub usage: Usage,
     /// What this lease's vouchers promise so far.

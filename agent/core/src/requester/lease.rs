@@ -55,7 +55,7 @@ pub struct LeaseSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting { until: Instant },
-    Paying { next_second: Instant },
+    Paying,
     Closing { until: Instant },
     Closed,
 }
@@ -84,6 +84,9 @@ pub struct Lease {
     vouchers: u64,
     on_disk: Amount,
     accepted: Amount,
+    started: Option<Instant>,
+    /// Seconds since then that were told.
+    told: u64,
     proven_at: Instant,
     faults: u32,
     broker_says_over: bool,
@@ -135,6 +138,8 @@ impl Lease {
             vouchers: 0,
             on_disk: known,
             accepted: base,
+            started: None,
+            told: 0,
             proven_at: now,
             faults: 0,
             broker_says_over: false,
@@ -171,7 +176,7 @@ impl Lease {
 
     /// The answer to [`LeaseEvent::CheckExit`].
     pub fn handle_exit(&mut self, seen: ExitSeen, now: Instant) {
-        if !matches!(self.phase, Phase::Paying { .. }) {
+        if !matches!(self.phase, Phase::Paying) {
             return;
         }
         let verdict = self.exit.handle(seen, now);
@@ -206,16 +211,11 @@ impl Lease {
                 );
             }
             Phase::Connecting { .. } => self.send_echo(now),
-            Phase::Paying { next_second } => {
+            Phase::Paying => {
                 self.send_echo(now);
                 self.meter.handle_timeout(now);
                 self.watch(now);
-                if now >= next_second && !self.meter.is_ended() {
-                    self.phase = Phase::Paying {
-                        next_second: next_second + Duration::from_secs(1),
-                    };
-                    self.events.push_back(LeaseEvent::Second(self.progress()));
-                }
+                self.tell_second(now);
             }
             Phase::Closing { until } if now >= until => self.close(),
             Phase::Closing { .. } | Phase::Closed => {}
@@ -227,9 +227,9 @@ impl Lease {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Connecting { until } => Some(until.min(self.echoes.next())),
-            Phase::Paying { next_second } => {
+            Phase::Paying => {
                 let watch = self.proven_at + self.patience();
-                let times = [Some(next_second), Some(self.echoes.next()), Some(watch)];
+                let times = [self.next_second(), Some(self.echoes.next()), Some(watch)];
                 times
                     .into_iter()
                     .flatten()
@@ -250,6 +250,7 @@ impl Lease {
     /// Where it stands.
     pub fn progress(&self) -> Progress {
         Progress {
+            elapsed: self.told,
             usage: self.meter.usage(),
             promised: self.meter.paid(),
             accepted: self.accepted.saturating_sub(self.base),
@@ -291,9 +292,8 @@ impl Lease {
         };
         self.proven_at = now;
         if matches!(self.phase, Phase::Connecting { .. }) {
-            self.phase = Phase::Paying {
-                next_second: now + Duration::from_secs(1),
-            };
+            self.phase = Phase::Paying;
+            self.started = Some(now);
             self.events.push_back(LeaseEvent::Connected { round_trip });
             self.meter.handle_ready(now);
         } else {
@@ -354,6 +354,22 @@ impl Lease {
         }
     }
 
+    /// Tells that one more second has passed.
+    fn tell_second(&mut self, now: Instant) {
+        let elapsed = self.started.map_or(0, |started| {
+            now.saturating_duration_since(started).as_secs()
+        });
+        if elapsed > self.told {
+            self.told = elapsed;
+            self.events.push_back(LeaseEvent::Second(self.progress()));
+        }
+    }
+
+    fn next_second(&self) -> Option<Instant> {
+        self.started
+            .map(|started| started + Duration::from_secs(self.told + 1))
+    }
+
     /// Looks for reasons to end that the meter does not know.
     fn watch(&mut self, now: Instant) {
         let silent = now.saturating_duration_since(self.proven_at);
@@ -368,7 +384,7 @@ impl Lease {
         }
         let verdict = self.exit.expire(now);
         self.follow(verdict, now);
-        if matches!(self.phase, Phase::Paying { .. }) && self.exit.take_due(now) {
+        if matches!(self.phase, Phase::Paying) && self.exit.take_due(now) {
             self.events.push_back(LeaseEvent::CheckExit);
         }
     }

@@ -113,7 +113,7 @@ impl<'a> Shown<'a> {
         let usage = &progress.usage;
         self.output.json(&json!({
             "event": "second",
-            "seconds": usage.secs,
+            "seconds": progress.elapsed,
             "bytes_up": usage.bytes_up,
             "bytes_down": usage.bytes_down,
             "amount": progress.promised,
@@ -181,8 +181,8 @@ pub fn second_line(output: &Output, progress: &Progress) -> String {
         output.paint(Style::Dim, format!("voucher {} sent", progress.vouchers))
     };
     format!(
-        "{:>5} s   up {:>9}   down {:>9}   {:>14}   {state}",
-        usage.secs,
+        "{:>5} s   up {:>9}   down {:>9}   {:>25}   {state}",
+        progress.elapsed,
         bytes(usage.bytes_up),
         bytes(usage.bytes_down),
         amount::tokens(progress.promised),

@@ -92,7 +92,7 @@ struct Stage<'a> {
 impl Stage<'_> {
     fn line(&self, name: &str, text: impl AsRef<str>) {
         self.output.line(format!(
-            "  {}  {}",
+            "{}  {}",
             self.output.paint(Style::Dim, format!("{name:<9}")),
             text.as_ref()
         ));
@@ -138,8 +138,7 @@ impl Stage<'_> {
     }
 
     fn second(&self, progress: &Progress) {
-        self.output
-            .line(format!("  {}", second_line(self.output, progress)));
+        self.output.line(second_line(self.output, progress));
     }
 }
 

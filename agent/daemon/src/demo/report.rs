@@ -74,7 +74,7 @@ impl Report {
             exit_ip_seen: lease.seen.last().copied(),
             exit_ip_leased: sold,
             country,
-            seconds: usage.secs,
+            seconds: statement.seconds,
             bytes_up: usage.bytes_up,
             bytes_down: usage.bytes_down,
             bytes_fetched: lease.fetched,
@@ -88,7 +88,7 @@ impl Report {
             deal_id: record.deal.id().to_string(),
             ended: ipsx_agent_core::requester::in_words(cause),
             every_page_saw_it: lease.seen.iter().all(|seen| *seen == sold),
-            ended_as_agreed: usage.secs + 1 >= u64::from(asked_seconds),
+            ended_as_agreed: statement.seconds + 1 >= u64::from(asked_seconds),
             statement,
             provider_name,
         })
