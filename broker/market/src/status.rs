@@ -310,3 +310,7 @@ pub fn silence_deadline(
         (P::Ended | P::Failed | P::Silent, _) => None,
     }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

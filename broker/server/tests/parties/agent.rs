@@ -1,0 +1,335 @@
+//! An agent that speaks the protocol, and can be told to break it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipsx_market::codec;
+use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
+use ipsx_market::messages::{
+    ALPN, AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
+    PROTOCOL_VERSION, Ready, SESSION_LABEL,
+};
+use ipsx_market::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
+use ipsx_market::request::TunnelKey;
+use ipsx_metering::{
+    Amount, B256, DealId, Domain, NetworkId, OfferId, Reservation, Signed, TypedData, UnixSeconds,
+    Usage, Voucher, verify,
+};
+use ipsx_settlement::{Signer, Wallet};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::time::timeout;
+
+use super::TestBroker;
+
+pub struct TestAgent {
+    pub wallet: Wallet,
+    pub endpoint: Endpoint,
+    pub connection: Connection,
+    pub send: SendStream,
+    pub recv: RecvStream,
+    pub network: NetworkId,
+    pub domain: Domain,
+    pub unfinished: Vec<DealId>,
+    pub observed: IpAddr,
+    pub offers: Vec<Offer>,
+}
+
+/// A QUIC connection to the broker, nothing said yet.
+pub async fn dial(from: &str, to: SocketAddr) -> (Endpoint, Connection) {
+    let from: IpAddr = from.parse().unwrap();
+    let mut endpoint = Endpoint::client(SocketAddr::new(from, 0)).unwrap();
+    endpoint.set_default_client_config(client_config(ALPN));
+    let connection = endpoint.connect(to, "ipsx-broker").unwrap().await.unwrap();
+    (endpoint, connection)
+}
+
+pub fn client_config(alpn: &[u8]) -> ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
+pub fn exporter(connection: &Connection) -> B256 {
+    let mut session = [0; 32];
+    connection
+        .export_keying_material(&mut session, SESSION_LABEL, b"")
+        .unwrap();
+    B256::from(session)
+}
+
+pub async fn say(send: &mut SendStream, message: &AgentMessage) {
+    send.write_all(&codec::encode_frame(message).unwrap())
+        .await
+        .unwrap();
+}
+
+pub async fn hear(recv: &mut RecvStream) -> Option<BrokerMessage> {
+    let mut prefix = [0; 4];
+    let read = timeout(Duration::from_secs(10), recv.read_exact(&mut prefix)).await;
+    read.expect("the broker says something within 10 s").ok()?;
+    let mut content = vec![0; codec::frame_length(prefix).unwrap()];
+    recv.read_exact(&mut content).await.ok()?;
+    Some(codec::decode(&content).unwrap())
+}
+
+pub fn hello() -> AgentMessage {
+    AgentMessage::Hello {
+        version: PROTOCOL_VERSION,
+        software: "test".into(),
+    }
+}
+
+impl TestAgent {
+    /// Connects from an address with a new wallet.
+    pub async fn connect(broker: &TestBroker, from: &str) -> Self {
+        Self::connect_as(Wallet::random(), broker.broker.agents_addr(), from).await
+    }
+
+    pub async fn connect_as(wallet: Wallet, to: SocketAddr, from: &str) -> Self {
+        let (endpoint, connection) = dial(from, to).await;
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        say(&mut send, &hello()).await;
+        let welcome = hear(&mut recv).await.unwrap();
+        let BrokerMessage::Welcome {
+            network,
+            domain,
+            operator,
+            signature,
+            ..
+        } = welcome
+        else {
+            panic!("{welcome:?}")
+        };
+        let session = exporter(&connection);
+        let proof = BrokerAuthentication { network, session };
+        verify(proof.signing_hash(&domain), &signature, operator).unwrap();
+        let claim = AgentAuthentication {
+            network,
+            provider: wallet.address(),
+            session,
+        };
+        let signature = wallet.sign_hash(claim.signing_hash(&domain));
+        let provider = wallet.address();
+        say(
+            &mut send,
+            &AgentMessage::Authenticate {
+                provider,
+                signature,
+            },
+        )
+        .await;
+        let answer = hear(&mut recv).await.unwrap();
+        let BrokerMessage::Authenticated {
+            observed,
+            unfinished,
+        } = answer
+        else {
+            panic!("{answer:?}")
+        };
+        Self {
+            wallet,
+            endpoint,
+            connection,
+            send,
+            recv,
+            network,
+            domain,
+            unfinished,
+            observed,
+            offers: Vec::new(),
+        }
+    }
+
+    pub fn offer(&self, per_second: u128, leases: u32) -> Offer {
+        Offer {
+            network: self.network,
+            provider: self.wallet.address(),
+            nonce: self.offers.len() as u64 + 1,
+            prefixes: Vec::new(),
+            protocols: Protocols::all(),
+            policy_hash: B256::repeat_byte(7),
+            tier: Tier::WebUdp,
+            capacity: Capacity {
+                leases,
+                mbit_up: 100,
+                mbit_down: 100,
+                bytes_per_month: u64::MAX,
+            },
+            prices: super::prices(per_second, 1_000),
+            min_seconds: 5,
+            max_seconds: 3_600,
+            weekly_hours: WeeklyHours::always(),
+            expires_at: now().after(3_600),
+        }
+    }
+
+    /// Publishes an offer and waits until it is placed.
+    pub async fn publish(&mut self, offer: Offer) -> OfferId {
+        let signed = Signed::sign(offer.clone(), &self.domain, self.wallet.key());
+        self.say(&AgentMessage::PublishOffer { offer: signed })
+            .await;
+        let answer = self.hear().await;
+        let BrokerMessage::OfferPlaced { offer: id, .. } = answer else {
+            panic!("{answer:?}")
+        };
+        self.offers.push(offer);
+        id
+    }
+
+    pub async fn say(&mut self, message: &AgentMessage) {
+        say(&mut self.send, message).await;
+    }
+
+    pub async fn hear(&mut self) -> BrokerMessage {
+        hear(&mut self.recv).await.expect("the connection lives")
+    }
+
+    /// Waits for a proposal.
+    pub async fn proposal(&mut self) -> (u64, Proposal) {
+        match self.hear().await {
+            BrokerMessage::Propose { proposal, terms } => (proposal, *terms),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn terms(&self) -> ProviderTerms {
+        ProviderTerms {
+            payout: self.wallet.derive(b"payout").address(),
+            agent_key: self.wallet.derive(b"agent").address(),
+            tunnel_key: TunnelKey(B256::repeat_byte(5)),
+        }
+    }
+
+    /// Accepts the next proposal; returns the deal as this side computed it.
+    pub async fn accept(&mut self) -> Deal {
+        let (number, proposal) = self.proposal().await;
+        self.accept_proposal(number, &proposal).await
+    }
+
+    pub async fn accept_proposal(&mut self, number: u64, proposal: &Proposal) -> Deal {
+        let offer = self
+            .offers
+            .iter()
+            .find(|o| o.id() == proposal.offer)
+            .unwrap();
+        let deal = Deal::new(proposal, offer, &self.terms());
+        let signature = self.wallet.sign_hash(deal.signing_hash(&self.domain));
+        let terms = self.terms();
+        self.say(&AgentMessage::AcceptDeal {
+            proposal: number,
+            terms,
+            signature,
+        })
+        .await;
+        deal
+    }
+
+    /// Waits for the deal to be bound.
+    pub async fn bound(&mut self) -> (Deal, Signed<Reservation>) {
+        match self.hear().await {
+            BrokerMessage::DealBound {
+                deal, reservation, ..
+            } => (*deal, reservation),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn ready(&mut self, deal_id: DealId) {
+        let ready = Ready {
+            endpoint: "127.0.0.1:51820".parse().unwrap(),
+            address_v4: "10.64.0.2".parse().unwrap(),
+            address_v6: None,
+            gateway: "10.64.0.1".parse().unwrap(),
+            control_port: 7,
+            mtu: 1_420,
+            latest_voucher: None,
+            next_seq: 1,
+        };
+        self.say(&AgentMessage::LeaseReady { deal_id, ready }).await;
+    }
+
+    pub async fn end(
+        &mut self,
+        deal_id: DealId,
+        cause: EndCause,
+        voucher: Option<Signed<Voucher>>,
+    ) {
+        let report = EndReport {
+            cause,
+            usage: Usage {
+                secs: 12,
+                bytes_up: 34,
+                bytes_down: 56,
+            },
+            amount: Amount(78),
+            voucher,
+        };
+        self.say(&AgentMessage::LeaseEnded { deal_id, report })
+            .await;
+    }
+
+    /// Is gone as if it was killed: the socket sends nothing more, not even a goodbye.
+    pub fn vanish(self) {
+        let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        self.endpoint.rebind(dead).unwrap();
+        // Nothing answers on the old port, and the new one is never served by this runtime's timers in time.
+        std::mem::forget(self.connection);
+        std::mem::forget(self.endpoint);
+    }
+}
+
+pub fn now() -> UnixSeconds {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixSeconds(since.unwrap().as_secs())
+}
+
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,76 @@
+//! A broker with real sockets, an agent and a requester to talk to it.
+
+pub mod agent;
+pub mod requester;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use ipsx_broker::{Broker, BrokerConfig};
+use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use tempfile::TempDir;
+
+pub use agent::TestAgent;
+pub use requester::TestRequester;
+
+/// A broker on free ports that knows 127.0.1.0/24 as FR, 127.0.2.0/24 as DE and 127.0.3.0/24 as JP.
+pub struct TestBroker {
+    pub broker: Broker,
+    pub directory: TempDir,
+}
+
+pub fn config(directory: &Path) -> BrokerConfig {
+    let mut config = BrokerConfig::new(directory.join("data"));
+    config.http_listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.agents_listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let database = directory.join("places.mmdb");
+    if !database.exists() {
+        write_database(&database);
+    }
+    config.country_db = Some(database);
+    config
+}
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut config = config(directory.path());
+        change(&mut config);
+        let broker = Broker::start(config).await.unwrap();
+        Self { broker, directory }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.broker.http_addr())
+    }
+}
+
+pub fn prices(per_second: u128, per_gib: u128) -> Prices {
+    Prices {
+        per_second: PricePerSecond(Amount(per_second)),
+        per_gib: PricePerGib(Amount(per_gib)),
+    }
+}
+
+fn write_database(path: &Path) {
+    use maxminddb_writer::paths::IpAddrWithMask;
+    let mut database = maxminddb_writer::Database::default();
+    database.metadata.ip_version = maxminddb_writer::metadata::IpVersion::V4;
+    database.metadata.binary_format_major_version = 2;
+    for (prefix, country) in [
+        ("127.0.1.0/24", "FR"),
+        ("127.0.2.0/24", "DE"),
+        ("127.0.3.0/24", "JP"),
+    ] {
+        let row = serde_json::json!({ "country": { "iso_code": country } });
+        let data = database.insert_value(row).unwrap();
+        let prefix: IpAddrWithMask = prefix.parse().unwrap();
+        database.insert_node(prefix, data);
+    }
+    let mut file = std::fs::File::create(path).unwrap();
+    database.write_to(&mut file).unwrap();
+}
