@@ -180,9 +180,9 @@ impl fmt::Display for ProviderEvent {
                 asn,
                 ..
             } => {
-                write!(f, "offered: {address}")?;
+                write!(f, "offer placed: {address}")?;
                 if let Some(country) = country {
-                    write!(f, ", {country}")?;
+                    write!(f, " in {country}")?;
                 }
                 asn.map_or(Ok(()), |asn| write!(f, ", AS{asn}"))
             }
