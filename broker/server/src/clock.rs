@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ipsx_metering::UnixSeconds;
 
 /// Seconds since 1970, now.
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn now() -> UnixSeconds {
     // A clock before 1970 is a broken one; every signed time would be refused, which is what should happen.
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -2,8 +2,11 @@
 //!
 //! [`Broker::start`] runs one in this process; the program `ipsx-broker` is little more than that.
 
-// This crate is a shell: it reads the clock and owns sockets and files, for the pure crates.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a shell reads the clock and owns sockets and files, for the pure crates"
+)]
 
 mod agents;
 mod clock;
@@ -19,7 +22,7 @@ mod store;
 
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +57,7 @@ pub struct Broker {
     http_addr: SocketAddr,
     agents_addr: SocketAddr,
     info: NetworkInfo,
+    data_dir: PathBuf,
     desk: Arc<Desk>,
     endpoint: quinn::Endpoint,
     stop: watch::Sender<bool>,
@@ -128,6 +132,7 @@ impl Broker {
             http_addr,
             agents_addr,
             info,
+            data_dir: config.data_dir,
             desk,
             endpoint,
             stop,
@@ -172,8 +177,13 @@ impl Broker {
     }
 
     /// Returns only when the broker can't go on, because its store has failed; it must be started again.
-    pub async fn failed(&self) {
+    pub async fn failed(&self) -> StartError {
         self.desk.failed().await;
+        StartError::Store {
+            path: self.data_dir.clone(),
+            reason: "it can no longer be written (see the log); mend it and start the broker again"
+                .into(),
+        }
     }
 
     /// Stops listening, lets answers under way go out, closes the store.

@@ -61,9 +61,7 @@ async fn run(cli: Cli) -> Result<(), StartError> {
     );
     let stopped = tokio::select! {
         () = stop_asked() => Ok(()),
-        () = broker.failed() => Err(StartError::Internal(
-            "the store can no longer be written (see the log); mend it and start the broker again".into(),
-        )),
+        error = broker.failed() => Err(error),
     };
     tracing::info!("stopping");
     broker.shutdown().await;

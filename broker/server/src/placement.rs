@@ -19,7 +19,7 @@ pub struct PlacerError {
 
 /// Places addresses by a database of countries and one of autonomous systems, either of which may be missing.
 ///
-/// Reads the layouts of GeoLite2 (`country.iso_code`) and of the flat databases (`country_code`), and
+/// Reads the layouts of GeoLite2 (`country.iso_code`, or else `registered_country.iso_code`) and of the flat databases (`country_code`), and
 /// `autonomous_system_number`.
 #[derive(Debug, Default)]
 pub struct Placer {
@@ -31,6 +31,8 @@ pub struct Placer {
 struct CountryRow<'a> {
     #[serde(borrow)]
     country: Option<IsoCode<'a>>,
+    #[serde(borrow)]
+    registered_country: Option<IsoCode<'a>>,
     country_code: Option<&'a str>,
 }
 
@@ -68,8 +70,13 @@ impl Placer {
         // An address of a version that the database does not hold is an unknown one.
         let found = self.country.as_ref()?.lookup(address).ok()?;
         let row: CountryRow<'_> = found.decode().ok()??;
-        let code = row.country.and_then(|c| c.iso_code).or(row.country_code)?;
-        code.parse().ok()
+        // Where the address is used, else for whom it is registered.
+        let places = [row.country, row.registered_country];
+        let code = places
+            .into_iter()
+            .flatten()
+            .find_map(|place| place.iso_code);
+        code.or(row.country_code)?.parse().ok()
     }
 
     fn asn(&self, address: IpAddr) -> Option<u32> {

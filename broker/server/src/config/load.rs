@@ -369,3 +369,7 @@ fn default_data_dir() -> Result<PathBuf, ConfigError> {
             example: allowed("data_dir").1,
         })
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;
