@@ -328,9 +328,10 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
             until = _max(until, s.heldUntil);
         }
         uint256 covered = s.claimed + held;
-        uint256 amount = row.capacity > covered ? _min(row.capacity - covered, _free(a, row.validUntil)) : 0;
+        uint256 balance = a.balance;
+        uint256 amount = row.capacity > covered ? _min(row.capacity - covered, _free(a, balance, row.validUntil)) : 0;
         require(amount != 0, HoldRejected(Skip.Unfunded));
-        a.balance -= uint96(amount);
+        a.balance = uint96(balance - amount);
         s.held = uint96(held + amount);
         s.heldUntil = uint40(until);
         emit Held(id, amount, until);
@@ -404,15 +405,15 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
         uint256 due = _min(row.cumulative, row.capacity);
         if (due <= claimed) return (false, Skip.NothingDue);
         Account storage a = accounts[c.network][c.payer];
-        // A hold whose time is over is the payer's balance again.
-        if (s.held != 0 && block.timestamp > s.heldUntil) _release(id, s, a);
-
         Network storage n = networks[c.network];
+        // A hold whose time is over is the payer's balance again.
+        bool lapsed = s.held != 0 && block.timestamp > s.heldUntil;
         // `claimed` has 112 bits; all tokens together fit 65,536 times.
-        Split memory split = _split(s, a, n, _min(due, type(uint112).max) - claimed, row.validUntil);
+        Split memory split = _split(s, a, n, lapsed, _min(due, type(uint112).max) - claimed, row.validUntil);
         uint256 paid = split.fromHeld + split.fromBalance + split.fromBond;
         if (paid == 0) return (false, Skip.Unfunded);
 
+        if (lapsed) _release(id, s, a);
         s.claimed = uint112(claimed + paid);
         if (split.fromHeld != 0) s.held -= uint96(split.fromHeld);
         if (split.fromBalance != 0) a.balance -= uint96(split.fromBalance);
@@ -428,15 +429,21 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
     }
 
     /// Where `due` comes from: the hold, then the balance, then the bond.
-    function _split(ChannelState storage s, Account storage a, Network storage n, uint256 due, uint256 validUntil)
-        private
-        view
-        returns (Split memory split)
-    {
-        split.fromHeld = _min(due, s.held);
+    function _split(
+        ChannelState storage s,
+        Account storage a,
+        Network storage n,
+        bool lapsed,
+        uint256 due,
+        uint256 validUntil
+    ) private view returns (Split memory split) {
+        uint256 held = s.held;
+        uint256 balance = a.balance;
+        if (lapsed) (held, balance) = (0, balance + held);
+        split.fromHeld = _min(due, held);
         due -= split.fromHeld;
         if (due != 0) {
-            split.fromBalance = _min(due, _free(a, validUntil));
+            split.fromBalance = _min(due, _free(a, balance, validUntil));
             due -= split.fromBalance;
         }
         if (due != 0) {
@@ -446,9 +453,8 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
         split.unpaid = due;
     }
 
-    /// The balance that a reservation ending at `validUntil` may draw on.
-    function _free(Account storage a, uint256 validUntil) private view returns (uint256) {
-        uint256 balance = a.balance;
+    /// The part of `balance` that a reservation ending at `validUntil` may draw on.
+    function _free(Account storage a, uint256 balance, uint256 validUntil) private view returns (uint256) {
         if (!_outlastsExit(a, validUntil)) return balance;
         uint256 pending = a.pending;
         return balance > pending ? balance - pending : 0;

@@ -338,8 +338,10 @@ impl State {
     }
 
     fn logs(&self, filter: &LogFilter) -> Vec<Log> {
+        let first = usize::try_from(filter.from_block).unwrap_or(usize::MAX);
         self.blocks
             .iter()
+            .skip(first)
             .filter_map(|block| self.transactions.get(&block.transaction?))
             .flat_map(|mined| &mined.receipt.logs)
             .filter(|log| filter.matches(log))

@@ -28,6 +28,7 @@ mod journal;
 pub mod json_rpc;
 #[cfg(feature = "rpc")]
 mod rpc;
+#[cfg(any(feature = "embedded", feature = "rpc"))]
 mod rpc_format;
 
 pub use chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};

@@ -308,6 +308,11 @@ mod tests {
             ));
         }
         assert!(RpcChain::new("http://127.0.0.1:8545/key").is_ok());
+        // Only a machine without any certificates can't talk TLS.
+        assert!(matches!(
+            RpcChain::new("https://node.example"),
+            Ok(_) | Err(ChainError::Endpoint { .. })
+        ));
     }
 
     #[tokio::test]

@@ -63,6 +63,7 @@ pub(crate) struct RpcLog {
     removed: bool,
 }
 
+#[cfg(feature = "embedded")]
 impl RpcLog {
     pub(crate) fn new(log: &Log, block_hash: Option<B256>) -> Self {
         Self {
@@ -117,6 +118,7 @@ pub(crate) struct RpcReceipt {
     kind: Option<U64>,
 }
 
+#[cfg(feature = "embedded")]
 impl RpcReceipt {
     pub(crate) fn new(receipt: &TransactionReceipt, block_hash: B256, kind: u8) -> Self {
         let logs = receipt.logs.iter();
@@ -167,6 +169,7 @@ enum OneOrMany<T> {
     Many(Vec<T>),
 }
 
+#[cfg(feature = "embedded")]
 impl<T> OneOrMany<T> {
     fn into_vec(self) -> Vec<T> {
         match self {
@@ -205,6 +208,7 @@ impl From<&LogFilter> for RpcFilter {
     }
 }
 
+#[cfg(feature = "embedded")]
 impl RpcFilter {
     /// The filter on a chain whose newest block is `newest`.
     pub(crate) fn into_filter(self, newest: u64) -> LogFilter {
@@ -229,6 +233,7 @@ pub(crate) enum BlockTag {
     Name(String),
 }
 
+#[cfg(feature = "embedded")]
 impl BlockTag {
     /// The height; every name but `earliest` means the newest block.
     pub(crate) fn number(&self, newest: u64) -> u64 {

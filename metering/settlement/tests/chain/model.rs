@@ -115,6 +115,8 @@ impl Model {
         if due <= before {
             return RowOutcome::Skipped(SkipReason::NothingDue);
         }
+        // A skipped row changes nothing, not even an expired hold.
+        let untouched = self.clone();
         if self.channels[row.channel].held_until < self.now {
             self.release(row.channel);
         }
@@ -127,6 +129,7 @@ impl Model {
         owed -= from_bond;
         let paid = from_held + from_balance + from_bond;
         if paid == 0 {
+            *self = untouched;
             return RowOutcome::Skipped(SkipReason::Unfunded);
         }
         let payer = &mut self.payers[row.channel % PAYERS];
