@@ -76,16 +76,18 @@ impl Peer {
         })
     }
 
-    /// Keeps a packet until a session exists; false if too many wait already.
+    /// Keeps a packet until a session exists. True if the oldest one had to give way: newer packets are worth more
+    /// to whoever sent them.
     pub(crate) fn hold(&mut self, packet: &[u8], counted: bool) -> bool {
-        if self.pending.len() >= MAX_PENDING {
-            return false;
+        let full = self.pending.len() >= MAX_PENDING;
+        if full {
+            self.pending.pop_front();
         }
         self.pending.push_back(Pending {
             packet: packet.to_vec(),
             counted,
         });
-        true
+        full
     }
 
     /// Takes the packets that waited for a session.

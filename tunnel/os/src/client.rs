@@ -7,7 +7,10 @@ mod stream;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -89,11 +92,8 @@ pub struct TunnelStatus {
 
 /// What the handle and its streams ask of the loop.
 pub(crate) enum Command {
-    Connect(
-        SocketAddr,
-        Arc<Mutex<Pipe>>,
-        oneshot::Sender<Result<u64, ConnectError>>,
-    ),
+    /// Open a connection of this number; the pipe tells how it went.
+    Connect(u64, SocketAddr, Arc<Mutex<Pipe>>),
     /// A stream has been read from, written to, shut down or dropped.
     Touched(u64),
     Resolve(String, oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>),
@@ -114,6 +114,7 @@ struct Inner {
     link: Link<Command>,
     local: SocketAddr,
     round_trip: Duration,
+    next_stream: AtomicU64,
 }
 
 impl ClientTunnel {
@@ -166,6 +167,7 @@ impl ClientTunnel {
             link,
             local,
             round_trip: Duration::ZERO,
+            next_stream: AtomicU64::new(1),
         };
         inner.round_trip = match timeout(patience, handshake).await {
             Ok(measured) => measured.map_err(|_| TunnelError::Stopped)?,
@@ -197,14 +199,14 @@ impl ClientTunnel {
     /// Opens a TCP connection to `destination`, from the provider's address.
     pub async fn tcp_connect(&self, destination: SocketAddr) -> Result<TunnelStream, ConnectError> {
         let pipe = Arc::new(Mutex::new(Pipe::default()));
-        let shared = Arc::clone(&pipe);
-        let opened = self
+        let id = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
+        // From here on, whoever stops waiting drops the stream and with it the connection.
+        let stream = TunnelStream::new(id, Arc::clone(&pipe), self.inner.link.clone(), destination);
+        let asked = self
             .inner
             .link
-            .ask(|reply| Command::Connect(destination, shared, reply))
-            .await;
-        let id = opened.map_err(|_| ConnectError::Stopped)??;
-        let stream = TunnelStream::new(id, pipe, self.inner.link.clone(), destination);
+            .send(Command::Connect(id, destination, pipe));
+        asked.map_err(|_| ConnectError::Stopped)?;
         stream.connected().await?;
         Ok(stream)
     }

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipsx_tunnel_core::packet;
+
 /// A queue of wake-up times. Entries are never taken back: whoever is woken looks whether it is really time.
 #[derive(Debug)]
 pub(crate) struct Deadlines<K> {
@@ -53,6 +55,16 @@ pub(crate) enum Ending {
     Orderly,
     /// It was broken off, or there was nothing to end.
     Abrupt,
+}
+
+impl Ending {
+    /// Writes the answer to a late segment of a TCP flow that ended so; false if it needs none.
+    pub(crate) fn answer(self, reply: &mut Vec<u8>, segment: &[u8]) -> bool {
+        match self {
+            Self::Orderly => packet::tcp_last_ack(reply, segment),
+            Self::Abrupt => packet::tcp_reset(reply, segment),
+        }
+    }
 }
 
 /// How long an ended flow is remembered: twice the longest time a segment may live in practice.

@@ -139,7 +139,12 @@ impl Stack {
     /// Whether the connection is closed and nothing is left to read. What came before an orderly end is kept until
     /// it was read, what came before a break is not.
     pub(crate) fn is_over(&self) -> bool {
-        self.state() == State::Closed && (self.aborted || !self.ended || self.unread() == 0)
+        match self.state() {
+            // A request that was taken back before it was answered.
+            State::Listen => true,
+            State::Closed => self.aborted || !self.ended || self.unread() == 0,
+            _ => false,
+        }
     }
 
     fn unread(&self) -> usize {

@@ -90,8 +90,8 @@ impl Device {
             }
             return Ok(());
         }
-        if !peer.hold(packet, counted) {
-            return Err(DropReason::HandshakeBacklog);
+        if peer.hold(packet, counted) {
+            self.drops.add(DropReason::HandshakeBacklog);
         }
         if let Some(len) = peer.session.initiate(&mut self.scratch) {
             self.transmits.push(endpoint, &self.scratch[..len]);

@@ -2,12 +2,12 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::packet::{self, Unreachable};
+use ipsx_tunnel_core::packet::Unreachable;
 use smoltcp::socket::tcp::State;
 
 use super::stream::{CAPACITY, ConnectError, Pipe, lock};
@@ -45,6 +45,8 @@ struct Flow {
     key: Key,
     stack: Stack,
     pipe: Arc<Mutex<Pipe>>,
+    /// The first segment has been sent.
+    called: bool,
     opened: bool,
     closed: bool,
     queued: bool,
@@ -60,7 +62,6 @@ pub(super) struct ClientFlows {
     ready: VecDeque<u64>,
     deadlines: Deadlines<u64>,
     ended: Ended<Key>,
-    next_id: u64,
     next_port: u16,
     scratch: Vec<u8>,
 }
@@ -73,7 +74,6 @@ impl ClientFlows {
             ready: VecDeque::new(),
             deadlines: Deadlines::new(),
             ended: Ended::new(),
-            next_id: 1,
             next_port: FIRST_PORT | rand::random::<u16>(),
             scratch: Vec::new(),
         }
@@ -82,20 +82,20 @@ impl ClientFlows {
     /// Starts a connection; the pipe tells how it went.
     pub(super) fn open(
         &mut self,
-        inner: std::net::IpAddr,
+        id: u64,
+        inner: IpAddr,
         remote: SocketAddr,
         pipe: Arc<Mutex<Pipe>>,
         now: Instant,
-    ) -> Result<u64, ConnectError> {
+    ) -> Result<(), ConnectError> {
         let key = self.free_key(inner, remote).ok_or(ConnectError::NoPort)?;
         let stack = Stack::connect(key.local, remote, BUFFERS, rand::random(), now)
             .map_err(|_| ConnectError::HostUnreachable)?;
-        let id = self.next_id;
-        self.next_id += 1;
         let flow = Flow {
             key,
             stack,
             pipe,
+            called: false,
             opened: false,
             closed: false,
             queued: false,
@@ -106,10 +106,10 @@ impl ClientFlows {
         self.flows.insert(id, flow);
         self.by_key.insert(key, id);
         self.wake(id);
-        Ok(id)
+        Ok(())
     }
 
-    fn free_key(&mut self, inner: std::net::IpAddr, remote: SocketAddr) -> Option<Key> {
+    fn free_key(&mut self, inner: IpAddr, remote: SocketAddr) -> Option<Key> {
         for _ in FIRST_PORT..=u16::MAX {
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
             let key = Key {
@@ -133,11 +133,13 @@ impl ClientFlows {
     ) -> bool {
         let key = Key { local, remote };
         let Some(&id) = self.by_key.get(&key) else {
-            let ending = self.ended.get(&key);
-            if ending == Some(Ending::Orderly) && packet::tcp_last_ack(&mut self.scratch, packet) {
+            let Some(ending) = self.ended.get(&key) else {
+                return false;
+            };
+            if ending.answer(&mut self.scratch, packet) {
                 cx.send(&self.scratch);
             }
-            return ending.is_some();
+            return true;
         };
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.stack
@@ -203,6 +205,12 @@ impl ClientFlows {
                 continue;
             };
             flow.queued = false;
+            if !flow.called && lock(&flow.pipe).dropped {
+                // Given up before a word was said, so there is nothing to take back.
+                self.remove(id, cx.now, ConnectError::Stopped);
+                continue;
+            }
+            flow.called = true;
             flow.exchange(cx.now);
             if flow.limit().is_some_and(|limit| limit <= cx.now) {
                 flow.stack.abort();

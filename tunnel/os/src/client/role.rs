@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::ControlFlow,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,12 @@ use ipsx_tunnel_core::{
 use mio::event::Event;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ClientEvent, Command, flows::ClientFlows, questions::Questions, stream::ConnectError};
+use super::{
+    ClientEvent, Command,
+    flows::ClientFlows,
+    questions::Questions,
+    stream::{ConnectError, lock},
+};
 use crate::engine::{Context, Role};
 
 /// Protocol number of TCP.
@@ -151,11 +157,14 @@ impl Role for ClientRole {
     fn handle_command(&mut self, command: Command, cx: &mut Context<'_>) -> ControlFlow<()> {
         // Whoever asked may have stopped waiting for the answer.
         match command {
-            Command::Connect(destination, pipe, reply) => {
-                let inner = self.source_for(destination);
-                let opened =
-                    inner.and_then(|inner| self.flows.open(inner, destination, pipe, cx.now));
-                let _ = reply.send(opened);
+            Command::Connect(id, destination, pipe) => {
+                let opened = self.source_for(destination).and_then(|source| {
+                    self.flows
+                        .open(id, source, destination, Arc::clone(&pipe), cx.now)
+                });
+                if let Err(error) = opened {
+                    lock(&pipe).fail(error);
+                }
             }
             Command::Touched(id) => self.flows.touched(id),
             Command::Resolve(host, reply) => self.questions.resolve(host, reply, cx),

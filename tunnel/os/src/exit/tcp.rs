@@ -8,10 +8,7 @@ use std::{
     time::Instant,
 };
 
-use ipsx_tunnel_core::{
-    DropReason, PeerId,
-    packet::{self, Unreachable},
-};
+use ipsx_tunnel_core::{DropReason, PeerId, packet::Unreachable};
 use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
@@ -114,11 +111,13 @@ impl TcpFlows {
 
     /// Takes a segment of a flow that has ended; false if there was none.
     fn handle_late(&mut self, key: &FlowKey, packet: &[u8], cx: &mut Context<'_>) -> bool {
-        let ending = self.ended.get(key);
-        if ending == Some(Ending::Orderly) && packet::tcp_last_ack(&mut self.scratch, packet) {
+        let Some(ending) = self.ended.get(key) else {
+            return false;
+        };
+        if ending.answer(&mut self.scratch, packet) {
             cx.send(&self.scratch);
         }
-        ending.is_some()
+        true
     }
 
     /// Starts a flow with its first segment. The peer hears nothing until the destination has answered.

@@ -24,6 +24,8 @@ async fn a_closed_gate_passes_control_datagrams_and_nothing_else() {
     let server = mirror().await;
     let mut lease = lease(Tier::Web, &[tcp(server)]).await;
     lease.provider.set_gate(lease.peer, Gate::Closed).unwrap();
+    // Answered after the gate has moved.
+    lease.provider.status(lease.peer).await.unwrap();
     let connecting = timeout(Duration::from_millis(500), lease.client.tcp_connect(server)).await;
     assert!(connecting.is_err(), "the gate let a connection through");
     assert!(matches!(

@@ -1,6 +1,10 @@
 //! What the exit opens, and how it refuses.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{ErrorKind, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use ipsx_tunnel_core::{DropReason, Tier};
 use ipsx_tunnel_os::{ConnectError, ExitLimits};
@@ -96,6 +100,52 @@ async fn a_destination_that_the_egress_address_cannot_reach_is_unreachable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_answers_late_is_waited_for() {
+    // With a full backlog the kernel drops new requests; the one who asks repeats them after a second.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener
+        .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
+        .unwrap();
+    listener.listen(0).unwrap();
+    let listener: std::net::TcpListener = listener.into();
+    let address = listener.local_addr().unwrap();
+    let filler = std::net::TcpStream::connect(address).unwrap();
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    let client = lease.client.clone();
+    let connecting = tokio::spawn(async move { client.tcp_connect(address).await });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!connecting.is_finished(), "nobody has accepted yet");
+    drop(filler);
+    drop(listener.accept().unwrap());
+    let mut stream = within(10, connecting).await.unwrap().unwrap();
+    listener.accept().unwrap().0.write_all(b"late").unwrap();
+    let mut answer = String::new();
+    within(5, stream.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(answer, "late");
+    within(10, lease.agreed_usage()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_on_a_connection_closes_it() {
+    let (server, address) = listener().await;
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    // However far it gets before it is given up.
+    drop(tokio::time::timeout(Duration::ZERO, lease.client.tcp_connect(address)).await);
+    if let Ok(Ok((mut stream, _))) =
+        tokio::time::timeout(Duration::from_secs(1), server.accept()).await
+    {
+        // In order or with a reset, depending on how far it had come.
+        let kind = within(5, stream.read_u8()).await.unwrap_err().kind();
+        assert!(
+            matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
+            "{kind:?}"
+        );
+    }
+    within(10, lease.agreed_usage()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reset_passes_through() {
     let (server, address) = listener().await;
     tokio::spawn(async move {
@@ -108,7 +158,7 @@ async fn a_reset_passes_through() {
     let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
     stream.write_all(b"x").await.unwrap();
     let error = within(5, stream.read_u8()).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     within(10, lease.agreed_usage()).await;
 }
 
