@@ -1,6 +1,5 @@
-//! What happens, for people: one line each, or one JSON object each.
+//! What happens, for people and for the programs that they watch it with.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use ipsx_market::messages::EndCause;
@@ -156,122 +155,6 @@ pub enum ProviderEvent {
     },
 }
 
-impl fmt::Display for ProviderEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connected { observed } => {
-                write!(f, "connected to the broker, which sees {observed}")
-            }
-            Self::Disconnected {
-                reason,
-                retry_in_ms,
-            } => {
-                let tenths = retry_in_ms / 100;
-                write!(
-                    f,
-                    "no broker: {reason}. Trying again in {}.{} s; running leases go on",
-                    tenths / 10,
-                    tenths % 10
-                )
-            }
-            Self::OfferPlaced {
-                address,
-                country,
-                asn,
-                ..
-            } => {
-                write!(f, "offer placed: {address}")?;
-                if let Some(country) = country {
-                    write!(f, " in {country}")?;
-                }
-                asn.map_or(Ok(()), |asn| write!(f, ", AS{asn}"))
-            }
-            Self::OfferRefused { reason, .. } => {
-                write!(f, "the broker refused the offer: {reason}")
-            }
-            Self::OfferWithdrawn { reason } => write!(f, "nothing is for sale for now: {reason}"),
-            Self::ProposalAccepted {
-                deal_id,
-                requester,
-                seconds,
-                budget,
-            } => write!(
-                f,
-                "{} signed: {seconds} s for {requester}, at most {budget} units",
-                Short(deal_id)
-            ),
-            Self::ProposalDeclined { requester, reason } => {
-                write!(f, "declined a request of {requester}: {reason}")
-            }
-            Self::DealAborted { deal_id } => write!(f, "{} was not bound", Short(deal_id)),
-            Self::LeaseReady {
-                lease,
-                exit_address,
-                seconds,
-                ..
-            } => {
-                write!(
-                    f,
-                    "{} ready: {exit_address} for {seconds} s, waits for the first voucher",
-                    Short(lease)
-                )
-            }
-            Self::LeaseServing { lease } => write!(f, "{} paid for, traffic flows", Short(lease)),
-            Self::LeaseSecond {
-                lease,
-                usage,
-                due,
-                paid,
-            } => write!(
-                f,
-                "{} {} s, {} B up, {} B down, due {due}, paid {paid}",
-                Short(lease),
-                usage.secs,
-                usage.bytes_up,
-                usage.bytes_down
-            ),
-            Self::LeaseThrottled { lease } => {
-                write!(f, "{} slowed down: a voucher is late", Short(lease))
-            }
-            Self::LeaseOnHold { lease } => {
-                write!(f, "{} on hold: vouchers are missing", Short(lease))
-            }
-            Self::LeaseResumed { lease } => write!(f, "{} paid again, traffic flows", Short(lease)),
-            Self::VoucherRefused { lease, reason } => {
-                write!(f, "{} voucher refused: {reason}", Short(lease))
-            }
-            Self::LeaseEnded {
-                lease,
-                cause,
-                usage,
-                amount,
-                paid,
-            } => write!(
-                f,
-                "{} ended ({}): {} s, {} B, cost {amount}, paid {paid}",
-                Short(lease),
-                cause_in_words(*cause),
-                usage.secs,
-                usage.bytes()
-            ),
-            Self::Claimed {
-                channels,
-                amount,
-                fee,
-            } => {
-                write!(f, "claimed {amount} from {channels} channel(s), fee {fee}")
-            }
-            Self::ClaimFailed { reason, retry_in } => {
-                write!(
-                    f,
-                    "the claim did not go through: {reason}. Trying again in {retry_in} s"
-                )
-            }
-            Self::Warning { text } => f.write_str(text),
-        }
-    }
-}
-
 /// Why a lease ended, for people.
 pub fn cause_in_words(cause: EndCause) -> &'static str {
     match cause {
@@ -286,15 +169,5 @@ pub fn cause_in_words(cause: EndCause) -> &'static str {
         EndCause::CapacityLapsed => "the deposit's reservation ran out",
         EndCause::NotStarted => "it was not started in time",
         EndCause::Restarted => "this program was restarted",
-    }
-}
-
-/// The first eight digits of a lease's id: enough for a person to tell leases apart.
-struct Short<'a>(&'a DealId);
-
-impl fmt::Display for Short<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let id = self.0.to_string();
-        write!(f, "lease {}", id.get(2..10).unwrap_or(&id))
     }
 }

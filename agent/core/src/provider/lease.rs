@@ -25,6 +25,12 @@ pub const ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// How long a finished lease waits for the voucher that pays its last receipt.
 const LAST_VOUCHER: Duration = Duration::from_secs(2);
+/// How long after the last moment for signatures the network's word is waited for. A deal that nobody binds must not
+/// hold capacity until its start is due, which may be two days away.
+const LATE_OUTCOME: u64 = 60;
+/// Answers to one payer in a second; a payer that asks for more gets none, so that it can't use up what the broker
+/// lets this provider send.
+const ANSWERS: u32 = 10;
 /// How long until the chain is asked again when it does not yet agree with a reservation.
 const CHAIN_RETRY: Duration = Duration::from_secs(2);
 /// Refused vouchers are told to people no more often than this.
@@ -68,11 +74,16 @@ pub(crate) struct Lease {
     /// Why it ended, where that is known better than by the meter.
     pub(super) cause: Option<EndCause>,
     taken: Taken,
+    sign_deadline: Instant,
     start_deadline: Instant,
     pending: Option<Signed<Reservation>>,
     chain_at: Option<Instant>,
     bytes: u64,
+    chain_told: bool,
+    refusal_told: bool,
     refused_at: Option<Instant>,
+    /// When the running second of answers began, and how many there were.
+    answers: Option<(Instant, u32)>,
     stored: Amount,
 }
 
@@ -95,11 +106,15 @@ impl Lease {
             gate: GateKeeper::default(),
             cause: None,
             taken,
+            sign_deadline: now.instant_of(deal.sign_by.after(LATE_OUTCOME).min(deal.start_by)),
             start_deadline: now.instant_of(deal.start_by),
             pending: None,
             chain_at: None,
             bytes: 0,
+            chain_told: false,
+            refusal_told: false,
             refused_at: None,
+            answers: None,
             stored: Amount::ZERO,
             deal,
         }
@@ -154,6 +169,16 @@ impl Lease {
         self.pending = Some(reservation);
         self.chain_at = None;
         commands.push(self.read_chain());
+    }
+
+    /// The payer's deposit covers no more. Asked for again and again, told once.
+    pub(crate) fn handle_not_renewed(&mut self, reason: &str, commands: &mut Vec<Command>) {
+        if !std::mem::replace(&mut self.refusal_told, true) {
+            let text = format!(
+                "the payer's deposit covers no more ({reason}); the lease ends when what is covered is used up"
+            );
+            commands.push(self.warning(&text));
+        }
     }
 
     /// What the chain says about the reservation that waits.
@@ -261,19 +286,13 @@ impl Lease {
                 Ok(VoucherOutcome::Higher) => self.path = path,
                 Ok(VoucherOutcome::Stale) => {
                     let stored = ProviderMessage::Stored(self.stored);
-                    commands.push(Command::Pay {
-                        lease: self.id,
-                        path,
-                        message: stored,
-                    });
+                    self.answer(stored, path, now, commands);
                 }
                 Err(fault) => self.refuse(&fault, now, commands),
             },
-            PayerMessage::Echo(number) => commands.push(Command::Pay {
-                lease: self.id,
-                path,
-                message: ProviderMessage::Echo(number),
-            }),
+            PayerMessage::Echo(number) => {
+                self.answer(ProviderMessage::Echo(number), path, now, commands);
+            }
             PayerMessage::End(cause) => {
                 let cause = self.requester_cause(cause);
                 self.end(cause, MeterEnd::PayerEnded, now, commands);
@@ -353,11 +372,7 @@ impl Lease {
             self.chain_at = None;
             commands.push(self.read_chain());
         }
-        let unstarted = !matches!(
-            self.stage,
-            Stage::Serving | Stage::Lingering { .. } | Stage::Gone { .. }
-        );
-        if unstarted && self.start_deadline <= now.instant {
+        if self.deadline().is_some_and(|at| at <= now.instant) {
             self.end(EndCause::NotStarted, MeterEnd::NotPaid, now, commands);
         }
         self.drain(network, now, commands);
@@ -365,14 +380,14 @@ impl Lease {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let own = match &self.stage {
-            Stage::Gone { .. } => return None,
-            Stage::Lingering { until, .. } => return Some(*until),
-            Stage::Serving => None,
-            _ => Some(self.start_deadline),
-        };
+        if matches!(self.stage, Stage::Gone { .. }) {
+            return None;
+        }
+        if let Stage::Lingering { until, .. } = self.stage {
+            return Some(until);
+        }
         let meter = self.meter.as_ref().and_then(ProviderMeter::poll_timeout);
-        [own, meter, self.chain_at].into_iter().flatten().min()
+        [self.deadline(), meter, self.chain_at].into_iter().flatten().min()
     }
 
     /// Ends it, if it has not ended. `cause` is what is reported.
@@ -447,6 +462,15 @@ impl Lease {
         };
     }
 
+    /// Until when it must have come further.
+    fn deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Signed => Some(self.sign_deadline),
+            Stage::Checking { .. } | Stage::Opening | Stage::Ready => Some(self.start_deadline),
+            Stage::Serving | Stage::Lingering { .. } | Stage::Gone { .. } => None,
+        }
+    }
+
     fn terms(&self) -> Terms {
         Terms {
             deal_id: self.id,
@@ -465,6 +489,7 @@ impl Lease {
     /// A reservation is good: opens the peer with the first, passes later ones on.
     fn believe(&mut self, reservation: Signed<Reservation>, commands: &mut Vec<Command>) {
         let lease = self.id;
+        (self.chain_told, self.refusal_told) = (false, false);
         self.reservation = Some(reservation.clone());
         match std::mem::replace(&mut self.stage, Stage::Opening) {
             Stage::Checking { record } => commands.push(Command::OpenPeer {
@@ -501,13 +526,33 @@ impl Lease {
 
     fn retry_chain(&mut self, reason: &str, now: Now, commands: &mut Vec<Command>) {
         self.chain_at = Some(now.instant + CHAIN_RETRY);
-        commands.push(self.warning(reason));
+        if !std::mem::replace(&mut self.chain_told, true) {
+            commands.push(self.warning(reason));
+        }
     }
 
     fn warning(&self, reason: &str) -> Command {
         Command::Tell(ProviderEvent::Warning {
             text: format!("lease {}: {reason}", self.id),
         })
+    }
+
+    fn answer(
+        &mut self,
+        message: ProviderMessage,
+        path: PaymentPath,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        let (since, given) = self
+            .answers
+            .filter(|(since, _)| now.instant < *since + Duration::from_secs(1))
+            .unwrap_or((now.instant, 0));
+        self.answers = Some((since, given + 1));
+        if given < ANSWERS {
+            let lease = self.id;
+            commands.push(Command::Pay { lease, path, message });
+        }
     }
 
     fn refuse(&mut self, fault: &Misbehaved, now: Now, commands: &mut Vec<Command>) {

@@ -53,6 +53,8 @@ pub struct Provider {
     pub(super) month_stored: u64,
     /// Address that the broker sees, while there is a link.
     pub(super) observed: Option<IpAddr>,
+    /// The same, the last time that there was one.
+    pub(super) seen: Option<IpAddr>,
     pub(super) offered: bool,
     pub(super) offer_at: Option<Instant>,
     pub(super) claim_at: Option<Instant>,
@@ -73,6 +75,7 @@ impl Provider {
             month: restored.month,
             month_stored: restored.month.bytes,
             observed: None,
+            seen: None,
             offered: false,
             offer_at: None,
             claim_at: None,
@@ -88,6 +91,7 @@ impl Provider {
     /// A link to the broker is up: both sides are proven.
     pub fn handle_link_up(&mut self, observed: IpAddr, unfinished: &[DealId], now: Now) {
         self.observed = Some(observed);
+        self.seen = Some(observed);
         self.tell(ProviderEvent::Connected { observed });
         for deal_id in unfinished {
             self.account_for(*deal_id);
@@ -143,10 +147,8 @@ impl Provider {
                 });
             }
             BrokerMessage::ReservationRefused { deal_id, reason } => {
-                self.tell(ProviderEvent::Warning {
-                    text: format!(
-                        "lease {deal_id}: the payer's deposit covers no more ({reason}); the lease ends when what is covered is used up"
-                    ),
+                self.with_lease(deal_id, |lease, _, commands| {
+                    lease.handle_not_renewed(&reason, commands);
                 });
             }
             BrokerMessage::EndLease { deal_id, cause } => {
@@ -174,6 +176,7 @@ impl Provider {
             }
             BrokerMessage::OfferRefused { offer, reason } => {
                 self.tell(ProviderEvent::OfferRefused { offer, reason });
+                self.offer_later(now);
             }
             // The handshake and the end of the connection are the link's.
             BrokerMessage::Welcome { .. }
@@ -203,7 +206,7 @@ impl Provider {
             .unwrap_or_default();
         let ready = peer.and_then(|peer| {
             let endpoint =
-                endpoint.ok_or("the broker is gone, so its address for requesters is unknown")?;
+                endpoint.ok_or("no broker has said yet which address requesters can reach")?;
             Ok(Ready {
                 endpoint,
                 address_v4: peer.address_v4,
@@ -417,7 +420,7 @@ impl Provider {
     fn endpoint(&self) -> Option<SocketAddr> {
         match self.settings.endpoint {
             EndpointHint::Advertised(endpoint) => Some(endpoint),
-            EndpointHint::ObservedWithPort(port) => Some(SocketAddr::new(self.observed?, port)),
+            EndpointHint::ObservedWithPort(port) => Some(SocketAddr::new(self.seen?, port)),
         }
     }
 

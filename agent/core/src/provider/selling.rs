@@ -101,6 +101,12 @@ impl Provider {
         }
     }
 
+    /// Tries again to put the offer into the book, after a while.
+    pub(super) fn offer_later(&mut self, now: Now) {
+        self.offered = false;
+        self.offer_at = Some(now.instant + OFFER_CHECK);
+    }
+
     pub(super) fn withdraw(&mut self, reason: &str, now: Now) {
         let was_offered = std::mem::take(&mut self.offered);
         if let Some(offer) = self.offers.clear().filter(|_| was_offered) {

@@ -544,3 +544,59 @@ fn offers_are_renewed_before_they_expire() {
     assert_ne!(world.offer.unwrap(), first);
     assert!(world.propose(request(60, 100_000)).is_some());
 }
+
+#[test]
+fn a_channel_is_closed_at_what_it_paid() {
+    let mut world = world();
+    let deal = world.lease(request(10, 100_000));
+    let report = world.run_to_end(&deal, MINUTE);
+    let close = world.sent.iter().find_map(|message| match message {
+        AgentMessage::CloseChannel { deal_id, close } if *deal_id == deal.id() => Some(close.clone()),
+        _ => None,
+    });
+    let close = close.unwrap();
+    assert!(close.verify(&network().domain, deal.payout).is_ok());
+    assert_eq!(close.message.channel_id, deal.channel().id());
+    assert_eq!(Some(close.message.cumulative), report.voucher.map(|voucher| voucher.message.cumulative));
+}
+
+#[test]
+fn a_deal_far_ahead_holds_no_capacity_when_nobody_binds_it() {
+    let mut world = world();
+    let mut terms = proposal(request(60, 100_000), world.offer.unwrap(), world.now);
+    terms.start_by = world.now.unix.after(47 * 3_600);
+    let message = BrokerMessage::Propose { proposal: 1, terms: Box::new(terms) };
+    world.provider.handle_broker_message(message, world.now);
+    world.work();
+    assert_eq!(world.provider.leases(), 1);
+    world.run(2 * MINUTE);
+    assert!(world.provider.is_idle());
+}
+
+#[test]
+fn a_payer_that_asks_too_much_gets_no_answers() {
+    let mut world = world();
+    let deal = world.lease(request(600, 1_000_000));
+    world.run(Duration::from_secs(5));
+    let mut answers = 0;
+    for number in 0..1_000 {
+        let message = PayerMessage::Echo(number);
+        world.provider.handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
+        answers += std::iter::from_fn(|| world.provider.poll_command()).count();
+    }
+    assert!(answers <= 10, "{answers} answers");
+    world.run(Duration::from_secs(2));
+    assert!(!world.ended.contains_key(&deal.id()));
+}
+
+#[test]
+fn a_refused_offer_is_tried_again_later() {
+    let mut world = world();
+    let offer = world.offer.take().unwrap();
+    let message = BrokerMessage::OfferRefused { offer, reason: "full".into() };
+    world.provider.handle_broker_message(message, world.now);
+    world.work();
+    assert_eq!(world.offer, None);
+    world.run(Duration::from_secs(61));
+    assert_eq!(world.offer, Some(offer));
+}
