@@ -85,13 +85,18 @@ impl Agent {
             unclaimed: self.provider.unclaimed(),
             month_bytes: self.provider.month().bytes,
         };
-        self.status.send_if_modified(|old| std::mem::replace(old, status) != status);
+        self.status
+            .send_if_modified(|old| std::mem::replace(old, status) != status);
     }
 
     async fn handle(&mut self, happening: Happening) {
         let provider = &mut self.provider;
         match happening {
-            Happening::Link(LinkEvent::Up { observed, unfinished, outbox }) => {
+            Happening::Link(LinkEvent::Up {
+                observed,
+                unfinished,
+                outbox,
+            }) => {
                 self.io.outbox = Some(outbox);
                 provider.handle_link_up(observed, &unfinished, now());
             }
@@ -127,7 +132,8 @@ impl Agent {
         let open: Vec<_> = self.provider.open_leases().collect();
         for lease in open {
             if let Some(usage) = self.io.usage(lease).await {
-                self.provider.handle_counters(lease, usage.bytes_up, usage.bytes_down, now());
+                self.provider
+                    .handle_counters(lease, usage.bytes_up, usage.bytes_down, now());
             }
         }
     }

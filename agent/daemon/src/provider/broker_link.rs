@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use ipsx_agent_core::provider::{Network, authentication_hash, check_welcome};
 use ipsx_market::codec::{self, LENGTH_BYTES};
-use ipsx_market::messages::{
-    ALPN, AgentMessage, BrokerMessage, PROTOCOL_VERSION, SESSION_LABEL,
-};
+use ipsx_market::messages::{ALPN, AgentMessage, BrokerMessage, PROTOCOL_VERSION, SESSION_LABEL};
 use ipsx_metering::{B256, DealId};
 use ipsx_settlement::{Signer, Wallet};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -29,6 +27,8 @@ use super::error::ProviderError;
 const QUEUE: usize = 256;
 /// Connecting, proving both sides and each write must be done in this time.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The broker has this long to read the last messages.
+const FAREWELL: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A link that lived this long starts the retries anew.
@@ -85,11 +85,20 @@ impl BrokerLink {
         };
         let address = SocketAddr::new(config.bind.unwrap_or(unspecified), 0);
         let client = client_config()?;
-        let mut endpoint =
-            Endpoint::client(address).map_err(|source| ProviderError::Bind { address: address.ip(), source })?;
+        let mut endpoint = Endpoint::client(address).map_err(|source| ProviderError::Bind {
+            address: address.ip(),
+            source,
+        })?;
         endpoint.set_default_client_config(client);
         let (sender, events) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(Dialer { config, endpoint, events: sender }.run());
+        let task = tokio::spawn(
+            Dialer {
+                config,
+                endpoint,
+                events: sender,
+            }
+            .run(),
+        );
         Ok(Self { events, task })
     }
 
@@ -149,7 +158,12 @@ impl Dialer {
             let retry_in = wait.mul_f64(rand::rngs::OsRng.gen_range(0.5..1.0));
             wait = (wait * 2).min(LONGEST_RETRY);
             let reason = error.to_string();
-            if self.events.send(LinkEvent::Down { reason, retry_in }).await.is_err() {
+            if self
+                .events
+                .send(LinkEvent::Down { reason, retry_in })
+                .await
+                .is_err()
+            {
                 return;
             }
             tokio::time::sleep(retry_in).await;
@@ -162,10 +176,18 @@ impl Dialer {
             .await
             .map_err(|_| LinkError::Timeout(self.config.broker))??;
         let (outbox, mut queue) = mpsc::channel(QUEUE);
-        let BrokerMessage::Authenticated { observed, unfinished } = up else {
+        let BrokerMessage::Authenticated {
+            observed,
+            unfinished,
+        } = up
+        else {
             return Err(ipsx_agent_core::provider::NotTheBroker::Unexpected.into());
         };
-        let announced = LinkEvent::Up { observed, unfinished, outbox };
+        let announced = LinkEvent::Up {
+            observed,
+            unfinished,
+            outbox,
+        };
         if self.events.send(announced).await.is_err() {
             return Err(LinkError::Ended);
         }
@@ -173,9 +195,10 @@ impl Dialer {
             while let Some(message) = queue.recv().await {
                 write(&mut send, &message).await?;
             }
-            // The provider is done with it: everything queued has been written; let it arrive.
+            // The provider is done with it. The broker closes the connection when it has read everything; closing it
+            // from here would throw away what has arrived but was not read.
             let _ = send.finish();
-            let _ = timeout(PATIENCE, send.stopped()).await;
+            let _ = timeout(FAREWELL, connection.closed()).await;
             Err(LinkError::Ended)
         };
         let incoming = async {
@@ -184,7 +207,12 @@ impl Dialer {
                 if let BrokerMessage::Refused { reason } = message {
                     return Err(LinkError::Refused(reason));
                 }
-                if self.events.send(LinkEvent::Message(Box::new(message))).await.is_err() {
+                if self
+                    .events
+                    .send(LinkEvent::Message(Box::new(message)))
+                    .await
+                    .is_err()
+                {
                     return Err(LinkError::Ended);
                 }
             }

@@ -50,7 +50,11 @@ impl Claimer {
                 }
                 Err(error) => {
                     // The first failure waits for `FIRST_RETRY`, later ones twice as long each.
-                    retry = if owed { (retry * 2).min(LONGEST_RETRY) } else { FIRST_RETRY };
+                    retry = if owed {
+                        (retry * 2).min(LONGEST_RETRY)
+                    } else {
+                        FIRST_RETRY
+                    };
                     owed = true;
                     self.tell(ProviderEvent::ClaimFailed {
                         reason: error.to_string(),
@@ -75,7 +79,8 @@ impl Claimer {
             if plan.claims.is_empty() {
                 return Ok(());
             }
-            let report = claims::submit(&self.vouchers, &self.contract, self.wallet.as_ref(), &plan).await?;
+            let report =
+                claims::submit(&self.vouchers, &self.contract, self.wallet.as_ref(), &plan).await?;
             for (channel, _) in &report.outcomes {
                 let claimed = self.contract.claimed(*channel).await?;
                 let _ = self.happened.send(Happening::Claimed(*channel, claimed));

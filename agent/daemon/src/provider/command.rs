@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::args::ProvideArgs;
 use super::config::ProviderConfig;
 use super::error::ProviderError;
+use super::lines::line;
 use super::running::{accept_consent, consent_given, consent_text, start};
 use crate::broker::Broker;
 use crate::clock::unix_now;
@@ -82,7 +83,11 @@ async fn asked(text: &ConsentText) -> Result<bool, Failure> {
         Ok(answer)
     });
     let answer = answer.await.map_err(Failure::internal)?;
-    let answer = answer.map_err(|error| Failure::usage(format!("no answer can be read: {error}; pass --accept-consent")))?;
+    let answer = answer.map_err(|error| {
+        Failure::usage(format!(
+            "no answer can be read: {error}; pass --accept-consent"
+        ))
+    })?;
     Ok(answer.trim().eq_ignore_ascii_case("yes"))
 }
 
@@ -95,8 +100,11 @@ struct Line<'a> {
 }
 
 fn show(event: &ProviderEvent, output: &Output) {
-    output.line(event.to_string());
-    output.json(&Line { at: unix_now(), event });
+    output.line(line(event));
+    output.json(&Line {
+        at: unix_now(),
+        event,
+    });
 }
 
 /// Waits for SIGINT or SIGTERM.

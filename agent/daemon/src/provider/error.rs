@@ -24,7 +24,9 @@ pub enum ProviderError {
     )]
     Prefixes,
     /// The WireGuard endpoint is of another IP version than the source address, or names no port.
-    #[error("{0} can't be told to requesters: --advertise needs an address and a port that they can reach. Example: --advertise 203.0.113.7:51820")]
+    #[error(
+        "{0} can't be told to requesters: --advertise needs an address and a port that they can reach. Example: --advertise 203.0.113.7:51820"
+    )]
     Advertise(SocketAddr),
     /// The consent text was not accepted for this data folder and exit policy.
     #[error(
@@ -47,7 +49,9 @@ pub enum ProviderError {
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
     /// The source address for the broker link can't be used.
-    #[error("can't use {address} as source address: {source}. --bind takes an address of this host")]
+    #[error(
+        "can't use {address} as source address: {source}. --bind takes an address of this host"
+    )]
     Bind {
         /// The address.
         address: IpAddr,

@@ -12,11 +12,9 @@ use ipsx_market::codec;
 use ipsx_market::messages::AgentMessage;
 use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
-use ipsx_metering::{
-    Amount, ChainView, ChannelId, DealId, Domain, Signed, TypedData, UnixSeconds,
-};
+use ipsx_metering::{Amount, ChainView, ChannelId, DealId, Domain, Signed, TypedData, UnixSeconds};
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
-use ipsx_tunnel_core::{Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey, Usage};
+use ipsx_tunnel_core::{Bucket, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey, Usage};
 use ipsx_tunnel_os as tunnel;
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +25,8 @@ use super::broker_link::{BrokerLink, LinkEvent};
 use super::claimer::ClaimNow;
 use super::keeper::Job;
 
+/// Sealed frames to payers in a second and at once: the broker drops agents that say more than 100 things a second.
+const FRAMES: (u64, u64) = (50, 200);
 /// How long the broker has to take the last messages.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long the last claim may take before it is left to `ipsx settle`.
@@ -73,6 +73,7 @@ pub(super) struct Io {
     pub(super) tasks: JoinSet<()>,
     pub(super) events: mpsc::Sender<ProviderEvent>,
     pub(super) peers: Peers,
+    pub(super) frames: Bucket,
 }
 
 /// The peers of the leases.
@@ -83,6 +84,12 @@ pub(super) struct Peers {
     opening: HashMap<DealId, Peer>,
     sealers: HashMap<DealId, FrameSealer>,
     addresses: AddressPool,
+}
+
+/// A full bucket of sealed frames.
+pub(super) fn frames() -> Bucket {
+    let (rate, burst) = FRAMES;
+    Bucket::new(rate, burst, std::time::Instant::now())
 }
 
 impl Io {
@@ -109,12 +116,24 @@ impl Io {
                 let offer = Signed::sign(*offer, &self.domain, self.wallet.key());
                 self.send(AgentMessage::PublishOffer { offer });
             }
-            Command::AcceptDeal { proposal, deal, terms } => {
+            Command::AcceptDeal {
+                proposal,
+                deal,
+                terms,
+            } => {
                 let signature = self.wallet.key().sign_hash(deal.signing_hash(&self.domain));
-                self.send(AgentMessage::AcceptDeal { proposal, terms, signature });
+                self.send(AgentMessage::AcceptDeal {
+                    proposal,
+                    terms,
+                    signature,
+                });
             }
             Command::ReadChain { lease, query } => self.read_chain(lease, query),
-            Command::OpenPeer { lease, peer, record } => {
+            Command::OpenPeer {
+                lease,
+                peer,
+                record,
+            } => {
                 self.peers.opening.insert(lease, peer);
                 if self.keep(Job::Lease(lease, record)).is_err() {
                     let reason = Err("the disk does not keep up".into());
@@ -123,7 +142,11 @@ impl Io {
             }
             Command::SetGate { lease, gate } => self.set_gate(lease, gate),
             Command::ClosePeer { lease } => self.close_peer(lease).await,
-            Command::Pay { lease, path, message } => self.pay(lease, path, &message),
+            Command::Pay {
+                lease,
+                path,
+                message,
+            } => self.pay(lease, path, &message),
             Command::OpenFrame { lease, sealed } => self.open_frame(lease, &sealed),
             // A job that finds no room is warned of; the meter then holds the lease for want of a stored voucher.
             Command::Store(store) => drop(self.keep(Job::Voucher(store))),
@@ -170,7 +193,7 @@ impl Io {
 
     /// Shows people an event; one that finds a slow reader's queue full is lost.
     pub(super) fn tell(&self, event: ProviderEvent) {
-        tracing::debug!(%event);
+        tracing::debug!(?event);
         let _ = self.events.try_send(event);
     }
 
@@ -184,11 +207,16 @@ impl Io {
         if self.jobs.send(Job::Flush(done)).await.is_ok() {
             let _ = kept.await;
         }
-        if self.claim_at_end {
-            let (done, claimed) = oneshot::channel();
-            if self.claims.send(Some(done)).await.is_ok() {
-                let _ = tokio::time::timeout(LAST_CLAIM, claimed).await;
-            }
+        if self.claim_at_end
+            && tokio::time::timeout(LAST_CLAIM, self.last_claim())
+                .await
+                .is_err()
+        {
+            let reason = "the chain is too slow; run `ipsx settle` later".into();
+            self.tell(ProviderEvent::ClaimFailed {
+                reason,
+                retry_in: 0,
+            });
         }
         while let Ok(happening) = self.happenings.try_recv() {
             if let Happening::Tell(event) = happening {
@@ -197,6 +225,13 @@ impl Io {
         }
         self.tunnel.shutdown().await;
         self.tasks.shutdown().await;
+    }
+
+    async fn last_claim(&self) {
+        let (done, claimed) = oneshot::channel();
+        if self.claims.send(Some(done)).await.is_ok() {
+            let _ = claimed.await;
+        }
     }
 
     async fn delivered(&mut self) {
@@ -241,7 +276,11 @@ impl Io {
     }
 
     async fn add_peer(&mut self, lease: DealId, peer: &Peer) -> Result<PeerAddresses, String> {
-        let address = self.peers.addresses.take().ok_or("every inner address is taken")?;
+        let address = self
+            .peers
+            .addresses
+            .take()
+            .ok_or("every inner address is taken")?;
         let config = PeerConfig {
             public_key: PublicKey::from_bytes(peer.key.0.0),
             preshared_key: None,
@@ -299,12 +338,18 @@ impl Io {
                 }
             }
             PaymentPath::Broker => {
+                if !self.frames.take(1, std::time::Instant::now()) {
+                    return tracing::debug!(%lease, "a sealed frame is left out: too many at once");
+                }
                 let mut nonce = [0; NONCE_BYTES];
                 rand::rngs::OsRng.fill_bytes(&mut nonce);
                 let sealer = self.peers.sealers.get(&lease);
                 let sealed = sealer.and_then(|s| s.seal(Direction::ToPayer, nonce, &payload).ok());
                 if let Some(sealed) = sealed {
-                    self.send(AgentMessage::Frame { deal_id: lease, sealed });
+                    self.send(AgentMessage::Frame {
+                        deal_id: lease,
+                        sealed,
+                    });
                 }
             }
         }
@@ -320,7 +365,9 @@ impl Io {
             .and_then(|text| codec::decode(&text).ok());
         match message {
             Some(message) => {
-                let _ = self.happened.send(Happening::Payment(lease, message, PaymentPath::Broker));
+                let _ = self
+                    .happened
+                    .send(Happening::Payment(lease, message, PaymentPath::Broker));
             }
             None => tracing::debug!(%lease, "a sealed frame is not from this lease's payer"),
         }
@@ -343,7 +390,11 @@ impl Io {
 
 /// What the chain says about a payer and a channel now.
 async fn chain_view(contract: &Centralizer, query: ChainQuery) -> Result<ChainView, ContractError> {
-    let head = contract.chain().head().await.map_err(ContractError::Chain)?;
+    let head = contract
+        .chain()
+        .head()
+        .await
+        .map_err(ContractError::Chain)?;
     let network = contract.network(query.network).await?;
     let account = contract.account(query.network, query.payer).await?;
     let channel = contract.channel(query.channel).await?;
@@ -355,6 +406,9 @@ async fn chain_view(contract: &Centralizer, query: ChainQuery) -> Result<ChainVi
         operator: network.operator,
         block_time: head.timestamp,
         signer_valid_to,
-        payable: channel.claimed.saturating_add(channel.held).saturating_add(free),
+        payable: channel
+            .claimed
+            .saturating_add(channel.held)
+            .saturating_add(free),
     })
 }

@@ -40,6 +40,8 @@ pub(super) struct Keeper {
     pub(super) happened: mpsc::UnboundedSender<Happening>,
     /// Latest of each channel that could not be written yet.
     pub(super) behind: HashMap<DealId, Box<StoreVoucher>>,
+    /// Ends that could not be written yet.
+    pub(super) ends_behind: Vec<(DealId, Box<EndReport>)>,
     /// The reservation of each channel that is on disk.
     pub(super) reserved: HashMap<ChannelId, Signature>,
 }
@@ -48,7 +50,7 @@ impl Keeper {
     /// Works until nobody can give it anything any more.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         loop {
-            let job = if self.behind.is_empty() {
+            let job = if self.behind.is_empty() && self.ends_behind.is_empty() {
                 jobs.recv().await
             } else {
                 match tokio::time::timeout(RETRY, jobs.recv()).await {
@@ -74,10 +76,7 @@ impl Keeper {
                 self.say(Happening::LeaseKept(lease, kept));
             }
             Job::Voucher(store) => self.keep(store).await,
-            Job::End(lease, report) => {
-                let kept = self.records.put_end(lease, &report, unix_now()).await;
-                self.warn(kept);
-            }
+            Job::End(lease, report) => self.keep_end(lease, report).await,
             Job::Month(traffic) => {
                 let kept = self.records.put_month(self.network, traffic).await;
                 self.warn(kept);
@@ -94,6 +93,16 @@ impl Keeper {
         for store in std::mem::take(&mut self.behind).into_values() {
             self.keep(store).await;
         }
+        for (lease, report) in std::mem::take(&mut self.ends_behind) {
+            self.keep_end(lease, report).await;
+        }
+    }
+
+    async fn keep_end(&mut self, lease: DealId, report: Box<EndReport>) {
+        if let Err(error) = self.records.put_end(lease, &report, unix_now()).await {
+            self.ends_behind.push((lease, report));
+            self.warn(Err(error));
+        }
     }
 
     async fn keep(&mut self, store: Box<StoreVoucher>) {
@@ -104,7 +113,10 @@ impl Keeper {
                 self.say(Happening::VoucherKept(lease, cumulative));
             }
             Err(error) => {
-                let newest = self.behind.get(&lease).is_none_or(|old| old.cumulative() <= cumulative);
+                let newest = self
+                    .behind
+                    .get(&lease)
+                    .is_none_or(|old| old.cumulative() <= cumulative);
                 if newest {
                     self.behind.insert(lease, store);
                 }
@@ -117,7 +129,9 @@ impl Keeper {
     async fn write(&mut self, store: &StoreVoucher) -> Result<(), ProviderError> {
         let id = store.voucher.message.channel_id;
         let reservation = store.reservation.as_ref();
-        if let Some(reservation) = reservation.filter(|r| self.reserved.get(&id) != Some(&r.signature)) {
+        if let Some(reservation) =
+            reservation.filter(|r| self.reserved.get(&id) != Some(&r.signature))
+        {
             self.vouchers.add_channel(&store.channel).await?;
             self.vouchers.accept_reservation(reservation).await?;
             self.reserved.insert(id, reservation.signature);

@@ -85,6 +85,9 @@ mod tests {
     fn the_tunnel_key_is_the_wallets() {
         let wallet = Wallet::from_secret(&[7; 32]).unwrap();
         let again = Wallet::from_secret(&[7; 32]).unwrap();
-        assert_eq!(tunnel_key(&wallet).public_key(), tunnel_key(&again).public_key());
+        assert_eq!(
+            tunnel_key(&wallet).public_key(),
+            tunnel_key(&again).public_key()
+        );
     }
 }

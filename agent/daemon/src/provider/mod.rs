@@ -18,6 +18,7 @@ mod error;
 mod io;
 mod keeper;
 mod keys;
+mod lines;
 mod records;
 mod running;
 pub mod schedule;
@@ -29,6 +30,7 @@ pub use config::{ProviderConfig, records_path, vouchers_path};
 pub use error::ProviderError;
 pub use ipsx_agent_core::provider::{ExposureLimits, OfferTerms, ProviderEvent};
 pub use keys::payout_wallet;
+pub use lines::line;
 pub use records::{KeptLease, Records};
 pub use running::{RunningProvider, accept_consent, consent_given, consent_text, start};
 

@@ -18,11 +18,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::address_pool::{CONTROL_PORT, GATEWAY};
 use super::agent::{Agent, ProviderStatus};
 use super::broker_link::{BrokerLink, LinkConfig};
-use super::claimer::Claimer;
+use super::claimer::{ClaimNow, Claimer};
 use super::config::{ProviderConfig, vouchers_path};
 use super::error::ProviderError;
-use super::io::{Io, Peers};
-use super::keeper::Keeper;
+use super::io::{Happening, Io, Peers, frames};
+use super::keeper::{Job, Keeper};
 use super::keys::{WalletKeys, market_key, tunnel_key};
 use super::records::Records;
 use crate::clock::unix_now;
@@ -91,7 +91,10 @@ pub fn consent_text(config: &ProviderConfig) -> ConsentText {
 }
 
 /// Whether the text was accepted before, in this data folder and for this exit policy.
-pub async fn consent_given(config: &ProviderConfig, wallet: Address) -> Result<bool, ProviderError> {
+pub async fn consent_given(
+    config: &ProviderConfig,
+    wallet: Address,
+) -> Result<bool, ProviderError> {
     let text = consent_text(config);
     let records = Records::open(&config.data, wallet).await?;
     records.consent(|record| text.is_covered_by(record)).await
@@ -101,7 +104,9 @@ pub async fn consent_given(config: &ProviderConfig, wallet: Address) -> Result<b
 pub async fn accept_consent(config: &ProviderConfig, wallet: Address) -> Result<(), ProviderError> {
     let text = consent_text(config);
     let records = Records::open(&config.data, wallet).await?;
-    records.put_consent(&text.accept(unix_now()), text.text()).await
+    records
+        .put_consent(&text.accept(unix_now()), text.text())
+        .await
 }
 
 /// Starts a provider. The broker need not be there yet: the link to it is tried until it is.
@@ -117,6 +122,7 @@ pub async fn start(
     }
     let domain = config.network.rules.domain;
     let vouchers = VoucherStore::open(&vouchers_path(&config.data, domain), domain).await?;
+    let vouchers = Arc::new(vouchers);
     let restored = restore(&config, &records, &vouchers).await?;
     let private_key = tunnel_key(&wallet);
     let (endpoint, tunnel_events) = tunnel::Provider::start(tunnel_config(&config, &private_key))?;
@@ -134,49 +140,29 @@ pub async fn start(
         wallet: wallet.clone(),
     })?;
 
-    let vouchers = Arc::new(vouchers);
-    let mut tasks = JoinSet::new();
-    let (happened, happenings) = mpsc::unbounded_channel();
-    let (jobs, queue) = mpsc::channel(JOBS);
-    let keeper = Keeper {
-        records,
-        vouchers: vouchers.clone(),
-        network: config.network.rules.id,
-        happened: happened.clone(),
-        behind: HashMap::new(),
-        reserved: HashMap::new(),
-    };
-    tasks.spawn(keeper.run(queue));
-    let (claims, asked) = mpsc::channel(1);
-    let claimer = Claimer {
-        vouchers,
-        contract: config.network.contract.clone(),
-        wallet: wallet.clone(),
-        happened: happened.clone(),
-    };
-    tasks.spawn(claimer.run(asked));
-
     let (told, events) = mpsc::channel(EVENTS);
     let (status_sender, status) = watch::channel(ProviderStatus::default());
     let (stop, stopped) = oneshot::channel();
-    let public_key = endpoint.public_key();
+    let tunnel_key = endpoint.public_key();
+    let mut background = Background::new();
     let io = Io {
-        wallet,
         domain,
-        contract: config.network.contract,
+        contract: config.network.contract.clone(),
         tunnel_key: private_key,
         claim_at_end: config.claim_at_end,
         link,
         outbox: None,
         tunnel: endpoint,
         tunnel_events,
-        jobs,
-        claims,
-        happened,
-        happenings,
-        tasks,
+        jobs: background.keep(records, vouchers.clone(), &config),
+        claims: background.claim(vouchers, &config, &wallet),
+        happened: background.happened,
+        happenings: background.happenings,
+        tasks: background.tasks,
         events: told,
         peers: Peers::default(),
+        frames: frames(),
+        wallet,
     };
     let agent = Agent {
         provider,
@@ -189,18 +175,76 @@ pub async fn start(
         stop: Some(stop),
         task: tokio::spawn(agent.run(stopped)),
         listen,
-        tunnel_key: public_key,
+        tunnel_key,
     })
+}
+
+/// The tasks beside the loop, and where they report.
+struct Background {
+    tasks: JoinSet<()>,
+    happened: mpsc::UnboundedSender<Happening>,
+    happenings: mpsc::UnboundedReceiver<Happening>,
+}
+
+impl Background {
+    fn new() -> Self {
+        let (happened, happenings) = mpsc::unbounded_channel();
+        Self {
+            tasks: JoinSet::new(),
+            happened,
+            happenings,
+        }
+    }
+
+    fn keep(
+        &mut self,
+        records: Records,
+        vouchers: Arc<VoucherStore>,
+        config: &ProviderConfig,
+    ) -> mpsc::Sender<Job> {
+        let (jobs, queue) = mpsc::channel(JOBS);
+        let keeper = Keeper {
+            records,
+            vouchers,
+            network: config.network.rules.id,
+            happened: self.happened.clone(),
+            behind: HashMap::new(),
+            ends_behind: Vec::new(),
+            reserved: HashMap::new(),
+        };
+        self.tasks.spawn(keeper.run(queue));
+        jobs
+    }
+
+    fn claim(
+        &mut self,
+        vouchers: Arc<VoucherStore>,
+        config: &ProviderConfig,
+        wallet: &Arc<Wallet>,
+    ) -> mpsc::Sender<ClaimNow> {
+        let (claims, asked) = mpsc::channel(1);
+        let claimer = Claimer {
+            vouchers,
+            contract: config.network.contract.clone(),
+            wallet: wallet.clone(),
+            happened: self.happened.clone(),
+        };
+        self.tasks.spawn(claimer.run(asked));
+        claims
+    }
 }
 
 fn check(config: &ProviderConfig) -> Result<(), ProviderError> {
     config.terms.validate()?;
     let prefixes = &config.terms.prefixes;
-    let ours = |net: &ipsx_market::IpNet| Some(net.addr()) == config.bind && net.hosts().count() == 1;
+    let ours =
+        |net: &ipsx_market::IpNet| Some(net.addr()) == config.bind && net.hosts().count() == 1;
     if !prefixes.iter().all(ours) {
         return Err(ProviderError::Prefixes);
     }
-    let advertised = config.advertise.filter(|a| a.port() == 0 || a.ip().is_unspecified());
+    let advertised = config
+        .advertise
+        .filter(|a| a.port() == 0 || a.ip().is_unspecified());
     advertised.map_or(Ok(()), |address| Err(ProviderError::Advertise(address)))
 }
 
@@ -281,7 +325,10 @@ async fn restore(
             stored.claimed = stored.claimed.max(claimed);
         }
         let mut state = states.remove(&id).unwrap_or_default();
-        let kept = stored.voucher.as_ref().map(|voucher| voucher.message.cumulative);
+        let kept = stored
+            .voucher
+            .as_ref()
+            .map(|voucher| voucher.message.cumulative);
         if kept.is_some_and(|kept| kept > state.cumulative()) {
             state.voucher = stored.voucher;
         }

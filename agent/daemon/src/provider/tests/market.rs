@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipsx_broker::{Broker, BrokerConfig};
 use ipsx_market::offer::{Capacity, Protocols, WeeklyHours};
 use ipsx_metering::{Address, Amount, PricePerGib, PricePerSecond, Prices};
-use ipsx_settlement::{Signer, Wallet};
+use ipsx_settlement::{RpcChain, Signer, Wallet};
 use ipsx_tunnel_core::{ExitPolicy, Tier};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 
 use crate::network::Network;
 use crate::provider::{
-    ExposureLimits, OfferTerms, ProviderConfig, ProviderEvent, RunningProvider, accept_consent, start,
+    ExposureLimits, OfferTerms, ProviderConfig, ProviderEvent, RunningProvider, accept_consent,
+    start,
 };
 
 pub(super) const TOKEN: u128 = 1_000_000_000_000_000_000;
@@ -39,7 +40,11 @@ impl Market {
         // A broker that is started again is to be found where it was.
         config.http_listen = broker.http_addr();
         config.agents_listen = broker.agents_addr();
-        Self { broker: Some(broker), config, folder }
+        Self {
+            broker: Some(broker),
+            config,
+            folder,
+        }
     }
 
     pub(super) fn broker(&self) -> &Broker {
@@ -68,20 +73,30 @@ impl Market {
         format!("http://{}", self.config.http_listen)
     }
 
+    /// The network as another process sees it: the chain over JSON-RPC.
     pub(super) async fn network(&self) -> Network {
-        let broker = self.broker();
-        Network::on(broker.network_info().clone(), broker.chain()).await.unwrap()
+        let chain = RpcChain::new(&format!("{}/rpc", self.url())).unwrap();
+        Network::on(self.broker().network_info().clone(), Arc::new(chain))
+            .await
+            .unwrap()
     }
 
     pub(super) async fn grant(&self, to: Address, tokens: u128) {
-        self.broker().grant(to, Amount(tokens * TOKEN)).await.unwrap();
+        self.broker()
+            .grant(to, Amount(tokens * TOKEN))
+            .await
+            .unwrap();
     }
 
     /// A provider's configuration at 127.0.1.`host`, whose exit may reach `origin`.
     pub(super) async fn provider_config(&self, host: u8, origin: SocketAddr) -> ProviderConfig {
         let address = IpAddr::V4(Ipv4Addr::new(127, 0, 1, host));
         let mut policy = ExitPolicy::new(Tier::Web);
-        policy.allow.push(format!("127.0.0.1/32:tcp/{}", origin.port()).parse().unwrap());
+        policy.allow.push(
+            format!("127.0.0.1/32:tcp/{}", origin.port())
+                .parse()
+                .unwrap(),
+        );
         ProviderConfig {
             network: self.network().await,
             data: self.folder.path().join(format!("provider-{host}")),
@@ -96,10 +111,17 @@ impl Market {
     }
 
     /// A provider with its offer in the book.
-    pub(super) async fn provider(&self, config: ProviderConfig, wallet: &Arc<Wallet>) -> RunningProvider {
+    pub(super) async fn provider(
+        &self,
+        config: ProviderConfig,
+        wallet: &Arc<Wallet>,
+    ) -> RunningProvider {
         accept_consent(&config, wallet.address()).await.unwrap();
         let mut provider = start(config, wallet.clone()).await.unwrap();
-        wait_for(&mut provider, |event| matches!(event, ProviderEvent::OfferPlaced { .. })).await;
+        wait_for(&mut provider, |event| {
+            matches!(event, ProviderEvent::OfferPlaced { .. })
+        })
+        .await;
         provider
     }
 }
@@ -108,7 +130,12 @@ pub(super) fn terms() -> OfferTerms {
     OfferTerms {
         prefixes: Vec::new(),
         protocols: Protocols::all(),
-        capacity: Capacity { leases: 2, mbit_up: 20, mbit_down: 100, bytes_per_month: u64::MAX },
+        capacity: Capacity {
+            leases: 2,
+            mbit_up: 20,
+            mbit_down: 100,
+            bytes_per_month: u64::MAX,
+        },
         prices: Prices {
             per_second: PricePerSecond(Amount(PRICE)),
             per_gib: PricePerGib(Amount(0)),
@@ -150,7 +177,10 @@ pub(super) async fn origin(extra: usize) -> SocketAddr {
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
                 let body = format!("{}\n{}", from.ip(), "x".repeat(extra));
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
                 let _ = stream.write_all(head.as_bytes()).await;
                 let _ = stream.write_all(body.as_bytes()).await;
                 let _ = stream.shutdown().await;

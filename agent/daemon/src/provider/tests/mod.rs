@@ -15,8 +15,8 @@ use ipsx_metering::Amount;
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
 
 use super::{
-    ProviderError, ProviderEvent, Records, RunningProvider, accept_consent, consent_given, payout_wallet,
-    start, vouchers_path,
+    ProviderError, ProviderEvent, Records, RunningProvider, accept_consent, consent_given,
+    payout_wallet, start, vouchers_path,
 };
 use market::{Market, PRICE, origin, wait_for};
 use requester::Requester;
@@ -29,7 +29,12 @@ fn ended(event: &ProviderEvent) -> bool {
 async fn end(provider: &mut RunningProvider) -> (EndCause, Amount, Amount) {
     let events = wait_for(provider, ended).await;
     match events.last() {
-        Some(ProviderEvent::LeaseEnded { cause, amount, paid, .. }) => (*cause, *amount, *paid),
+        Some(ProviderEvent::LeaseEnded {
+            cause,
+            amount,
+            paid,
+            ..
+        }) => (*cause, *amount, *paid),
         other => unreachable!("waited for an end, got {other:?}"),
     }
 }
@@ -56,9 +61,16 @@ async fn a_lease_runs_to_its_end_and_is_claimed() {
     assert!(paid >= amount);
 
     // Claimed by itself, fee to the treasury, the rest to an address of this requester's own.
-    wait_for(&mut provider, |event| matches!(event, ProviderEvent::Claimed { .. })).await;
+    wait_for(&mut provider, |event| {
+        matches!(event, ProviderEvent::Claimed { .. })
+    })
+    .await;
     let network = market.network().await;
-    let claimed = network.contract.claimed(lease.deal.channel().id()).await.unwrap();
+    let claimed = network
+        .contract
+        .claimed(lease.deal.channel().id())
+        .await
+        .unwrap();
     assert_eq!(claimed, paid);
     let payout = payout_wallet(&wallet, network.info.network, lease.deal.requester);
     assert_eq!(payout.address(), lease.deal.payout);
@@ -67,7 +79,11 @@ async fn a_lease_runs_to_its_end_and_is_claimed() {
     assert_eq!(credits.amount, claimed.saturating_sub(fee));
     assert!(network.contract.totals().await.unwrap().conserved());
 
-    let view = requester.wait_until(lease.deal.id(), |view| view.provider == ProviderStatus::Ended).await;
+    let view = requester
+        .wait_until(lease.deal.id(), |view| {
+            view.provider == ProviderStatus::Ended
+        })
+        .await;
     assert_eq!(view.amount, Some(amount));
     let usage = view.usage.unwrap();
     assert_eq!(usage.secs, 6);
@@ -117,7 +133,10 @@ async fn a_payer_that_stops_or_replays_is_stopped() {
     lease.say(&PayerMessage::End(EndCause::RequesterEnded));
     let (cause, amount, paid) = end(&mut provider).await;
     assert_eq!(cause, EndCause::RequesterEnded);
-    assert!(amount.0 <= paid.0 + 3 * PRICE, "{amount} served, {paid} paid");
+    assert!(
+        amount.0 <= paid.0 + 3 * PRICE,
+        "{amount} served, {paid} paid"
+    );
     // Not claimed, but kept.
     let kept = provider.status().unclaimed;
     assert_eq!(kept, lease.vouchers.last().unwrap().message.cumulative);
@@ -137,7 +156,10 @@ async fn a_broker_that_goes_away_is_found_again() {
     lease.run(Duration::from_secs(2)).await;
     market.kill_broker();
     lease.run(Duration::from_secs(3)).await;
-    assert!(lease.fetch(origin).await.unwrap().starts_with("127.0.1.3"), "service goes on");
+    assert!(
+        lease.fetch(origin).await.unwrap().starts_with("127.0.1.3"),
+        "service goes on"
+    );
     market.restart_broker().await;
     let back = |event: &ProviderEvent| matches!(event, ProviderEvent::OfferPlaced { .. });
     tokio::select! {
@@ -146,7 +168,11 @@ async fn a_broker_that_goes_away_is_found_again() {
     }
     lease.say(&PayerMessage::End(EndCause::RequesterEnded));
     assert_eq!(end(&mut provider).await.0, EndCause::RequesterEnded);
-    requester.wait_until(lease.deal.id(), |view| view.provider == ProviderStatus::Ended).await;
+    requester
+        .wait_until(lease.deal.id(), |view| {
+            view.provider == ProviderStatus::Ended
+        })
+        .await;
     provider.shutdown().await;
 }
 
@@ -161,7 +187,11 @@ async fn a_killed_provider_keeps_its_vouchers_and_gives_the_lease_back() {
     let mut requester = Requester::new(&market).await;
     let mut lease = requester.lease(600).await;
     lease.run(Duration::from_secs(3)).await;
-    wait_for(&mut provider, |event| matches!(event, ProviderEvent::LeaseSecond { usage, .. } if usage.secs >= 2)).await;
+    wait_for(
+        &mut provider,
+        |event| matches!(event, ProviderEvent::LeaseSecond { usage, .. } if usage.secs >= 2),
+    )
+    .await;
     drop(provider);
 
     // What was accepted is on disk, and the file can be opened again.
@@ -176,10 +206,18 @@ async fn a_killed_provider_keeps_its_vouchers_and_gives_the_lease_back() {
     let mut provider = market.provider(config.clone(), &wallet).await;
     let records = Records::read(&config.data).await.unwrap().unwrap();
     let leases = records.leases().await.unwrap();
-    assert_eq!(leases[0].report.as_ref().unwrap().cause, EndCause::Restarted);
-    assert_eq!(leases[0].report.as_ref().unwrap().voucher, Some(kept.clone()));
+    assert_eq!(
+        leases[0].report.as_ref().unwrap().cause,
+        EndCause::Restarted
+    );
+    assert_eq!(
+        leases[0].report.as_ref().unwrap().voucher,
+        Some(kept.clone())
+    );
     let view = requester
-        .wait_until(lease.deal.id(), |view| view.status == DealStatus::ProviderFailed || view.ended_at.is_some())
+        .wait_until(lease.deal.id(), |view| {
+            view.status == DealStatus::ProviderFailed || view.ended_at.is_some()
+        })
         .await;
     assert_eq!(view.cause, Some(EndCause::Restarted));
     // The next lease of the same requester goes through the same channel and claims both.
@@ -187,10 +225,20 @@ async fn a_killed_provider_keeps_its_vouchers_and_gives_the_lease_back() {
     assert_eq!(again.ready.latest_voucher, Some(kept.clone()));
     again.run(Duration::from_secs(20)).await;
     assert_eq!(end(&mut provider).await.0, EndCause::Completed);
-    wait_for(&mut provider, |event| matches!(event, ProviderEvent::Claimed { .. })).await;
+    wait_for(&mut provider, |event| {
+        matches!(event, ProviderEvent::Claimed { .. })
+    })
+    .await;
     let network = market.network().await;
-    let claimed = network.contract.claimed(again.deal.channel().id()).await.unwrap();
-    assert!(claimed.0 >= kept.message.cumulative.0 + 5 * PRICE, "{claimed}");
+    let claimed = network
+        .contract
+        .claimed(again.deal.channel().id())
+        .await
+        .unwrap();
+    assert!(
+        claimed.0 >= kept.message.cumulative.0 + 5 * PRICE,
+        "{claimed}"
+    );
     provider.shutdown().await;
 }
 
@@ -208,11 +256,24 @@ async fn a_provider_that_is_told_to_stop_ends_its_leases() {
     let (events, ()) = tokio::join!(provider.shutdown(), lease.run(Duration::from_secs(10)));
     assert!(lease.ended);
     assert!(events.iter().any(ended));
-    assert!(events.iter().any(|event| matches!(event, ProviderEvent::Claimed { .. })), "{events:#?}");
-    let view = requester.wait_until(lease.deal.id(), |view| view.provider == ProviderStatus::Ended).await;
+    assert!(
+        events
+            .iter()
+            .any(|event| matches!(event, ProviderEvent::Claimed { .. })),
+        "{events:#?}"
+    );
+    let view = requester
+        .wait_until(lease.deal.id(), |view| view.ended_at.is_some())
+        .await;
     assert_eq!(view.cause, Some(EndCause::ProviderEnded));
+    assert_eq!(view.provider, ProviderStatus::Failed);
     // Nobody else can be sent there now.
-    let offers = requester.session.broker().offers(&Default::default()).await.unwrap();
+    let offers = requester
+        .session
+        .broker()
+        .offers(&Default::default())
+        .await
+        .unwrap();
     assert!(offers.is_empty(), "{offers:?}");
 }
 
@@ -230,13 +291,22 @@ async fn what_is_wrong_is_said_before_anything_starts() {
 
     let mut open = config.clone();
     open.policy.tier = ipsx_tunnel_core::Tier::Open;
-    assert!(matches!(start(open, wallet.clone()).await, Err(ProviderError::ConsentMissing)));
+    assert!(matches!(
+        start(open, wallet.clone()).await,
+        Err(ProviderError::ConsentMissing)
+    ));
     let mut never = config.clone();
     never.terms.max_seconds = 4;
-    assert!(matches!(start(never, wallet.clone()).await, Err(ProviderError::Terms(_))));
+    assert!(matches!(
+        start(never, wallet.clone()).await,
+        Err(ProviderError::Terms(_))
+    ));
     let mut elsewhere = config.clone();
     elsewhere.terms.prefixes = vec!["192.0.2.0/24".parse().unwrap()];
-    assert!(matches!(start(elsewhere, wallet.clone()).await, Err(ProviderError::Prefixes)));
+    assert!(matches!(
+        start(elsewhere, wallet.clone()).await,
+        Err(ProviderError::Prefixes)
+    ));
     let other = start(config.clone(), Arc::new(Wallet::random())).await;
     assert!(matches!(other, Err(ProviderError::OtherWallet { .. })));
 
@@ -244,7 +314,10 @@ async fn what_is_wrong_is_said_before_anything_starts() {
     let mut taken = market.provider_config(7, origin).await;
     taken.listen = first.listen();
     accept_consent(&taken, wallet.address()).await.unwrap();
-    assert!(matches!(start(taken, wallet.clone()).await, Err(ProviderError::Tunnel(_))));
+    assert!(matches!(
+        start(taken, wallet.clone()).await,
+        Err(ProviderError::Tunnel(_))
+    ));
     let second = start(config, wallet.clone()).await;
     assert!(matches!(second, Err(ProviderError::Vouchers(_))));
     first.shutdown().await;

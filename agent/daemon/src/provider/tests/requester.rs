@@ -50,6 +50,7 @@ pub(super) struct Use {
     session_key: Wallet,
     network: Network,
     pub(super) ended: bool,
+    ticks: u64,
 }
 
 impl Requester {
@@ -60,7 +61,12 @@ impl Requester {
         let network = market.network().await;
         network
             .contract
-            .deposit(wallet.as_ref(), network.info.network, wallet.address(), Amount(100 * TOKEN))
+            .deposit(
+                wallet.as_ref(),
+                network.info.network,
+                wallet.address(),
+                Amount(100 * TOKEN),
+            )
             .await
             .unwrap();
         let session = Broker::new(&market.url()).signed_in(wallet.clone(), &network.info);
@@ -93,7 +99,11 @@ impl Requester {
             expires_at: unix_now().after(60),
         };
         let request = Signed::sign(request, &domain, self.wallet.key());
-        let proposed = self.session.request(&PostRequest { request }).await.unwrap();
+        let proposed = self
+            .session
+            .request(&PostRequest { request })
+            .await
+            .unwrap();
         let signed = SignDeal {
             signature: self.wallet.sign_hash(proposed.deal.signing_hash(&domain)),
             authorization: (!self.authorized).then(|| self.authorization()),
@@ -126,10 +136,19 @@ impl Requester {
         };
         let (tunnel, events) = ClientTunnel::connect(config).await.unwrap();
         self.session.connected(id).await.unwrap();
-        let state = ChannelState { voucher: ready.latest_voucher.clone(), ..ChannelState::default() };
+        let state = ChannelState {
+            voucher: ready.latest_voucher.clone(),
+            ..ChannelState::default()
+        };
         let domain = self.network.info.domain;
-        let mut meter =
-            PayerMeter::new(payer_terms(&deal), domain, state, ROUND_TRIP, ServiceProof::Echoes).unwrap();
+        let mut meter = PayerMeter::new(
+            payer_terms(&deal),
+            domain,
+            state,
+            ROUND_TRIP,
+            ServiceProof::Echoes,
+        )
+        .unwrap();
         meter.handle_ready(Instant::now().into_std());
         Use {
             deal,
@@ -142,18 +161,29 @@ impl Requester {
             session_key: self.wallet.derive(b"test session"),
             network: self.network.clone(),
             ended: false,
+            ticks: 0,
         }
     }
 
     /// Waits until the broker's view of a deal is as wanted.
-    pub(super) async fn wait_until(&self, id: DealId, wanted: impl Fn(&DealView) -> bool) -> DealView {
+    pub(super) async fn wait_until(
+        &self,
+        id: DealId,
+        wanted: impl Fn(&DealView) -> bool,
+    ) -> DealView {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(view) = self.session.deal(id, None).await {
                 if wanted(&view) {
                     return view;
                 }
-                assert!(Instant::now() < until, "the deal stays {:?} {:?} {:?}", view.status, view.provider, view.requester);
+                assert!(
+                    Instant::now() < until,
+                    "the deal stays {:?} {:?} {:?}",
+                    view.status,
+                    view.provider,
+                    view.requester
+                );
             }
             assert!(Instant::now() < until, "the broker does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -177,16 +207,15 @@ impl Use {
     pub(super) async fn run(&mut self, time: Duration) {
         let until = Instant::now() + time;
         let mut tick = tokio::time::interval(Duration::from_millis(100));
-        let mut ticks = 0u64;
         while Instant::now() < until && !self.ended {
             tokio::select! {
                 Some(event) = self.events.recv() => self.hear(event).await,
                 _ = tick.tick() => {
-                    ticks += 1;
+                    self.ticks += 1;
                     self.read_counters().await;
                     self.meter.handle_timeout(Instant::now().into_std());
-                    if ticks.is_multiple_of(10) && self.pays {
-                        self.say(&PayerMessage::Echo(ticks));
+                    if self.ticks.is_multiple_of(10) {
+                        self.say(&PayerMessage::Echo(self.ticks));
                     }
                 }
             }
@@ -195,7 +224,9 @@ impl Use {
     }
 
     pub(super) fn say(&self, message: &PayerMessage) {
-        self.tunnel.send_control(codec::encode(message).unwrap()).unwrap();
+        self.tunnel
+            .send_control(codec::encode(message).unwrap())
+            .unwrap();
     }
 
     /// Fetches a page through the lease while paying for it; the result is its body.
@@ -203,7 +234,10 @@ impl Use {
         let tunnel = self.tunnel.clone();
         let page = tokio::spawn(async move {
             let mut stream = tunnel.tcp_connect(origin).await.ok()?;
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: origin\r\n\r\n").await.ok()?;
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: origin\r\n\r\n")
+                .await
+                .ok()?;
             let mut page = String::new();
             stream.read_to_string(&mut page).await.ok()?;
             page.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
@@ -222,9 +256,8 @@ impl Use {
         match codec::decode(&payload).unwrap() {
             ProviderMessage::Receipt(receipt) => {
                 self.read_counters().await;
-                if let Err(fault) = self.meter.handle_receipt(receipt, now) {
-                    panic!("the provider misbehaves: {fault}");
-                }
+                let fault = self.meter.handle_receipt(receipt, now).err();
+                assert!(fault.is_none(), "the provider misbehaves: {fault:?}");
             }
             ProviderMessage::Echo(_) => self.meter.handle_echo(now),
             ProviderMessage::End(_) => {
@@ -238,7 +271,8 @@ impl Use {
     async fn read_counters(&mut self) {
         if let Ok(usage) = self.tunnel.usage().await {
             let now = Instant::now().into_std();
-            self.meter.handle_counters(usage.bytes_up, usage.bytes_down, now);
+            self.meter
+                .handle_counters(usage.bytes_up, usage.bytes_down, now);
         }
     }
 
@@ -247,8 +281,11 @@ impl Use {
         while let Some(event) = self.meter.poll_event() {
             match event {
                 PayerEvent::SignVoucher(order) => {
-                    let voucher = Signed::sign(order.voucher(&domain), &domain, self.session_key.key());
-                    self.meter.handle_signed(voucher, Instant::now().into_std()).unwrap();
+                    let voucher =
+                        Signed::sign(order.voucher(&domain), &domain, self.session_key.key());
+                    self.meter
+                        .handle_signed(voucher, Instant::now().into_std())
+                        .unwrap();
                 }
                 PayerEvent::SendVoucher(voucher) => {
                     if self.vouchers.last() != Some(&voucher) {

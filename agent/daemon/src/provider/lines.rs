@@ -1,0 +1,184 @@
+//! Events as people read them: one line each.
+
+use std::fmt::Write;
+
+use ipsx_agent_core::provider::{ProviderEvent, cause_in_words};
+use ipsx_metering::DealId;
+
+use crate::amount::{format, tokens};
+
+/// The line for an event. `offer placed: ` at the start of one tells scripts that leases can be sold from now on.
+pub fn line(event: &ProviderEvent) -> String {
+    match event {
+        ProviderEvent::Connected { observed } => {
+            format!("connected to the broker, which sees {observed}")
+        }
+        ProviderEvent::Disconnected {
+            reason,
+            retry_in_ms,
+        } => format!(
+            "no broker: {reason}; trying again in {} ms, running leases go on",
+            retry_in_ms
+        ),
+        ProviderEvent::OfferPlaced {
+            address,
+            country,
+            asn,
+            ..
+        } => {
+            let mut text = format!("offer placed: {address}");
+            // Writing to a string can't fail.
+            let _ = match country {
+                Some(country) => write!(text, " in {country}"),
+                None => write!(text, " in no known country"),
+            };
+            if let Some(asn) = asn {
+                let _ = write!(text, ", AS{asn}");
+            }
+            text
+        }
+        ProviderEvent::OfferRefused { reason, .. } => {
+            format!("the broker refused the offer: {reason}")
+        }
+        ProviderEvent::OfferWithdrawn { reason } => {
+            format!("nothing is for sale for now: {reason}")
+        }
+        ProviderEvent::ProposalAccepted {
+            deal_id,
+            requester,
+            seconds,
+            budget,
+        } => format!(
+            "{} signed: {seconds} s for {requester}, at most {}",
+            short(deal_id),
+            tokens(*budget)
+        ),
+        ProviderEvent::ProposalDeclined { requester, reason } => {
+            format!("declined a request of {requester}: {reason}")
+        }
+        ProviderEvent::DealAborted { deal_id } => format!("{} was not bound", short(deal_id)),
+        ProviderEvent::Warning { text } => text.clone(),
+        ProviderEvent::Claimed {
+            channels,
+            amount,
+            fee,
+        } => format!(
+            "claimed {} from {channels} channel(s), of which {} are the network's fee",
+            tokens(*amount),
+            tokens(*fee)
+        ),
+        ProviderEvent::ClaimFailed { reason, retry_in } => {
+            format!("the claim did not go through: {reason}; trying again in {retry_in} s")
+        }
+        lease => lease_line(lease),
+    }
+}
+
+fn lease_line(event: &ProviderEvent) -> String {
+    match event {
+        ProviderEvent::LeaseReady {
+            lease,
+            exit_address,
+            seconds,
+            ..
+        } => format!(
+            "{} ready: {exit_address} for {seconds} s, waits for the first voucher",
+            short(lease)
+        ),
+        ProviderEvent::LeaseServing { lease } => {
+            format!("{} paid for, traffic flows", short(lease))
+        }
+        ProviderEvent::LeaseSecond {
+            lease,
+            usage,
+            due,
+            paid,
+        } => format!(
+            "{} {} s, {} B up, {} B down, due {}, paid {}",
+            short(lease),
+            usage.secs,
+            usage.bytes_up,
+            usage.bytes_down,
+            format(*due),
+            tokens(*paid)
+        ),
+        ProviderEvent::LeaseThrottled { lease } => {
+            format!("{} slowed down: a voucher is late", short(lease))
+        }
+        ProviderEvent::LeaseOnHold { lease } => {
+            format!("{} on hold: vouchers are missing", short(lease))
+        }
+        ProviderEvent::LeaseResumed { lease } => {
+            format!("{} paid again, traffic flows", short(lease))
+        }
+        ProviderEvent::VoucherRefused { lease, reason } => {
+            format!("{} voucher refused: {reason}", short(lease))
+        }
+        ProviderEvent::LeaseEnded {
+            lease,
+            cause,
+            usage,
+            amount,
+            paid,
+        } => format!(
+            "{} ended, because {}: {} s, {} B, cost {}, paid {}",
+            short(lease),
+            cause_in_words(*cause),
+            usage.secs,
+            usage.bytes(),
+            tokens(*amount),
+            tokens(*paid)
+        ),
+        // The others are the program's own, see above.
+        _ => String::new(),
+    }
+}
+
+/// The first eight digits of a lease's id: enough for a person to tell leases apart.
+fn short(lease: &DealId) -> String {
+    let id = lease.to_string();
+    format!("lease {}", id.get(2..10).unwrap_or(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipsx_market::messages::EndCause;
+    use ipsx_metering::{Amount, OfferId, Usage};
+
+    #[test]
+    fn amounts_are_whole_tokens() {
+        let event = ProviderEvent::LeaseEnded {
+            lease: DealId(ipsx_metering::B256::repeat_byte(0xab)),
+            cause: EndCause::Completed,
+            usage: Usage {
+                secs: 60,
+                bytes_up: 1,
+                bytes_down: 2,
+            },
+            amount: Amount(1_500_000_000_000_000_000),
+            paid: Amount(2_000_000_000_000_000_000),
+        };
+        let expected =
+            "lease abababab ended, because its time was up: 60 s, 3 B, cost 1.5 IPSX, paid 2 IPSX";
+        assert_eq!(line(&event), expected);
+    }
+
+    #[test]
+    fn scripts_can_wait_for_the_offer() {
+        let placed = |country: Option<&str>, asn| ProviderEvent::OfferPlaced {
+            offer: OfferId::default(),
+            address: std::net::Ipv4Addr::new(127, 0, 1, 1).into(),
+            country: country.map(String::from),
+            asn,
+        };
+        assert_eq!(
+            line(&placed(Some("FR"), Some(3215))),
+            "offer placed: 127.0.1.1 in FR, AS3215"
+        );
+        assert_eq!(
+            line(&placed(None, None)),
+            "offer placed: 127.0.1.1 in no known country"
+        );
+    }
+}
