@@ -374,4 +374,21 @@ mod tests {
         drop(journal);
         assert!(Journal::open(&path).is_ok());
     }
+
+    /// `/dev/full` takes no byte and can't be cut either: after that nothing is promised any more.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_write_that_fails_and_can_not_be_undone_ends_the_journal() {
+        let path = Path::new("/dev/full");
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        let mut journal = Journal::locked(path, file).unwrap();
+        assert!(matches!(
+            journal.append(&record(1)),
+            Err(JournalError::Io { .. })
+        ));
+        assert!(matches!(
+            journal.append(&record(1)),
+            Err(JournalError::Broken(_))
+        ));
+    }
 }
