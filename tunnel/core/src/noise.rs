@@ -192,9 +192,9 @@ impl Session {
         }
     }
 
-    /// Writes a handshake initiation, unless one is under way. Returns its length.
-    pub(crate) fn initiate(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.0.format_handshake_initiation(buffer, false) {
+    /// Writes a handshake initiation; `again` writes one even if one is under way. Returns its length.
+    pub(crate) fn initiate(&mut self, again: bool, buffer: &mut [u8]) -> Option<usize> {
+        match self.0.format_handshake_initiation(buffer, again) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }

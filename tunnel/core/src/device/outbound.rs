@@ -45,9 +45,19 @@ impl Device {
 
     /// Starts a handshake with a peer whose endpoint is known, unless one is under way.
     pub fn initiate(&mut self, id: PeerId) -> Result<(), DropReason> {
+        self.call(id, false)
+    }
+
+    /// Starts a handshake even if one is under way. A lost first message is repeated by itself only after five
+    /// seconds, which is long for someone who waits.
+    pub fn initiate_again(&mut self, id: PeerId) -> Result<(), DropReason> {
+        self.call(id, true)
+    }
+
+    fn call(&mut self, id: PeerId, again: bool) -> Result<(), DropReason> {
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
-        if let Some(len) = peer.session.initiate(&mut self.scratch) {
+        if let Some(len) = peer.session.initiate(again, &mut self.scratch) {
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         Ok(())
@@ -93,7 +103,7 @@ impl Device {
         if peer.hold(packet, counted) {
             self.drops.add(DropReason::HandshakeBacklog);
         }
-        if let Some(len) = peer.session.initiate(&mut self.scratch) {
+        if let Some(len) = peer.session.initiate(false, &mut self.scratch) {
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         Ok(())

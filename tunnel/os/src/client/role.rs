@@ -25,6 +25,12 @@ use crate::engine::{Context, Role};
 /// Protocol number of TCP.
 const TCP: u8 = 6;
 
+/// How long to wait for the first handshake's answer before asking again; doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest such wait, which is also the protocol's own.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
 /// The tunnel's addresses on the inside.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Addresses {
@@ -54,9 +60,10 @@ pub(super) struct ClientRole {
     events: mpsc::Sender<ClientEvent>,
     /// Told how long the first handshake took.
     ready: Option<oneshot::Sender<Duration>>,
-    /// When the first handshake was started; before that, when it is to be started.
-    started_at: Instant,
-    started: bool,
+    /// When the last try for the first handshake began.
+    tried_at: Instant,
+    /// When the next try is due, and how long to wait after it; none once there was a handshake.
+    next_try: Option<(Instant, Duration)>,
     /// Answered by dropping it, when the loop and its socket are gone.
     shutdown: Option<oneshot::Sender<()>>,
 }
@@ -81,8 +88,8 @@ impl ClientRole {
             ),
             events,
             ready: Some(ready),
-            started_at: now,
-            started: false,
+            tried_at: now,
+            next_try: Some((now, FIRST_RETRY)),
             shutdown: None,
         }
     }
@@ -210,8 +217,9 @@ impl Role for ClientRole {
 
     fn handle_event(&mut self, event: DeviceEvent, cx: &mut Context<'_>) {
         if let DeviceEvent::Handshaked { endpoint, .. } = event {
+            self.next_try = None;
             if let Some(ready) = self.ready.take() {
-                let _ = ready.send(cx.now.saturating_duration_since(self.started_at));
+                let _ = ready.send(cx.now.saturating_duration_since(self.tried_at));
             }
             // A reader that is this far behind learns the same from the status.
             let _ = self.events.try_send(ClientEvent::Handshaked { endpoint });
@@ -221,18 +229,20 @@ impl Role for ClientRole {
     fn handle_io(&mut self, _event: &Event, _cx: &mut Context<'_>) {}
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
-        if !self.started {
-            self.started = true;
-            self.started_at = cx.now;
-            // The peer and its endpoint are there since the start; the device repeats a lost handshake.
-            let _ = cx.device.initiate(self.peer);
+        if let Some((at, wait)) = self.next_try
+            && at <= cx.now
+        {
+            self.tried_at = cx.now;
+            self.next_try = Some((cx.now + wait, (wait * 2).min(LONGEST_RETRY)));
+            // The peer and its endpoint are there since the start, so this can't fail.
+            let _ = cx.device.initiate_again(self.peer);
         }
         self.flows.handle_timeout(cx.now);
         self.questions.handle_timeout(cx);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let start = (!self.started).then_some(self.started_at);
+        let start = self.next_try.map(|(at, _)| at);
         [
             start,
             self.flows.poll_timeout(),

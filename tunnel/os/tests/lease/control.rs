@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use ipsx_tunnel_core::{DropReason, Gate, MAX_CONTROL_PAYLOAD, Tier, Usage};
+use ipsx_tunnel_core::{DropReason, Gate, MAX_CONTROL_PAYLOAD, PeerConfig, Tier, Usage};
 use ipsx_tunnel_os::{ClientEvent, ClientTunnel, ConnectError, ProviderEvent, TunnelError};
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    time::{sleep, timeout},
+};
 
 use crate::setup::{
     Lease, client_config, key, lease, listener, mirror, pattern, policy, provider, tcp, within,
@@ -154,6 +157,28 @@ async fn an_unknown_key_gets_no_handshake() {
             .unwrap()
             .get(DropReason::UnknownPeer),
         1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_early_gets_in_a_second_later() {
+    let (provider, _events) = provider(policy(Tier::Web, &[]), Default::default());
+    let private_key = key();
+    let public_key = private_key.public_key();
+    let connecting = tokio::spawn(ClientTunnel::connect(client_config(&provider, private_key)));
+    sleep(Duration::from_millis(300)).await;
+    let peer = PeerConfig {
+        public_key,
+        preshared_key: None,
+        endpoint: None,
+        allowed_ips: vec!["10.77.0.2/32".parse().unwrap()],
+        keepalive: None,
+    };
+    provider.add_peer(peer).await.unwrap();
+    let (client, _events) = within(3, connecting).await.unwrap().unwrap();
+    assert!(
+        client.round_trip() < Duration::from_millis(500),
+        "the wait is no round trip"
     );
 }
 

@@ -6,7 +6,8 @@ use ipsx_tunnel_core::Tier;
 use ipsx_tunnel_os::ExitLimits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::sleep,
+    net::TcpListener,
+    time::{sleep, timeout},
 };
 
 use crate::setup::{
@@ -267,5 +268,47 @@ async fn many_connections_at_once_keep_their_bytes_apart() {
         }
     })
     .await;
+    within(10, lease.agreed_usage()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_destination_stops_the_program_within_bounded_memory() {
+    let (server, address) = listener().await;
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
+    let (mut outside, _) = within(5, server.accept()).await.unwrap();
+    let chunk = pattern(8, 64 << 10);
+    let mut written = 0;
+    while let Ok(sent) = timeout(Duration::from_millis(500), stream.write(&chunk)).await {
+        written += sent.unwrap();
+        assert!(written < 24 * MEGABYTE, "nothing stopped the program");
+    }
+    stream.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    within(20, outside.read_to_end(&mut received))
+        .await
+        .unwrap();
+    assert_eq!(received.len(), written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_over_ipv6_passes_too() {
+    let server = TcpListener::bind("[::1]:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
+    let data = pattern(9, 200_000);
+    stream.write_all(&data).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut echo = Vec::new();
+    within(10, stream.read_to_end(&mut echo)).await.unwrap();
+    assert!(echo == data);
+    drop(stream);
     within(10, lease.agreed_usage()).await;
 }

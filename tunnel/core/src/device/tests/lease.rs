@@ -47,6 +47,18 @@ fn the_first_packet_opens_the_tunnel_and_is_not_lost() {
 }
 
 #[test]
+fn a_lost_first_message_can_be_repeated_at_once() {
+    let mut pair = Pair::new();
+    pair.client.initiate(pair.gateway).unwrap();
+    assert_eq!(datagrams(&mut pair.client).len(), 1, "lost on the way");
+    pair.client.initiate(pair.gateway).unwrap();
+    assert_eq!(datagrams(&mut pair.client).len(), 0, "one is under way");
+    pair.client.initiate_again(pair.gateway).unwrap();
+    pair.settle();
+    assert!(pair.client.status(pair.gateway).unwrap().established);
+}
+
+#[test]
 fn the_newest_packets_wait_for_a_handshake() {
     let mut pair = Pair::new();
     pair.provider.set_gate(pair.peer, Gate::Open, pair.now);
