@@ -1,5 +1,6 @@
 //! The bodies of the requesters' HTTP interface, in JSON. Paths and status codes stand in `docs/protocol.md`.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use ipsx_metering::{
@@ -64,6 +65,13 @@ pub struct Session {
     pub token: String,
     /// Until when it counts.
     pub expires_at: UnixSeconds,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The token opens the session, so it is never printed.
+        write!(f, "Session(until {})", self.expires_at)
+    }
 }
 
 /// One line of `GET /v1/offers`.
