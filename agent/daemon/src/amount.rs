@@ -64,6 +64,22 @@ pub fn format(amount: Amount) -> String {
     format!("{whole}.{}", decimals.trim_end_matches('0'))
 }
 
+/// Whole tokens with all 18 decimals, for example `0.003500000000000000`: lines up in columns.
+pub fn fixed(amount: Amount) -> String {
+    format!("{}.{:0DECIMALS$}", amount.0 / UNIT, amount.0 % UNIT)
+}
+
+/// [`format()`] of each, filled with spaces so that the decimal points line up when aligned to the right.
+pub fn column(amounts: &[Amount]) -> Vec<String> {
+    let texts: Vec<String> = amounts.iter().map(|amount| format(*amount)).collect();
+    let decimals = |text: &str| text.find('.').map_or(0, |point| text.len() - point);
+    let most = texts.iter().map(|text| decimals(text)).max().unwrap_or(0);
+    texts
+        .iter()
+        .map(|text| format!("{text}{}", " ".repeat(most - decimals(text))))
+        .collect()
+}
+
 /// [`format()`] with the token's name.
 pub fn tokens(amount: Amount) -> String {
     format!("{} {SYMBOL}", format(amount))
@@ -91,6 +107,13 @@ mod tests {
             assert_eq!(parse(&format(Amount(units))).unwrap(), Amount(units));
         }
         assert_eq!(format(Amount(35 * UNIT / 10_000)), "0.0035");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let column = column(&[Amount(10 * UNIT), Amount(UNIT / 4), Amount(UNIT / 2)]);
+        assert_eq!(column, ["10   ", "0.25", "0.5 "]);
+        assert_eq!(fixed(Amount(35 * UNIT / 10_000)), "0.003500000000000000");
     }
 
     #[test]

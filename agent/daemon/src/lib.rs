@@ -28,6 +28,7 @@ pub mod store;
 mod wallet;
 mod withdraw;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
@@ -57,19 +58,21 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 fn start_logging(verbose: u8) {
+    // The Noise library warns of every handshake that is not answered: nothing that a user could act on.
     let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
+        0 => "warn,boringtun=error",
+        1 => "info,boringtun=error",
+        2 => "debug,hyper=info",
         _ => "trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    // Fails only if a logger is set already, as in tests; that one stays.
-    let _ = tracing_subscriber::fmt()
+    let logger = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Fails only if a logger is set already, as in tests; that one stays.
+    let _ = logger.try_init();
 }
 
 async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {

@@ -163,35 +163,46 @@ impl Statement {
     }
 
     fn show_money(&self, output: &Output) {
-        let row = |what: &str, value: Amount, who: String| {
-            vec![what.to_string(), amount::tokens(value), who]
-        };
         let mut rows = vec![
-            row("used", self.used, "by the provider's last receipt".into()),
-            row(
+            (
+                "used",
+                self.used,
+                "by the provider's last receipt".to_string(),
+            ),
+            (
+                "prepaid",
+                self.prepaid,
+                "the last slice, paid in advance and not used".into(),
+            ),
+            (
                 "promised",
                 self.amount,
                 format!(
-                    "by requester {} in {} vouchers",
-                    self.requester, self.vouchers
+                    "in {} vouchers by requester {}",
+                    self.vouchers, self.requester
                 ),
             ),
         ];
         if let (Some(claimed), Some(fee), Some(earned)) = (self.claimed, self.fee, self.earned) {
-            rows.push(row("claimed", claimed, "on the chain".into()));
-            rows.push(row(
+            rows.push(("claimed", claimed, "on the chain".into()));
+            rows.push((
                 "  to provider",
                 earned,
                 format!("credited to {}", self.payout),
             ));
-            rows.push(row("  to treasury", fee, "the network's fee".into()));
-            rows.push(row(
+            rows.push(("  to treasury", fee, "the network's fee".into()));
+            rows.push((
                 "unclaimed",
                 self.amount.saturating_sub(claimed),
                 "the provider may still claim".into(),
             ));
         }
-        output.table(&["who paid whom", "amount", ""], &rows, &[1]);
+        let amounts: Vec<Amount> = rows.iter().map(|(_, amount, _)| *amount).collect();
+        let cells = rows.into_iter().zip(amount::column(&amounts));
+        let rows: Vec<Vec<String>> = cells
+            .map(|((what, _, who), text)| vec![what.into(), text, who])
+            .collect();
+        output.table(&["who paid whom", amount::SYMBOL, ""], &rows, &[1]);
     }
 
     /// The failure of a statement that does not add up.

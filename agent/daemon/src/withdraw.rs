@@ -1,7 +1,9 @@
 //! `ipsx withdraw`: tokens out of the deposit, or out of what was earned.
 
-use ipsx_market::http::PostWithdrawal;
-use ipsx_metering::{Amount, CreditsTransfer, Signed};
+use std::collections::HashMap;
+
+use ipsx_market::http::{PostWithdrawal, ProblemKind};
+use ipsx_metering::{Amount, ChannelId, CreditsTransfer, Signed};
 use ipsx_settlement::{Signer, Wallet};
 use serde_json::json;
 
@@ -19,6 +21,8 @@ use crate::wallet;
 
 /// What an owner must wait against the operator, in seconds.
 const DELAY_SECS: u64 = 48 * 3_600;
+/// A reservation can be claimed with for this long after its end, in seconds.
+const CLAIM_SECS: u64 = 24 * 3_600;
 /// A signed payout of credits counts this long, in seconds.
 const TRANSFER_SECS: u64 = 3_600;
 
@@ -43,11 +47,35 @@ async fn with_operator(
     output: &Output,
 ) -> Result<(), Failure> {
     let requester = connect::open(settings, output).await?;
-    let (amount, to) = wanted(&requester, &args).await?;
-    let withdrawal = requester
-        .session
-        .withdrawal(&PostWithdrawal { to, amount })
-        .await?;
+    let (mut amount, to) = wanted(&requester, &args).await?;
+    let ask = async |amount| {
+        requester
+            .session
+            .withdrawal(&PostWithdrawal { to, amount })
+            .await
+    };
+    let withdrawal = match ask(amount).await {
+        Err(error) if error.kind() == Some(ProblemKind::InsufficientDeposit) => {
+            let promised = promised(&requester).await?;
+            let free = amount.saturating_sub(promised);
+            if args.amount.is_some() || free == Amount::ZERO || promised == Amount::ZERO {
+                return Err(Failure::new(
+                    ExitCode::Balance,
+                    format!(
+                        "the network has promised {} of the deposit to providers of the last leases; ask for less, wait up to 48 h until the promises lapse, or use --without-operator",
+                        amount::tokens(promised)
+                    ),
+                ));
+            }
+            output.note(format!(
+                "{} stay promised to providers of the last leases for up to 48 h",
+                amount::tokens(promised)
+            ));
+            amount = free;
+            ask(amount).await?
+        }
+        answer => answer?,
+    };
     let signed = &withdrawal.message;
     let as_asked = signed.owner == requester.wallet.address()
         && signed.to == to
@@ -67,6 +95,36 @@ async fn with_operator(
     output.json(&json!({ "amount": amount, "to": to }));
     output.line(format!("withdrew {} to {to}", amount::tokens(amount)));
     Ok(())
+}
+
+/// What the reservations of the last leases still promise beyond what was claimed.
+async fn promised(requester: &Requester) -> Result<Amount, Failure> {
+    let now = unix_now();
+    let mut highest: HashMap<ChannelId, Amount> = HashMap::new();
+    for record in requester.store.leases()? {
+        let Some(reservation) = record
+            .reservation
+            .filter(|_| record.network == requester.network.info.network)
+        else {
+            continue;
+        };
+        let reservation = reservation.message;
+        if reservation.valid_until.after(CLAIM_SECS) >= now {
+            let capacity = highest.entry(reservation.channel_id).or_default();
+            *capacity = (*capacity).max(reservation.capacity);
+        }
+    }
+    let mut promised = Amount::ZERO;
+    for (channel, capacity) in highest {
+        let claimed = requester
+            .network
+            .contract
+            .claimed(channel)
+            .await
+            .map_err(contract_failure)?;
+        promised = promised.saturating_add(capacity.saturating_sub(claimed));
+    }
+    Ok(promised)
 }
 
 /// What is asked for, within what there is.

@@ -181,11 +181,12 @@ pub fn second_line(output: &Output, progress: &Progress) -> String {
         output.paint(Style::Dim, format!("voucher {} sent", progress.vouchers))
     };
     format!(
-        "{:>5} s   up {:>9}   down {:>9}   {:>25}   {state}",
+        "{:>5} s   up {:>9}   down {:>9}   {:>22} {}   {state}",
         progress.elapsed,
         bytes(usage.bytes_up),
         bytes(usage.bytes_down),
-        amount::tokens(progress.promised),
+        amount::fixed(progress.promised),
+        amount::SYMBOL,
     )
 }
 

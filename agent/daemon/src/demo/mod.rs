@@ -381,7 +381,7 @@ async fn claimed(world: &mut World, lease: &Leased) -> Result<Claim, Failure> {
             match event {
                 ProviderEvent::Claimed { amount, fee, .. } => return Ok(Claim { amount, fee }),
                 ProviderEvent::ClaimFailed { reason, .. } => return Err(reason),
-                other => tracing::info!(provider = served.country, "{other}"),
+                other => tracing::info!(provider = served.country, "{other:?}"),
             }
         }
         Err("the provider ended".to_string())

@@ -1,5 +1,6 @@
 //! What the demo proves: where the traffic left, what it cost, and that every unit is accounted for.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use ipsx_market::offer::Country;
@@ -102,28 +103,7 @@ impl Report {
         self.statement.show_text(output);
         output.line("");
         output.line(output.paint(Style::Bold, "Every token, before and after"));
-        let heading = ["holder", "before", "after", "change"];
-        let rows: Vec<Vec<String>> = self
-            .balances_before
-            .holders
-            .iter()
-            .map(|(name, before)| {
-                let after = self.balances_after.of(name);
-                vec![
-                    name.replace('_', " "),
-                    amount::format(*before),
-                    amount::format(after),
-                    change(*before, after),
-                ]
-            })
-            .chain([vec![
-                "all".into(),
-                amount::format(self.balances_before.sum()),
-                amount::format(self.balances_after.sum()),
-                change(self.balances_before.sum(), self.balances_after.sum()),
-            ]])
-            .collect();
-        output.table(&heading, &rows, &[1, 2, 3]);
+        self.show_books(output);
         let totals = &self.balances_after.totals;
         output.line("");
         output.line(format!(
@@ -145,6 +125,46 @@ impl Report {
             Err(failure) => (Style::Bad, failure.message),
         };
         output.line(output.paint(style, verdict));
+    }
+
+    fn show_books(&self, output: &Output) {
+        let (before, after) = (&self.balances_before, &self.balances_after);
+        let mut names: Vec<String> = before
+            .holders
+            .iter()
+            .map(|(name, _)| name.replace('_', " "))
+            .collect();
+        names.push("all".into());
+        let column = |books: &Books| {
+            let mut amounts: Vec<Amount> =
+                books.holders.iter().map(|(_, amount)| *amount).collect();
+            amounts.push(books.sum());
+            amounts
+        };
+        let (before, after) = (column(before), column(after));
+        let differences: Vec<Amount> = before
+            .iter()
+            .zip(&after)
+            .map(|(b, a)| Amount(a.0.abs_diff(b.0)))
+            .collect();
+        let texts = amount::column(&before)
+            .into_iter()
+            .zip(amount::column(&after))
+            .zip(amount::column(&differences));
+        let rows: Vec<Vec<String>> = names
+            .into_iter()
+            .zip(before.iter().zip(&after))
+            .zip(texts)
+            .map(|((name, (before, after)), ((was, is), difference))| {
+                let sign = match after.cmp(before) {
+                    Ordering::Less => "-",
+                    Ordering::Equal => "",
+                    Ordering::Greater => "+",
+                };
+                vec![name, was, is, format!("{sign}{difference}")]
+            })
+            .collect();
+        output.table(&["holder", "before", "after", "change"], &rows, &[1, 2, 3]);
     }
 
     /// Fails unless the web saw the leased address and the sums agree.
@@ -197,14 +217,4 @@ fn moved(statement: &Statement, provider: &str, before: &Books, after: &Books) -
         && others
             .into_iter()
             .all(|(name, amount)| after.of(name) == *amount)
-}
-
-fn change(before: Amount, after: Amount) -> String {
-    if before == after {
-        "0".into()
-    } else if after > before {
-        format!("+{}", amount::format(after.saturating_sub(before)))
-    } else {
-        format!("-{}", amount::format(before.saturating_sub(after)))
-    }
 }

@@ -269,7 +269,7 @@ async fn wait_until_placed(provider: &mut DemoProvider) -> Result<(), Failure> {
             match event {
                 ProviderEvent::OfferPlaced { .. } => return Ok(()),
                 ProviderEvent::OfferRefused { reason, .. } => return Err(reason),
-                other => tracing::info!(provider = provider.country, "{other}"),
+                other => tracing::info!(provider = provider.country, "{other:?}"),
             }
         }
         Err("the provider ended".to_string())

@@ -26,7 +26,8 @@ fn refusal(change: impl FnOnce(&mut Deal)) -> ProposalFault {
 
 #[test]
 fn no_field_that_the_request_fixes_may_change() {
-    let changes: [(&str, fn(&mut Deal)); 10] = [
+    type Change = (&'static str, fn(&mut Deal));
+    let changes: [Change; 10] = [
         ("network", |d| d.network.0 = B256::ZERO),
         ("request", |d| d.request.0 = B256::ZERO),
         ("requester", |d| d.requester = Address::repeat_byte(1)),
