@@ -36,8 +36,10 @@ struct Topology {
 
 fn topology() -> Topology {
     let [requester, provider, web] = ["requester", "provider", "web"].map(Namespace::new);
-    requester.join(("up", "10.99.0.1/24"), &provider, ("down", "10.99.0.2/24"));
-    provider.join(("out", "10.98.0.1/24"), &web, ("in", &format!("{WEB}/24")));
+    requester.join(("veth-out", "10.99.0.1/24"), &provider, ("veth-lease", "10.99.0.2/24"));
+    provider.join(("veth-wan", "10.98.0.1/24"), &web, ("veth-web", &format!("{WEB}/24")));
+    // The leased address is the provider's own, 10.99.0.2; the web must know the way back to it.
+    web.ip(&["route", "add", "10.99.0.2/32", "via", "10.98.0.1"]);
     Topology {
         requester,
         provider,
@@ -172,8 +174,8 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
     let mut curl = net.requester.command("curl");
     let seen = web::run(curl.args(["--retry", "5", "--retry-connrefused"]), &url);
     assert_eq!(
-        seen.body, "10.98.0.1",
-        "the web sees the provider's side: {seen:?}"
+        seen.body, "10.99.0.2",
+        "the web sees the leased address: {seen:?}"
     );
     let large = web::run(
         &mut net.requester.command("curl"),
