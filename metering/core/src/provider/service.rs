@@ -120,8 +120,13 @@ impl ProviderMeter {
     /// The peer lives: service that waited for it may go on.
     fn hear(&mut self, now: Instant) {
         self.heard_at = Some(now);
-        if matches!(self.phase, Phase::Held { .. }) {
-            self.advance(now);
+        match self.phase {
+            Phase::Held { .. } => self.advance(now),
+            // A payer that goes on after the end has missed the last receipt.
+            Phase::Ended if self.next_repeat().is_some_and(|at| at <= now) => {
+                self.sign_receipt(now);
+            }
+            _ => {}
         }
     }
 

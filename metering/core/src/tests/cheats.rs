@@ -111,6 +111,28 @@ fn a_provider_that_answers_but_carries_nothing_gets_a_slice() {
 }
 
 #[test]
+fn outages_are_not_paid_whoever_counts_them() {
+    let weather = Weather {
+        outages: vec![(30_000, 55_000), (80_000, 105_000)],
+        ..Weather::default()
+    };
+    let world = with_provider(ProviderCheat::CountsOutages, weather.clone());
+    assert_eq!(world.end_causes().1, Some(EndCause::Disputed));
+    let most = world.slice(world.payer.paid()).0 + world.tolerance().0;
+    assert!(
+        world.payer_loss().0 <= most,
+        "{} > {most}",
+        world.payer_loss()
+    );
+    // An honest one loses nothing by them: the lease goes on to its end.
+    let world = with_provider(ProviderCheat::Honest, weather);
+    assert_eq!(
+        world.end_causes(),
+        (Some(EndCause::TimeUp), Some(EndCause::TimeUp))
+    );
+}
+
+#[test]
 fn a_repeated_number_is_proof() {
     let world = with_provider(ProviderCheat::RepeatsSeq, Weather::default());
     assert!(world.provider_faults.iter().any(|fault| matches!(
@@ -136,6 +158,7 @@ fn provider_cheats() -> impl Strategy<Value = ProviderCheat> {
         (101u64..1_000).prop_map(ProviderCheat::Seconds),
         (0u64..110).prop_map(ProviderCheat::DropsDataAt),
         Just(ProviderCheat::RepeatsSeq),
+        Just(ProviderCheat::CountsOutages),
     ]
 }
 

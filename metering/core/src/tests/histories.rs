@@ -176,4 +176,31 @@ proptest! {
         let most = world.slice(world.payer.paid()).0 + world.tolerance().0 + forgotten.0;
         prop_assert!(world.payer_loss().0 <= most, "lost {} of at most {most}", world.payer_loss());
     }
+
+    /// On an ordinary bad link, with both machines restarted, a lease is served to its end without a dispute.
+    #[test]
+    fn ordinary_weather_ends_no_lease(
+        loss_percent in 0u64..8,
+        delay in 0u64..80,
+        restart in 5_000u64..50_000,
+        seed in any::<u64>(),
+    ) {
+        let weather = Weather {
+            delay_ms: (delay, delay + 40),
+            loss_percent,
+            duplicate_percent: 5,
+            data_loss: 2,
+            outages: vec![(20_000, 32_000)],
+            provider_restarts: vec![restart],
+            payer_restarts: vec![restart / 2],
+            seed,
+            ..Weather::default()
+        };
+        let terms = terms(1, 1_000, 4_000_000, 60, 60_000 + 300_000);
+        let mut world = World::new(terms, weather);
+        world.run(an_hour_at_most());
+        prop_assert_eq!(world.end_causes(), (Some(EndCause::TimeUp), Some(EndCause::TimeUp)));
+        prop_assert_eq!(&world.provider_faults, &vec![]);
+        prop_assert_eq!(world.provider.usage().secs, 60);
+    }
 }

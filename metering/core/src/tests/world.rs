@@ -83,6 +83,8 @@ pub(super) enum ProviderCheat {
     Seconds(u64),
     /// Answers and counts on, but carries nothing from this second on.
     DropsDataAt(u64),
+    /// All time since the start, outages and holds included.
+    CountsOutages,
     /// The same number for different receipts.
     RepeatsSeq,
 }
@@ -403,7 +405,12 @@ impl World {
                 }
             }
             Message::EchoRequest => {
-                if self.provider.gate() != ServiceGate::Closed && self.carries_data() {
+                let limit = match self.provider.gate() {
+                    ServiceGate::Closed => 0,
+                    ServiceGate::Open { byte_limit } => byte_limit,
+                    ServiceGate::Throttled { byte_limit, .. } => byte_limit,
+                };
+                if self.counted() + 200 <= limit && self.carries_data() {
                     self.provider_bytes.0 += 100;
                     self.provider_bytes.1 += 100;
                     self.send(Message::EchoReply);
@@ -580,6 +587,7 @@ impl World {
                 usage.bytes_down = usage.bytes_down * percent / 100;
             }
             ProviderCheat::Seconds(percent) => usage.secs = usage.secs * percent / 100,
+            ProviderCheat::CountsOutages => usage.secs = self.now / 1000,
             ProviderCheat::RepeatsSeq => receipt.seq = receipt.seq.min(10),
             ProviderCheat::Honest | ProviderCheat::DropsDataAt(_) => {}
         }
