@@ -9,6 +9,7 @@
 )]
 
 mod anvil;
+mod boundaries;
 mod claiming;
 mod exits;
 mod gas;
