@@ -73,10 +73,7 @@ async fn a_lease_goes_from_the_offer_to_its_end() {
         .unwrap();
     let serving = AgentMessage::LeaseServing { deal_id: id };
     let waiting = requester.deal(id, "?wait=10&status=agreed");
-    let (view, ()) = tokio::join!(
-        waiting,
-        agent.say(&serving)
-    );
+    let (view, ()) = tokio::join!(waiting, agent.say(&serving));
     assert_eq!(view.unwrap().status, DealStatus::Active);
 
     // The provider shows a voucher and gets a longer reservation.

@@ -120,6 +120,8 @@ fn server_config() -> Result<quinn::ServerConfig, Box<dyn std::error::Error + Se
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config.transport_config(Arc::new(transport()?));
+    // An agent is placed by the address that it comes from; from another one it connects anew.
+    config.migration(false);
     Ok(config)
 }
 

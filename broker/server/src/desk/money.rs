@@ -6,8 +6,8 @@ use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, Channel, ChannelOnChain, Close, DealId, RESERVATION_LIFETIME,
-    Refused, Signed, UnixSeconds, Voucher, Withdrawal,
+    Address, Amount, Authorization, Channel, ChannelOnChain, Close, DealId, Exposure,
+    RESERVATION_LIFETIME, Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
 use ipsx_settlement::AccountState;
 
@@ -38,12 +38,13 @@ impl Desk {
         let needed = ipsx_metering::capacity(average, request.budget, Amount::ZERO, Amount::ZERO);
         let spendable = account.balance.saturating_sub(account.pending);
         let available = books.ledger.available(payer);
-        // A channel of an earlier lease may have capacity left that this one will use.
-        let has_channels = books
-            .ledger
-            .account(payer)
-            .is_some_and(|a| !a.channels.is_empty());
-        if needed > spendable || (needed > available && !has_channels) {
+        // The channel of an earlier lease may have capacity left that this one will use.
+        let channels = books.ledger.account(payer).map(|account| &account.channels);
+        let promised: Amount = channels
+            .into_iter()
+            .flat_map(|all| all.values().map(Exposure::counted))
+            .sum();
+        if needed > spendable || needed > available.saturating_add(promised) {
             return Err(DeskError::Deposit {
                 payer,
                 needed,

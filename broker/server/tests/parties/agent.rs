@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipsx_market::codec;
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::messages::{
-    ALPN, AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
-    PROTOCOL_VERSION, Ready, SESSION_LABEL,
+    ALPN, AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause,
+    EndReport, PROTOCOL_VERSION, Ready, SESSION_LABEL,
 };
 use ipsx_market::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
 use ipsx_market::request::TunnelKey;
@@ -22,6 +22,7 @@ use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::TestBroker;
@@ -278,14 +279,43 @@ impl TestAgent {
         self.say(&AgentMessage::LeaseEnded { deal_id, report })
             .await;
     }
+}
 
-    /// Is gone as if it was killed: the socket sends nothing more, not even a goodbye.
-    pub fn vanish(self) {
-        let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        self.endpoint.rebind(dead).unwrap();
-        // Nothing answers on the old port, and the new one is never served by this runtime's timers in time.
-        std::mem::forget(self.connection);
-        std::mem::forget(self.endpoint);
+/// Carries datagrams between one agent and the broker until it is told to stop: then each is gone for the other, as
+/// if it was killed.
+pub struct Relay {
+    pub address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    pub async fn start(from: &str, to: SocketAddr) -> Self {
+        let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let outside = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), 0))
+            .await
+            .unwrap();
+        outside.connect(to).await.unwrap();
+        let address = inside.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let (mut there, mut back) = ([0; 2048], [0; 2048]);
+            let mut agent = None;
+            loop {
+                tokio::select! {
+                    Ok((n, from)) = inside.recv_from(&mut there) => {
+                        agent = Some(from);
+                        outside.send(&there[..n]).await.unwrap();
+                    }
+                    Ok(n) = outside.recv(&mut back) => {
+                        inside.send_to(&back[..n], agent.unwrap()).await.unwrap();
+                    }
+                }
+            }
+        });
+        Self { address, task }
+    }
+
+    pub fn stop(self) {
+        self.task.abort();
     }
 }
 

@@ -1,4 +1,10 @@
 //! A broker with real sockets, an agent and a requester to talk to it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test binary uses a part of this"
+)]
 
 pub mod agent;
 pub mod requester;

@@ -16,9 +16,7 @@ use ipsx_market::http::{
 use ipsx_market::offer::Country;
 use ipsx_market::request::{CounterSource, Filter, Request, TunnelKey};
 use ipsx_market::sign_in;
-use ipsx_metering::{
-    Amount, Authorization, B256, ChannelId, DealId, Signed, TypedData, Voucher,
-};
+use ipsx_metering::{Amount, Authorization, B256, ChannelId, DealId, Signed, TypedData, Voucher};
 use ipsx_settlement::{Signer, Wallet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -148,6 +146,26 @@ impl TestRequester {
     pub async fn sign(&self, proposed: &ProposedDeal) -> Result<BoundDeal, Problem> {
         let path = format!("/v1/deals/{}/signature", proposed.deal_id);
         self.post(&path, &self.signature(proposed)).await
+    }
+
+    /// Signs; `None` when no answer comes, because the broker was killed.
+    pub async fn post_raw(&self, proposed: &ProposedDeal) -> Option<BoundDeal> {
+        let body = serde_json::to_vec(&self.signature(proposed)).unwrap();
+        let request = hyper::Request::post(format!(
+            "{}/v1/deals/{}/signature",
+            self.url, proposed.deal_id
+        ))
+        .header("content-type", "application/json")
+        .header(
+            "authorization",
+            format!("Bearer {}", self.token.as_ref().unwrap()),
+        )
+        .body(Full::new(Bytes::from(body)))
+        .unwrap();
+        let response = self.client.request(request).await.ok()?;
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        serde_json::from_slice(&body).ok()
     }
 
     pub fn voucher(&self, channel_id: ChannelId, cumulative: u128) -> Signed<Voucher> {
