@@ -242,11 +242,15 @@ impl CapacityLedger {
     }
 
     /// The chain's view of a channel, from final blocks: both are cumulative.
-    pub fn set_claimed(&mut self, channel: &Channel, claimed: Amount, held: Amount) {
-        let exposure = self
-            .payers
-            .get_mut(&channel.payer)
-            .and_then(|account| account.channels.get_mut(&channel.id()));
+    pub fn set_claimed(
+        &mut self,
+        payer: Address,
+        channel: ChannelId,
+        claimed: Amount,
+        held: Amount,
+    ) {
+        let account = self.payers.get_mut(&payer);
+        let exposure = account.and_then(|account| account.channels.get_mut(&channel));
         if let Some(exposure) = exposure {
             exposure.claimed = exposure.claimed.max(claimed);
             exposure.held = held;

@@ -6,7 +6,7 @@ use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, Channel, ChannelOnChain, Close, DealId, Exposure,
+    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Close, DealId, Exposure,
     RESERVATION_LIFETIME, Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
 use ipsx_settlement::AccountState;
@@ -300,9 +300,25 @@ impl Desk {
         }
     }
 
+    /// A deposit as the chain has it. When it has changed since the last look, the payer's channels are looked up too:
+    /// what was claimed is no longer in the balance and must not be counted against it.
     async fn account(&self, payer: Address) -> Result<AccountState, DeskError> {
         let contract = self.operator.centralizer();
-        Ok(contract.account(self.operator.network(), payer).await?)
+        let account = contract.account(self.operator.network(), payer).await?;
+        let channels: Vec<ChannelId> = {
+            let books = self.books().await?;
+            let known = books.ledger.account(payer);
+            let changed = known.filter(|known| known.balance != account.balance);
+            changed.map_or_else(Vec::new, |known| known.channels.keys().copied().collect())
+        };
+        for channel in channels {
+            let state = contract.channel(channel).await?;
+            let mut books = self.books().await?;
+            books
+                .ledger
+                .set_claimed(payer, channel, state.claimed, state.held);
+        }
+        Ok(account)
     }
 
     async fn channel_on_chain(&self, channel: &Channel) -> Result<ChannelOnChain, DeskError> {

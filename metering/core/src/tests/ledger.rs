@@ -85,7 +85,8 @@ fn promises_stop_at_the_deposit() {
             .is_err()
     );
     ledger.set_deposit(payer(0), Amount(500), Amount(100));
-    ledger.set_claimed(&channel(0, 0), Amount(500), Amount::ZERO);
+    let first = channel(0, 0);
+    ledger.set_claimed(first.payer, first.id(), Amount(500), Amount::ZERO);
     assert_eq!(ledger.available(payer(0)), Amount::ZERO);
     assert_eq!(ledger.account(payer(0)).unwrap().committed(), Amount(400));
     ledger.set_deposit(payer(0), Amount(500), Amount(101));
@@ -357,7 +358,8 @@ proptest! {
                     *claimed += due;
                     model.balance[usize::from(p)] -= due;
                     let claimed = Amount((*claimed).into());
-                    ledger.set_claimed(&channel(p, c), claimed, Amount::ZERO);
+                    let claimer = channel(p, c);
+                    ledger.set_claimed(claimer.payer, claimer.id(), claimed, Amount::ZERO);
                 }
                 Step::Pass(seconds) => {
                     now += seconds;
