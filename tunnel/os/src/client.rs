@@ -152,7 +152,7 @@ impl ClientTunnel {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (ready, handshake) = oneshot::channel();
         let (engine, link) = Engine::new(device, config.bind)?;
-        let local = engine.local_addr();
+        let (local, window) = (engine.local_addr(), engine.window());
         let addresses = role::Addresses {
             inner_v4: config.inner_v4,
             inner_v6: config.inner_v6,
@@ -160,7 +160,7 @@ impl ClientTunnel {
         };
         engine.spawn(
             "ipsx-client",
-            ClientRole::new(peer, addresses, events, ready, now),
+            ClientRole::new(peer, addresses, window, events, ready, now),
         )?;
         // From here on, leaving early ends the loop.
         let mut inner = Inner {

@@ -114,6 +114,11 @@ impl<C: Send + 'static> Engine<C> {
         self.udp.local_addr()
     }
 
+    /// How many bytes one connection may have under way to this end.
+    pub(crate) fn window(&self) -> usize {
+        self.udp.window()
+    }
+
     pub(crate) fn device(&mut self) -> &mut Device {
         &mut self.device
     }

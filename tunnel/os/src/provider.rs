@@ -131,6 +131,7 @@ impl Provider {
                 gateway_v6: config.gateway_v6,
                 policy: config.policy,
                 limits: config.limits,
+                window: engine.window(),
             },
             link.waker(),
             now,

@@ -18,6 +18,12 @@ const BUFFER: usize = 65_535;
 /// What we ask of the kernel for bursts; it gives what its limits allow.
 const SOCKET_BUFFER: usize = 4 << 20;
 
+/// Most bytes that one connection may have under way to us.
+const LARGEST_WINDOW: usize = 1 << 20;
+
+/// The least: about the buffer that every system gives.
+const SMALLEST_WINDOW: usize = 128 << 10;
+
 /// A non-blocking UDP socket that sends and receives several datagrams per call where the system can.
 pub(crate) struct UdpIo {
     socket: UdpSocket,
@@ -63,6 +69,17 @@ impl UdpIo {
             token,
             Interest::READABLE | Interest::WRITABLE,
         )
+    }
+
+    /// How many bytes one connection through the tunnel may have under way to this socket. The kernel counts its
+    /// own overhead against the buffer, and what does not fit is lost, which costs a connection far more time than a
+    /// smaller window does.
+    pub(crate) fn window(&self) -> usize {
+        let buffer = self
+            .state
+            .recv_buffer_size((&self.socket).into())
+            .unwrap_or(0);
+        (buffer / 2).clamp(SMALLEST_WINDOW, LARGEST_WINDOW)
     }
 
     /// How many datagrams one send may hold at this time.

@@ -17,10 +17,8 @@ use crate::{
     stack::{Buffers, Stack},
 };
 
-const BUFFERS: Buffers = Buffers {
-    receive: 1 << 20,
-    send: 512 << 10,
-};
+/// Bytes that a connection may have under way to the provider.
+const SEND: usize = 512 << 10;
 
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -63,12 +61,18 @@ pub(super) struct ClientFlows {
     deadlines: Deadlines<u64>,
     ended: Ended<Key>,
     next_port: u16,
+    buffers: Buffers,
     scratch: Vec<u8>,
 }
 
 impl ClientFlows {
-    pub(super) fn new() -> Self {
+    /// `window` is how many bytes one connection may have under way to us.
+    pub(super) fn new(window: usize) -> Self {
         Self {
+            buffers: Buffers {
+                receive: window,
+                send: SEND,
+            },
             flows: HashMap::new(),
             by_key: HashMap::new(),
             ready: VecDeque::new(),
@@ -89,7 +93,7 @@ impl ClientFlows {
         now: Instant,
     ) -> Result<(), ConnectError> {
         let key = self.free_key(inner, remote).ok_or(ConnectError::NoPort)?;
-        let stack = Stack::connect(key.local, remote, BUFFERS, rand::random(), now)
+        let stack = Stack::connect(key.local, remote, self.buffers, rand::random(), now)
             .map_err(|_| ConnectError::HostUnreachable)?;
         let flow = Flow {
             key,

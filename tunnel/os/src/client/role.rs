@@ -72,6 +72,7 @@ impl ClientRole {
     pub(super) fn new(
         peer: PeerId,
         addresses: Addresses,
+        window: usize,
         events: mpsc::Sender<ClientEvent>,
         ready: oneshot::Sender<Duration>,
         now: Instant,
@@ -80,7 +81,7 @@ impl ClientRole {
         Self {
             peer,
             addresses,
-            flows: ClientFlows::new(),
+            flows: ClientFlows::new(window),
             questions: Questions::new(
                 IpAddr::V4(addresses.inner_v4),
                 addresses.inner_v6.is_some(),

@@ -21,11 +21,9 @@ use crate::{
 };
 use flow::{Flow, Progress};
 
-/// Buffers of a peer's first connections.
-const LARGE: Buffers = Buffers {
-    receive: 512 << 10,
-    send: 1 << 20,
-};
+/// Bytes that a peer's first connections may have under way to the peer. More would only fill the queues on the way,
+/// and the TCP stack here is slow to repair what a full queue drops.
+const SEND: usize = 512 << 10;
 
 /// Buffers of a peer that has many connections: what a peer can make us hold stays bounded.
 const SMALL: Buffers = Buffers {
@@ -62,6 +60,8 @@ fn no_socket(error: ErrorKind) -> Refusal {
 pub(super) struct TcpFlows {
     egress: Egress,
     limits: ExitLimits,
+    /// Buffers of a peer's first connections.
+    large: Buffers,
     flows: Slab<Flow>,
     by_key: HashMap<FlowKey, usize>,
     per_peer: HashMap<PeerId, usize>,
@@ -73,10 +73,14 @@ pub(super) struct TcpFlows {
 }
 
 impl TcpFlows {
-    pub(super) fn new(egress: Egress, limits: ExitLimits) -> Self {
+    pub(super) fn new(egress: Egress, limits: ExitLimits, window: usize) -> Self {
         Self {
             egress,
             limits,
+            large: Buffers {
+                receive: window,
+                send: SEND,
+            },
             flows: Slab::new(),
             by_key: HashMap::new(),
             per_peer: HashMap::new(),
@@ -139,7 +143,7 @@ impl TcpFlows {
             no_socket(error.kind())
         })?;
         let roomy = open < LARGE_PER_PEER && self.flows.len() < LARGE_TOTAL;
-        let buffers = if roomy { LARGE } else { SMALL };
+        let buffers = if roomy { self.large } else { SMALL };
         let mut stack = Stack::listen(key.destination, buffers, rand::random(), cx.now)
             .map_err(|_| no_socket(ErrorKind::InvalidInput))?;
         stack.ingest(syn, cx.now, &mut self.scratch, &mut |answer| {

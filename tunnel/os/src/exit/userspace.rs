@@ -31,6 +31,8 @@ pub(crate) struct ExitConfig {
     pub(crate) gateway_v6: Option<Ipv6Addr>,
     pub(crate) policy: ExitPolicy,
     pub(crate) limits: ExitLimits,
+    /// Bytes that one connection may have under way to us.
+    pub(crate) window: usize,
 }
 
 /// Ends the peers' TCP and UDP flows in sockets of this process, answers their DNS questions and echoes.
@@ -56,7 +58,7 @@ impl UserspaceExit {
         let limits = config.limits.within(sys::raise_file_limit());
         Ok(Self {
             matcher: config.policy.compile(&networks),
-            tcp: TcpFlows::new(config.egress, limits),
+            tcp: TcpFlows::new(config.egress, limits, config.window),
             udp: UdpFlows::new(config.egress, limits),
             dns: Forwarder::new(waker)?,
             refusals: HashMap::new(),
