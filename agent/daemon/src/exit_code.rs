@@ -32,11 +32,13 @@ pub enum ExitCode {
     SoldOut = 12,
     /// A file in the data directory cannot be read or written.
     Storage = 13,
+    /// The user ended it before it was done.
+    Interrupted = 14,
 }
 
 impl ExitCode {
     /// Every code but 0.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Internal,
         Self::Usage,
         Self::Wallet,
@@ -50,6 +52,7 @@ impl ExitCode {
         Self::Refused,
         Self::SoldOut,
         Self::Storage,
+        Self::Interrupted,
     ];
 
     /// What the code means, in one line.
@@ -68,6 +71,7 @@ impl ExitCode {
             Self::Refused => "the broker or the contract refused what was asked",
             Self::SoldOut => "every matching offer is sold out for now",
             Self::Storage => "a file in the data directory cannot be read or written",
+            Self::Interrupted => "ended by the user before it was done",
         }
     }
 

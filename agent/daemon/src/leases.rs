@@ -78,6 +78,13 @@ async fn list(requester: &Requester, all: bool, output: &Output) -> Result<(), F
             .ended
             .is_none_or(|ended| now.since(ended.at) < RECENT_SECS)
     });
+    for record in records
+        .iter_mut()
+        .filter(|record| record.stage == Stage::Paying)
+    {
+        let state = requester.store.channel(record.deal.channel().id())?;
+        record.catch_up(&state);
+    }
     let rows: Vec<_> = records
         .iter()
         .map(|record| (record, status(record, &statuses)))

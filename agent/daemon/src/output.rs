@@ -12,6 +12,7 @@ pub struct Output {
     json: bool,
     color: bool,
     terminal: bool,
+    silent: bool,
 }
 
 /// How a piece of text stands out on a terminal.
@@ -37,6 +38,18 @@ impl Output {
             json,
             color: terminal && wants && !json,
             terminal,
+            silent: false,
+        }
+    }
+
+    /// Output that says nothing: for tests.
+    #[cfg(test)]
+    pub(crate) const fn silent() -> Self {
+        Self {
+            json: false,
+            color: false,
+            terminal: false,
+            silent: true,
         }
     }
 
@@ -80,7 +93,7 @@ impl Output {
 
     /// A remark on standard error.
     pub fn note(&self, text: impl AsRef<str>) {
-        if !self.json {
+        if !self.json && !self.silent {
             let _ = writeln!(std::io::stderr().lock(), "note: {}", text.as_ref());
         }
     }
@@ -145,6 +158,9 @@ impl Output {
     }
 
     fn write(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         // A closed pipe (`ipsx … | head`) is the reader's wish, not an error.
         let _ = writeln!(std::io::stdout().lock(), "{text}");
     }

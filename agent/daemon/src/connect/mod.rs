@@ -7,6 +7,8 @@ mod recover;
 mod requester;
 mod running;
 mod show;
+#[cfg(all(test, feature = "demo"))]
+mod tests;
 mod transport;
 
 use std::net::{IpAddr, SocketAddr};
@@ -75,7 +77,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
                 1 => lease.stop(),
                 // What was promised is on disk: nothing is lost but the last word.
                 _ => return Err(Failure::new(
-                    ExitCode::Refused,
+                    ExitCode::Interrupted,
                     "ended without the last word to the provider; the next ipsx command tells the broker",
                 )),
             },

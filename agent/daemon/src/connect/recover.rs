@@ -1,7 +1,6 @@
 //! Leases that a crash left open: ended here and at the broker by the next command.
 
 use ipsx_market::messages::EndCause;
-use ipsx_metering::Usage;
 
 use super::requester::Requester;
 use crate::clock::unix_now;
@@ -44,22 +43,10 @@ pub async fn end_unfinished(
     Ok(())
 }
 
-/// Takes what was promised from the channel's own file, which was on disk before each voucher left.
+/// Ends one lease with what its channel's file says.
 fn end(requester: &Requester, record: &mut LeaseRecord) -> Result<(), Failure> {
-    let deal = record.deal.id();
     let state = requester.store.channel(record.deal.channel().id())?;
-    let progress = state.deal.filter(|progress| progress.deal_id == deal);
-    let mut usage = Usage::default();
-    if let Some(progress) = progress {
-        usage = progress.usage;
-        record.paid_before = progress.base;
-        record.vouchers = record.vouchers.max(u64::from(progress.vouchers));
-        record.voucher = state.voucher.clone();
-        record.receipt = state
-            .receipt
-            .clone()
-            .filter(|receipt| receipt.message.deal_id == deal);
-    }
+    let usage = record.catch_up(&state);
     record.stage = Stage::Ended;
     record.ended = Some(Ended {
         at: unix_now(),

@@ -15,7 +15,7 @@ use crate::exit_code::{ExitCode, Failure};
 
 /// The way through the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     Socks5,
     Http,
     Connect,
@@ -33,17 +33,17 @@ impl fmt::Display for Way {
 
 /// A page that was fetched.
 #[derive(Clone, Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// Bytes of its body.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The address that the server saw, if the page says one.
-    pub(super) seen: Option<IpAddr>,
+    pub(crate) seen: Option<IpAddr>,
 }
 
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// Fetches `path` of `server` through `proxy`.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     proxy: SocketAddr,
     way: Way,
     server: SocketAddr,

@@ -43,9 +43,11 @@ fn tell(world: &World, place: &Place, stage: &Stage<'_>) {
     };
     let (proxy, web, broker) = (proxy.local_addr(), world.web.address(), world.url());
     let folder = world.folder.display();
+    let program =
+        std::env::current_exe().map_or_else(|_| "ipsx".into(), |path| path.display().to_string());
     let ipsx = |who: &str| {
         format!(
-            "ipsx --data {folder}/{who} --broker {broker} --passphrase-file {folder}/passphrase"
+            "{program} --data {folder}/{who} --broker {broker} --passphrase-file {folder}/passphrase"
         )
     };
     let output = stage.output;
@@ -64,7 +66,8 @@ fn tell(world: &World, place: &Place, stage: &Stage<'_>) {
         format!("curl {broker}/metrics"),
         format!("{} search", ipsx("requester")),
         format!("{} leases", ipsx("requester")),
-        format!("{} wallet show", ipsx("provider-de")),
+        format!("{} settle --yes", ipsx("provider-fr")),
+        format!("{} wallet show", ipsx("requester")),
     ] {
         output.line(format!("  {command}"));
     }

@@ -1,12 +1,12 @@
 //! `ipsx demo`: a whole market on this machine, and one lease in it from request to settlement.
 
 mod books;
-mod fetch;
+pub(crate) mod fetch;
 mod keep;
 mod places;
 mod report;
 mod web;
-mod world;
+pub(crate) mod world;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -49,20 +49,33 @@ pub(crate) async fn run(
     data: Option<PathBuf>,
     output: &Output,
 ) -> Result<(), Failure> {
-    tokio::select! {
-        outcome = play(&args, data, output) => outcome,
-        () = interrupted() => Err(Failure::internal("interrupted; nothing is left running")),
+    let stage = Stage { output };
+    let (world, verdict) = tokio::select! {
+        played = play(&args, data, &stage) => played?,
+        () = interrupted() => {
+            return Err(Failure::new(ExitCode::Interrupted, "interrupted; nothing is left running"));
+        }
+    };
+    if args.keep && verdict.is_ok() {
+        return keep::going(world, &args, &stage).await;
     }
+    world.stop().await;
+    verdict
 }
 
-async fn play(args: &DemoArgs, data: Option<PathBuf>, output: &Output) -> Result<(), Failure> {
-    let stage = Stage { output };
+/// The whole play: everything that still runs, and whether it went as it should.
+async fn play(
+    args: &DemoArgs,
+    data: Option<PathBuf>,
+    stage: &Stage<'_>,
+) -> Result<(World, Result<(), Failure>), Failure> {
+    let output = stage.output;
     output.line(output.paint(Style::Bold, "ipsx demo: a whole market on this machine"));
     output.line("");
     let mut world = World::start(data.as_deref()).await?;
     stage.world(&world);
     let before = Books::read(&world).await?;
-    let lease = lease(&world, args, &stage).await?;
+    let lease = lease(&world, args, stage).await?;
     let claim = claimed(&mut world, &lease).await?;
     stage.line(
         "settle",
@@ -75,13 +88,7 @@ async fn play(args: &DemoArgs, data: Option<PathBuf>, output: &Output) -> Result
     let after = Books::read(&world).await?;
     let report = Report::new(&world, &lease, &before, &after, args.seconds).await?;
     report.show(output);
-    let verdict = report.verdict();
-    if args.keep && verdict.is_ok() {
-        keep::going(world, args, &stage).await?;
-        return verdict;
-    }
-    world.stop().await;
-    verdict
+    Ok((world, report.verdict()))
 }
 
 /// Prints one aligned line per fact.
@@ -152,7 +159,7 @@ struct Leased {
 }
 
 /// What is asked for.
-fn wishes(country: Country, seconds: u32) -> Wishes {
+pub(crate) fn wishes(country: Country, seconds: u32) -> Wishes {
     Wishes {
         filter: Filter {
             countries: vec![country],

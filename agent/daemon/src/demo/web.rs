@@ -20,14 +20,14 @@ const BLOCK: &[u8] = &[b'x'; 64 << 10];
 const MAX_DOWNLOAD: u64 = 1 << 30;
 
 /// A running web server; it ends when this is dropped.
-pub(super) struct Web {
+pub(crate) struct Web {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Web {
     /// Listens on a free port of 127.0.0.1.
-    pub(super) async fn start() -> std::io::Result<Self> {
+    pub(crate) async fn start() -> std::io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let address = listener.local_addr()?;
         Ok(Self {
@@ -37,7 +37,7 @@ impl Web {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
@@ -112,7 +112,7 @@ impl Body for Download {
 }
 
 /// Reads a body to its end and counts it; keeps the beginning.
-pub(super) async fn drain(mut body: hyper::body::Incoming) -> Result<(u64, Vec<u8>), hyper::Error> {
+pub(crate) async fn drain(mut body: hyper::body::Incoming) -> Result<(u64, Vec<u8>), hyper::Error> {
     let (mut size, mut beginning) = (0, Vec::new());
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {

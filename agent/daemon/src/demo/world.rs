@@ -26,10 +26,10 @@ use crate::provider::{self, ProviderConfig, ProviderEvent, RunningProvider, payo
 use crate::store::{failure, write_private};
 
 /// A thousandth of a token.
-pub(super) const MILLI: u128 = 1_000_000_000_000_000;
+pub(crate) const MILLI: u128 = 1_000_000_000_000_000;
 /// What the requester is given, and what it deposits of it.
 const GRANT: Amount = Amount(20_000 * MILLI);
-pub(super) const DEPOSIT: Amount = Amount(10_000 * MILLI);
+pub(crate) const DEPOSIT: Amount = Amount(10_000 * MILLI);
 /// The network's fee: 1 %.
 const FEE_BPS: u16 = 100;
 
@@ -41,30 +41,30 @@ const PLACES: [(&str, Ipv4Addr, u128); 3] = [
 ];
 
 /// One provider of the demo.
-pub(super) struct DemoProvider {
-    pub(super) country: &'static str,
-    pub(super) address: IpAddr,
-    pub(super) prices: Prices,
-    pub(super) wallet: Arc<Wallet>,
-    pub(super) running: RunningProvider,
+pub(crate) struct DemoProvider {
+    pub(crate) country: &'static str,
+    pub(crate) address: IpAddr,
+    pub(crate) prices: Prices,
+    pub(crate) wallet: Arc<Wallet>,
+    pub(crate) running: RunningProvider,
 }
 
 /// Everything that runs.
-pub(super) struct World {
-    pub(super) folder: PathBuf,
-    pub(super) broker: Broker,
-    pub(super) network: Network,
-    pub(super) treasury: Address,
-    pub(super) providers: Vec<DemoProvider>,
-    pub(super) requester: Arc<Requester>,
-    pub(super) web: Web,
+pub(crate) struct World {
+    pub(crate) folder: PathBuf,
+    pub(crate) broker: Broker,
+    pub(crate) network: Network,
+    pub(crate) treasury: Address,
+    pub(crate) providers: Vec<DemoProvider>,
+    pub(crate) requester: Arc<Requester>,
+    pub(crate) web: Web,
     /// Removed with everything in it, unless the folder was named.
     _temporary: Option<TempDir>,
 }
 
 impl World {
     /// Starts all of it, in `data` or in a temporary folder.
-    pub(super) async fn start(data: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) async fn start(data: Option<&Path>) -> Result<Self, Failure> {
         let temporary = match data {
             Some(_) => None,
             None => Some(
@@ -120,12 +120,12 @@ impl World {
     }
 
     /// The broker's URL.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.broker.http_addr())
     }
 
     /// Where a provider's earnings from the demo's requester go.
-    pub(super) fn payout(&self, provider: &DemoProvider) -> Address {
+    pub(crate) fn payout(&self, provider: &DemoProvider) -> Address {
         payout_wallet(
             &provider.wallet,
             self.network.info.network,
@@ -135,7 +135,7 @@ impl World {
     }
 
     /// Ends everything, the providers first: they tell the broker.
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         let stopping = self
             .providers
             .into_iter()

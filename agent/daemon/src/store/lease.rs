@@ -6,7 +6,8 @@ use ipsx_market::deal::{Deal, Outcome};
 use ipsx_market::messages::{EndCause, EndReport};
 use ipsx_market::offer::Placement;
 use ipsx_metering::{
-    Amount, Domain, NetworkId, Receipt, Reservation, Signature, Signed, UnixSeconds, Usage, Voucher,
+    Amount, ChannelState, Domain, NetworkId, Receipt, Reservation, Signature, Signed, UnixSeconds,
+    Usage, Voucher,
 };
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +95,22 @@ impl LeaseRecord {
             amount: ended.amount,
             voucher: self.voucher.clone(),
         })
+    }
+
+    /// Takes over what the channel's own file says of this lease, which was on disk before each voucher left.
+    pub fn catch_up(&mut self, state: &ChannelState) -> Usage {
+        let deal = self.deal.id();
+        let Some(progress) = state.deal.filter(|progress| progress.deal_id == deal) else {
+            return Usage::default();
+        };
+        self.paid_before = progress.base;
+        self.vouchers = self.vouchers.max(u64::from(progress.vouchers));
+        self.voucher = state.voucher.clone();
+        self.receipt = state
+            .receipt
+            .clone()
+            .filter(|receipt| receipt.message.deal_id == deal);
+        progress.usage
     }
 
     /// What this lease paid: the channel's vouchers less what it had paid before.

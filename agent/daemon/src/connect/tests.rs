@@ -1,0 +1,353 @@
+//! Against the real broker, providers, tunnels and chain of the demo's market, on loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use ipsx_agent_core::requester::{Blame, Wishes};
+use ipsx_market::messages::EndCause;
+use ipsx_market::request::CounterSource;
+use ipsx_market::search::OfferQuery;
+use ipsx_metering::{Amount, PricePerSecond};
+use ipsx_tunnel_core::PrivateKey;
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel};
+
+use super::*;
+use crate::cli::{
+    LeasesArgs, SettleArgs, WithdrawCommand, WithdrawCreditsArgs, WithdrawDepositArgs,
+};
+use crate::config::Settings;
+use crate::demo::fetch::{Way, fetch};
+use crate::demo::wishes;
+use crate::demo::world::World;
+use crate::exit_code::ExitCode;
+use crate::output::Output;
+use crate::statement::Statement;
+use crate::store::{Slot, Stage};
+
+const QUIET: Output = Output::silent();
+
+fn french(seconds: u32) -> Wishes {
+    wishes("FR".parse().unwrap(), seconds)
+}
+
+fn data(world: &World) -> PathBuf {
+    world.folder.join("requester")
+}
+
+fn settings(world: &World, who: &str) -> Settings {
+    Settings {
+        data: world.folder.join(who),
+        broker: world.url(),
+        rpc: None,
+        operator: None,
+        passphrase_file: Some(world.folder.join("passphrase")),
+        json: false,
+    }
+}
+
+async fn agree(world: &World, wishes: &Wishes) -> Result<Agreed, Failure> {
+    world
+        .requester
+        .agree(Slot::take(&data(world)).unwrap(), wishes)
+        .await
+}
+
+async fn free_leases(world: &World) -> u32 {
+    let query = OfferQuery {
+        filter: french(5).filter,
+        ..OfferQuery::default()
+    };
+    world
+        .requester
+        .session
+        .broker()
+        .offers(&query)
+        .await
+        .unwrap()[0]
+        .free_leases
+}
+
+/// The tunnel that a stock client would make of the file.
+async fn stock_client(file: &std::path::Path, control_port: u16) -> ClientTunnel {
+    let text = std::fs::read_to_string(file).unwrap();
+    let value = |key: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        line.unwrap_or_else(|| panic!("no {key} in {text}"))
+            .to_string()
+    };
+    let inner = value("Address").split('/').next().unwrap().parse().unwrap();
+    let config = ClientConfig {
+        private_key: value("PrivateKey").parse::<PrivateKey>().unwrap(),
+        peer_public_key: value("PublicKey").parse().unwrap(),
+        preshared_key: None,
+        endpoint: value("Endpoint").parse().unwrap(),
+        bind: ([0, 0, 0, 0], 0).into(),
+        inner_v4: inner,
+        inner_v6: None,
+        gateway_v4: value("DNS").parse().unwrap(),
+        control_port,
+        keepalive: Some(25),
+        handshake_timeout: Duration::from_secs(10),
+    };
+    ClientTunnel::connect(config).await.unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exported_lease_is_used_by_another_client_and_paid_through_the_broker() {
+    let world = World::start(None).await.unwrap();
+    let mut asked = french(60);
+    asked.counter_source = CounterSource::Provider;
+    let agreed = agree(&world, &asked).await.unwrap();
+    let (sold, control_port) = (agreed.record.deal.exit_address, agreed.ready.control_port);
+    let file = world.folder.join("lease.conf");
+    let usage = Use::Export { file: file.clone() };
+    let (mut lease, place) = begin(world.requester.clone(), agreed, usage).await.unwrap();
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    while lease.news.recv().await.unwrap() != News::Serving {}
+
+    let tunnel = stock_client(&file, control_port).await;
+    let proxy = Proxy::start(ProxyConfig::new(([127, 0, 0, 1], 0).into()), tunnel)
+        .await
+        .unwrap();
+    let server = world.web.address();
+    let page = fetch(proxy.local_addr(), Way::Socks5, server, "/")
+        .await
+        .unwrap();
+    assert_eq!(page.seen, Some(sold));
+    let size = 4_000_000;
+    let path = format!("/bytes/{size}");
+    assert_eq!(
+        fetch(proxy.local_addr(), Way::Http, server, &path)
+            .await
+            .unwrap()
+            .size,
+        size
+    );
+    // The provider's next receipt has the bytes in it.
+    for _ in 0..3 {
+        while !matches!(lease.news.recv().await.unwrap(), News::Second(_)) {}
+    }
+    lease.stop();
+    let finished = lease.finished().await.unwrap();
+    place.close().await;
+    assert_eq!(
+        finished.ending.reason.blame(),
+        Blame::Nobody,
+        "{:?}",
+        finished.ending.reason
+    );
+    let statement = Statement::compute(&finished.record, None);
+    assert!(statement.adds_up, "{:?}", statement.checks);
+    assert!(
+        (size..size * 108 / 100).contains(&statement.bytes_down),
+        "{}",
+        statement.bytes_down
+    );
+    assert!(statement.vouchers >= 2 && statement.amount > Amount::ZERO);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_cannot_be_filled_costs_nothing_and_says_what_would_do() {
+    let world = World::start(None).await.unwrap();
+    let code = async |wishes: Wishes| agree(&world, &wishes).await.map(|_| ()).unwrap_err();
+
+    let nowhere = code(wishes("BR".parse().unwrap(), 10)).await;
+    assert_eq!(nowhere.code, ExitCode::NoMatch);
+    assert!(nowhere.message.contains("BR"), "{nowhere}");
+
+    let mut cheap = french(10);
+    cheap.max_prices.per_second = PricePerSecond(Amount(1));
+    let cheap = code(cheap).await;
+    assert_eq!(cheap.code, ExitCode::PriceTooLow);
+    assert!(cheap.message.contains("0.0018 IPSX a second"), "{cheap}");
+
+    let rich = world
+        .requester
+        .check_deposit(Amount(11 * 10u128.pow(18)))
+        .await
+        .unwrap_err();
+    assert_eq!(rich.code, ExitCode::Balance);
+    assert!(rich.message.contains("`ipsx deposit 1`"), "{rich}");
+
+    assert!(world.requester.store.leases().unwrap().is_empty());
+    assert_eq!(free_leases(&world).await, 4);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_open_is_ended_by_the_next_command() {
+    let world = World::start(None).await.unwrap();
+    let agreed = agree(&world, &french(600)).await.unwrap();
+    let deal = agreed.record.deal.id();
+    assert_eq!(free_leases(&world).await, 3);
+    // Another process of the same user must leave it alone while its own is alive.
+    end_unfinished(&world.requester, &data(&world), &QUIET)
+        .await
+        .unwrap();
+    assert_eq!(
+        world.requester.store.lease(deal).unwrap().unwrap().stage,
+        Stage::Bound
+    );
+    drop(agreed);
+    end_unfinished(&world.requester, &data(&world), &QUIET)
+        .await
+        .unwrap();
+    let record = world.requester.store.lease(deal).unwrap().unwrap();
+    assert_eq!(record.stage, Stage::Closed);
+    assert_eq!(record.ended.unwrap().cause, EndCause::Restarted);
+    assert!(is_over(
+        world
+            .requester
+            .session
+            .deal(deal, None)
+            .await
+            .unwrap()
+            .status
+    ));
+    for _ in 0..100 {
+        if free_leases(&world).await == 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(free_leases(&world).await, 4);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_leases_at_once_have_channels_of_their_own() {
+    let world = World::start(None).await.unwrap();
+    let (one, other) = (
+        agree(&world, &french(60)).await.unwrap(),
+        agree(&world, &french(60)).await.unwrap(),
+    );
+    assert_ne!(
+        one.record.deal.channel().id(),
+        other.record.deal.channel().id()
+    );
+    assert_eq!(one.record.deal.payout, other.record.deal.payout);
+    world.stop().await;
+}
+
+/// A whole lease by the functions that the commands call, then everything that can be done with its money.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
+    let world = World::start(None).await.unwrap();
+    let agreed = agree(&world, &french(5)).await.unwrap();
+    let deal = agreed.record.deal.id();
+    let usage = Use::Proxy {
+        listen: ([127, 0, 0, 1], 0).into(),
+        bind: None,
+        exit_page: Some(ExitPage::parse(&format!("http://{}/", world.web.address())).unwrap()),
+    };
+    let (mut lease, place) = begin(world.requester.clone(), agreed, usage).await.unwrap();
+    while lease.news.recv().await.is_some() {}
+    let finished = lease.finished().await.unwrap();
+    place.close().await;
+    assert_eq!(finished.ending.report.cause, EndCause::Completed);
+    assert_eq!(finished.record.stage, Stage::Closed);
+    assert_eq!(
+        finished.record.exit_seen,
+        Some(finished.record.deal.exit_address)
+    );
+
+    let requester = settings(&world, "requester");
+    let statement = LeasesArgs {
+        statement: Some(deal.to_string()),
+        all: true,
+    };
+    crate::leases::run(statement, &requester, &QUIET)
+        .await
+        .unwrap();
+    crate::settle::run(
+        SettleArgs { yes: true },
+        &settings(&world, "provider-fr"),
+        &QUIET,
+    )
+    .await
+    .unwrap();
+    let claimed = world
+        .network
+        .contract
+        .claimed(finished.record.deal.channel().id())
+        .await
+        .unwrap();
+    assert_eq!(claimed, finished.record.paid());
+
+    let credits = WithdrawCommand::Credits(WithdrawCreditsArgs { to: None });
+    crate::withdraw::run(credits, &settings(&world, "provider-fr"), &QUIET)
+        .await
+        .unwrap();
+    let earned = world
+        .network
+        .contract
+        .token_balance(finished.record.deal.provider)
+        .await
+        .unwrap();
+    assert_eq!(
+        earned,
+        claimed.saturating_sub(claimed.basis_points(world.network.info.fee_bps))
+    );
+
+    let deposit = |without_operator| {
+        WithdrawCommand::Deposit(WithdrawDepositArgs {
+            amount: None,
+            to: None,
+            without_operator,
+        })
+    };
+    let owner = ipsx_settlement::Signer::address(world.requester.wallet.as_ref());
+    let network = world.network.info.network;
+    crate::withdraw::run(deposit(false), &requester, &QUIET)
+        .await
+        .unwrap();
+    let left = world
+        .network
+        .contract
+        .account(network, owner)
+        .await
+        .unwrap();
+    assert!(left.balance < Amount(10u128.pow(17)), "{left:?}");
+    if left.balance > Amount::ZERO {
+        crate::withdraw::run(deposit(true), &requester, &QUIET)
+            .await
+            .unwrap();
+        let account = world
+            .network
+            .contract
+            .account(network, owner)
+            .await
+            .unwrap();
+        assert_eq!(account.pending, account.balance);
+    }
+    assert!(world.network.contract.totals().await.unwrap().conserved());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_found_out_before_anything_is_signed() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    let usage = Use::Proxy {
+        listen,
+        bind: None,
+        exit_page: None,
+    };
+    let failure = usage.check().unwrap_err();
+    assert_eq!(failure.code, ExitCode::PortInUse);
+    assert!(failure.message.contains(&listen.to_string()), "{failure}");
+    let open = Use::Proxy {
+        listen: ([0, 0, 0, 0], 0).into(),
+        bind: None,
+        exit_page: None,
+    };
+    assert_eq!(open.check().unwrap_err().code, ExitCode::Usage);
+    let nowhere = Use::Export {
+        file: "/nonexistent/lease.conf".into(),
+    };
+    assert_eq!(nowhere.check().unwrap_err().code, ExitCode::Usage);
+}
