@@ -8,8 +8,8 @@ use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
     Amount, ChainView, Channel, ChannelId, ChannelState, DealId, EndCause as MeterEnd, Misbehaved,
-    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, UnixSeconds, Usage,
-    VoucherOutcome,
+    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, UnixSeconds,
+    Usage, VoucherOutcome,
 };
 
 use super::bound::{NotBound, check_bound};
@@ -387,7 +387,10 @@ impl Lease {
             return Some(until);
         }
         let meter = self.meter.as_ref().and_then(ProviderMeter::poll_timeout);
-        [self.deadline(), meter, self.chain_at].into_iter().flatten().min()
+        [self.deadline(), meter, self.chain_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends it, if it has not ended. `cause` is what is reported.
@@ -551,7 +554,11 @@ impl Lease {
         self.answers = Some((since, given + 1));
         if given < ANSWERS {
             let lease = self.id;
-            commands.push(Command::Pay { lease, path, message });
+            commands.push(Command::Pay {
+                lease,
+                path,
+                message,
+            });
         }
     }
 

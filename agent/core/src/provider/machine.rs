@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use ipsx_market::deal::{Binding, Outcome};
 use ipsx_market::messages::{BrokerMessage, EndCause, Ready};
 use ipsx_market::payment::PayerMessage;
-use ipsx_metering::{Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds};
+use ipsx_metering::{
+    Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds,
+};
 
 use super::bound::check_outcome;
 use super::channels::Channels;

@@ -551,13 +551,18 @@ fn a_channel_is_closed_at_what_it_paid() {
     let deal = world.lease(request(10, 100_000));
     let report = world.run_to_end(&deal, MINUTE);
     let close = world.sent.iter().find_map(|message| match message {
-        AgentMessage::CloseChannel { deal_id, close } if *deal_id == deal.id() => Some(close.clone()),
+        AgentMessage::CloseChannel { deal_id, close } if *deal_id == deal.id() => {
+            Some(close.clone())
+        }
         _ => None,
     });
     let close = close.unwrap();
     assert!(close.verify(&network().domain, deal.payout).is_ok());
     assert_eq!(close.message.channel_id, deal.channel().id());
-    assert_eq!(Some(close.message.cumulative), report.voucher.map(|voucher| voucher.message.cumulative));
+    assert_eq!(
+        Some(close.message.cumulative),
+        report.voucher.map(|voucher| voucher.message.cumulative)
+    );
 }
 
 #[test]
@@ -565,7 +570,10 @@ fn a_deal_far_ahead_holds_no_capacity_when_nobody_binds_it() {
     let mut world = world();
     let mut terms = proposal(request(60, 100_000), world.offer.unwrap(), world.now);
     terms.start_by = world.now.unix.after(47 * 3_600);
-    let message = BrokerMessage::Propose { proposal: 1, terms: Box::new(terms) };
+    let message = BrokerMessage::Propose {
+        proposal: 1,
+        terms: Box::new(terms),
+    };
     world.provider.handle_broker_message(message, world.now);
     world.work();
     assert_eq!(world.provider.leases(), 1);
@@ -581,7 +589,9 @@ fn a_payer_that_asks_too_much_gets_no_answers() {
     let mut answers = 0;
     for number in 0..1_000 {
         let message = PayerMessage::Echo(number);
-        world.provider.handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
+        world
+            .provider
+            .handle_payment(deal.id(), message, PaymentPath::Broker, world.now);
         answers += std::iter::from_fn(|| world.provider.poll_command()).count();
     }
     assert!(answers <= 10, "{answers} answers");
@@ -593,7 +603,10 @@ fn a_payer_that_asks_too_much_gets_no_answers() {
 fn a_refused_offer_is_tried_again_later() {
     let mut world = world();
     let offer = world.offer.take().unwrap();
-    let message = BrokerMessage::OfferRefused { offer, reason: "full".into() };
+    let message = BrokerMessage::OfferRefused {
+        offer,
+        reason: "full".into(),
+    };
     world.provider.handle_broker_message(message, world.now);
     world.work();
     assert_eq!(world.offer, None);

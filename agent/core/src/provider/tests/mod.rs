@@ -1,6 +1,7 @@
 //! Scenarios in virtual time.
 
 mod fixture;
+mod histories;
 mod judging;
 mod leases;
 mod world;

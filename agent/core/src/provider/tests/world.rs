@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) payers: HashMap<DealId, Payer>,
     pub(crate) vouchers_sent: Vec<Signed<Voucher>>,
     pub(crate) claims: Vec<bool>,
+    /// Whether the broker hears what is sent.
+    pub(crate) link: bool,
     /// What the payer's account covers on each channel.
     pub(crate) payable: u128,
     seed: u64,
@@ -107,6 +109,7 @@ impl World {
             payers: HashMap::new(),
             vouchers_sent: Vec::new(),
             claims: Vec::new(),
+            link: true,
             payable: u128::MAX,
             seed: 1,
         };
@@ -115,7 +118,15 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, unfinished: &[DealId]) {
+        self.link = true;
         self.provider.handle_link_up(EXIT, unfinished, self.now);
+        self.work();
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.link = false;
+        self.provider
+            .handle_link_down("gone".into(), Duration::from_secs(1));
         self.work();
     }
 
@@ -195,6 +206,11 @@ impl World {
         if due.is_some_and(|at| at <= self.now.instant) {
             self.provider.handle_timeout(self.now);
             self.work();
+            let next = self.provider.poll_timeout();
+            assert!(
+                next.is_none_or(|at| at > self.now.instant),
+                "a timeout that is due again would never end"
+            );
         }
         let paying: Vec<DealId> = self.payers.keys().copied().collect();
         for lease in paying {
@@ -284,6 +300,9 @@ impl World {
     }
 
     fn tell_broker(&mut self, message: AgentMessage) {
+        if !self.link {
+            return;
+        }
         self.sent.push(message.clone());
         match message {
             AgentMessage::DeclineDeal { reason, .. } => self.declined.push(reason),
