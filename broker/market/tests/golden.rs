@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod examples;
+#[path = "golden/http.rs"]
+mod http;
+#[path = "golden/sealed.rs"]
+mod sealed;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -20,6 +24,12 @@ use serde_json::{Value, json};
 
 use examples::DOMAIN;
 
+// X25519 of the examples' secrets, by another library.
+const PROVIDER_TUNNEL_KEY: &str =
+    "0x1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67";
+const REQUESTER_TUNNEL_KEY: &str =
+    "0x30d3c865a48fceb3d6118577cf2e5f228d6ff69866264757785b253cb7a4806a";
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../tests/golden")
@@ -34,6 +44,25 @@ fn check_file(folder: &Path, name: &str, content: &str) {
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     assert_eq!(kept, content, "{} has changed", path.display());
+}
+
+/// No file without an example, and no example without a file.
+fn check_complete(
+    name: &str,
+    part: impl Fn(&Path) -> Option<&std::ffi::OsStr>,
+    examples: &BTreeSet<String>,
+) {
+    let files = std::fs::read_dir(folder(name)).unwrap();
+    let kept: BTreeSet<_> = files
+        .map(|file| {
+            let path = file.unwrap().path();
+            part(&path).unwrap().to_str().unwrap().to_string()
+        })
+        .collect();
+    assert_eq!(
+        &kept, examples,
+        "{name}: a file without an example, or an example without a file"
+    );
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -65,22 +94,7 @@ fn messages_are_encoded_as_ever() {
     names.extend(check_messages("broker", examples::broker_messages()));
     names.extend(check_messages("payer", examples::payer_messages()));
     names.extend(check_messages("provider", examples::provider_messages()));
-    let files = std::fs::read_dir(folder("messages")).unwrap();
-    let kept: BTreeSet<_> = files
-        .map(|file| {
-            file.unwrap()
-                .path()
-                .file_stem()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .to_string()
-        })
-        .collect();
-    assert_eq!(
-        kept, names,
-        "a file without a message, or a message without a file"
-    );
+    check_complete("messages", |file| file.file_stem(), &names);
 }
 
 /// Every variant has its example; a new one does not compile until it is named here.
@@ -275,9 +289,9 @@ fn offers_and_requests_are_hashed_as_ever() {
         "budget": "1500000000000000000",
         "numSeconds": 3_600,
         "payer": examples::requester().address(),
-        "payerSigner": format!("0x{}", "51".repeat(20)),
+        "payerSigner": examples::session_key().address(),
         "channelSalt": format!("0x{}", "00".repeat(32)),
-        "tunnelKey": format!("0x{}", "7e".repeat(32)),
+        "tunnelKey": REQUESTER_TUNNEL_KEY,
         "counterSource": 0,
         "expiresAt": 1_899_999_000u64,
     });
@@ -293,12 +307,12 @@ fn deals_and_outcomes_are_hashed_as_ever() {
         "requester": examples::requester().address(),
         "provider": examples::provider().address(),
         "payer": examples::requester().address(),
-        "payerSigner": format!("0x{}", "51".repeat(20)),
-        "payout": format!("0x{}", "a1".repeat(20)),
+        "payerSigner": examples::session_key().address(),
+        "payout": examples::payout_key().address(),
         "channelSalt": format!("0x{}", "00".repeat(32)),
-        "agentKey": format!("0x{}", "a2".repeat(20)),
-        "providerTunnelKey": format!("0x{}", "a3".repeat(32)),
-        "requesterTunnelKey": format!("0x{}", "7e".repeat(32)),
+        "agentKey": examples::agent_key().address(),
+        "providerTunnelKey": PROVIDER_TUNNEL_KEY,
+        "requesterTunnelKey": REQUESTER_TUNNEL_KEY,
         "exitAddress": "203.0.113.5",
         "policyHash": format!("0x{}", "b0".repeat(32)),
         "pricePerSecond": "250000000000000",

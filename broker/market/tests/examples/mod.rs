@@ -1,4 +1,6 @@
 //! One example of everything that is signed or sent, with fixed keys, so that its encoding never changes.
+//!
+//! All of them belong to one lease: ids, signatures and sums agree with each other.
 
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use ipsx_market::messages::{
@@ -12,6 +14,7 @@ use ipsx_metering::{
     Address, Amount, B256, Close, DealId, Domain, NetworkId, PricePerGib, PricePerSecond, Prices,
     Receipt, Reservation, SecretKey, Signed, TypedData, U256, UnixSeconds, Usage, Voucher,
 };
+use x25519_dalek::{PublicKey, StaticSecret};
 
 pub(crate) const DOMAIN: Domain = Domain {
     chain_id: 31_337,
@@ -30,11 +33,36 @@ pub(crate) fn operator() -> SecretKey {
     SecretKey::from_bytes(&[0x33; 32]).unwrap()
 }
 
-fn network() -> NetworkId {
+/// Signs the vouchers.
+pub(crate) fn session_key() -> SecretKey {
+    SecretKey::from_bytes(&[0x44; 32]).unwrap()
+}
+
+/// Receives the payments.
+pub(crate) fn payout_key() -> SecretKey {
+    SecretKey::from_bytes(&[0x55; 32]).unwrap()
+}
+
+/// Signs the receipts.
+pub(crate) fn agent_key() -> SecretKey {
+    SecretKey::from_bytes(&[0x66; 32]).unwrap()
+}
+
+/// Secret of the provider's WireGuard key.
+pub(crate) const PROVIDER_TUNNEL: [u8; 32] = [0x77; 32];
+/// Secret of the requester's WireGuard key.
+pub(crate) const REQUESTER_TUNNEL: [u8; 32] = [0x88; 32];
+
+pub(crate) fn tunnel_key(secret: [u8; 32]) -> TunnelKey {
+    let key = PublicKey::from(&StaticSecret::from(secret));
+    TunnelKey(B256::new(key.to_bytes()))
+}
+
+pub(crate) fn network() -> NetworkId {
     NetworkId(B256::repeat_byte(0x4e))
 }
 
-fn prices() -> Prices {
+pub(crate) fn prices() -> Prices {
     Prices {
         per_second: PricePerSecond(Amount(250_000_000_000_000)),
         per_gib: PricePerGib(Amount(40_000_000_000_000_000)),
@@ -86,9 +114,9 @@ pub(crate) fn request() -> Request {
         budget: Amount(1_500_000_000_000_000_000),
         seconds: 3_600,
         payer: requester().address(),
-        payer_signer: Address::repeat_byte(0x51),
+        payer_signer: session_key().address(),
         channel_salt: B256::ZERO,
-        tunnel_key: TunnelKey(B256::repeat_byte(0x7e)),
+        tunnel_key: tunnel_key(REQUESTER_TUNNEL),
         counter_source: CounterSource::Both,
         expires_at: UnixSeconds(1_899_999_000),
     }
@@ -96,9 +124,9 @@ pub(crate) fn request() -> Request {
 
 pub(crate) fn terms() -> ProviderTerms {
     ProviderTerms {
-        payout: Address::repeat_byte(0xa1),
-        agent_key: Address::repeat_byte(0xa2),
-        tunnel_key: TunnelKey(B256::repeat_byte(0xa3)),
+        payout: payout_key().address(),
+        agent_key: agent_key().address(),
+        tunnel_key: tunnel_key(PROVIDER_TUNNEL),
     }
 }
 
@@ -139,20 +167,55 @@ pub(crate) fn broker_authentication() -> BrokerAuthentication {
     }
 }
 
-fn signed<T: TypedData>(message: T, key: &SecretKey) -> Signed<T> {
+pub(crate) fn signed<T: TypedData>(message: T, key: &SecretKey) -> Signed<T> {
     Signed::sign(message, &DOMAIN, key)
 }
 
-fn voucher() -> Signed<Voucher> {
-    let voucher = Voucher {
+/// What earlier leases had paid through the channel.
+const PAID_BEFORE: Amount = Amount(100_000_000_000_000_000);
+/// Two seconds at `ceil(budget / seconds)`: how far the voucher is ahead of the receipt.
+const SLICE: Amount = Amount(833_333_333_333_334);
+
+pub(crate) fn receipt() -> Signed<Receipt> {
+    let due = prices().due(&usage()).unwrap();
+    let receipt = Receipt {
         channel_id: deal().channel().id(),
-        cumulative: Amount(123_456_789_000_000_000),
-        receipt_hash: B256::repeat_byte(0x9c),
+        deal_id: deal_id(),
+        seq: 91,
+        usage: usage(),
+        deal_amount: due,
+        cumulative: PAID_BEFORE.saturating_add(due),
+        observed_at: UnixSeconds(1_899_998_161),
+        connections_root: B256::ZERO,
     };
-    signed(voucher, &requester())
+    signed(receipt, &agent_key())
 }
 
-fn reservation() -> Signed<Reservation> {
+/// Total of the latest voucher.
+pub(crate) fn paid() -> Amount {
+    receipt().message.cumulative.saturating_add(SLICE)
+}
+
+pub(crate) fn voucher() -> Signed<Voucher> {
+    let voucher = Voucher {
+        channel_id: deal().channel().id(),
+        cumulative: paid(),
+        receipt_hash: receipt().message.signing_hash(&DOMAIN),
+    };
+    signed(voucher, &session_key())
+}
+
+/// The last one of the lease before.
+fn earlier_voucher() -> Signed<Voucher> {
+    let voucher = Voucher {
+        channel_id: deal().channel().id(),
+        cumulative: PAID_BEFORE,
+        receipt_hash: B256::repeat_byte(0x9c),
+    };
+    signed(voucher, &session_key())
+}
+
+pub(crate) fn reservation() -> Signed<Reservation> {
     let reservation = Reservation {
         channel_id: deal().channel().id(),
         capacity: Amount(400_000_000_000_000_000),
@@ -161,7 +224,15 @@ fn reservation() -> Signed<Reservation> {
     signed(reservation, &operator())
 }
 
-fn usage() -> Usage {
+pub(crate) fn placement() -> Placement {
+    Placement {
+        address: "203.0.113.5".parse().unwrap(),
+        country: Some("FR".parse().unwrap()),
+        asn: Some(64_500),
+    }
+}
+
+pub(crate) fn usage() -> Usage {
     Usage {
         secs: 61,
         bytes_up: 1_234,
@@ -169,7 +240,7 @@ fn usage() -> Usage {
     }
 }
 
-fn ready() -> Ready {
+pub(crate) fn ready() -> Ready {
     Ready {
         endpoint: "203.0.113.5:51820".parse().unwrap(),
         address_v4: "10.64.0.2".parse().unwrap(),
@@ -177,21 +248,21 @@ fn ready() -> Ready {
         gateway: "10.64.0.1".parse().unwrap(),
         control_port: 4_747,
         mtu: 1_420,
-        latest_voucher: Some(voucher()),
-        next_seq: 62,
+        latest_voucher: Some(earlier_voucher()),
+        next_seq: 31,
     }
 }
 
-fn report() -> EndReport {
+pub(crate) fn report() -> EndReport {
     EndReport {
-        cause: EndCause::Completed,
+        cause: EndCause::RequesterEnded,
         usage: usage(),
-        amount: Amount(15_300_000_000_000_000),
+        amount: receipt().message.deal_amount,
         voucher: Some(voucher()),
     }
 }
 
-fn deal_id() -> DealId {
+pub(crate) fn deal_id() -> DealId {
     deal().id()
 }
 
@@ -199,7 +270,7 @@ pub(crate) fn agent_messages() -> Vec<(&'static str, AgentMessage)> {
     use AgentMessage as M;
     let close = Close {
         channel_id: deal().channel().id(),
-        cumulative: Amount(123_456_789_000_000_000),
+        cumulative: paid(),
     };
     vec![
         (
@@ -240,7 +311,7 @@ pub(crate) fn agent_messages() -> Vec<(&'static str, AgentMessage)> {
             "decline-deal",
             M::DeclineDeal {
                 proposal: 3,
-                reason: "busy".into(),
+                reason: "all 16 leases are taken".into(),
             },
         ),
         (
@@ -269,7 +340,7 @@ pub(crate) fn agent_messages() -> Vec<(&'static str, AgentMessage)> {
             "close-channel",
             M::CloseChannel {
                 deal_id: deal_id(),
-                close: signed(close, &provider()),
+                close: signed(close, &payout_key()),
             },
         ),
         (
@@ -288,11 +359,6 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
         deal_id: deal_id(),
         outcome: Binding::Aborted,
     };
-    let placement = Placement {
-        address: "203.0.113.5".parse().unwrap(),
-        country: Some("FR".parse().unwrap()),
-        asn: None,
-    };
     vec![
         (
             "welcome",
@@ -308,7 +374,7 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
         (
             "authenticated",
             M::Authenticated {
-                observed: "2001:db8:1::5".parse().unwrap(),
+                observed: "203.0.113.5".parse().unwrap(),
                 unfinished: vec![deal_id()],
             },
         ),
@@ -316,14 +382,16 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             "offer-placed",
             M::OfferPlaced {
                 offer: offer().id(),
-                placement,
+                placement: placement(),
             },
         ),
         (
             "offer-refused",
             M::OfferRefused {
                 offer: offer().id(),
-                reason: "too many".into(),
+                reason:
+                    "a provider may have 256 offers here; withdraw one, or offer a larger prefix"
+                        .into(),
             },
         ),
         (
@@ -360,7 +428,7 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             "reservation-refused",
             M::ReservationRefused {
                 deal_id: deal_id(),
-                reason: "no deposit".into(),
+                reason: "the deposit covers no more".into(),
             },
         ),
         (
@@ -380,7 +448,7 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
         (
             "refused",
             M::Refused {
-                reason: "too old".into(),
+                reason: "the second message must be Authenticate".into(),
             },
         ),
     ]
@@ -395,31 +463,15 @@ pub(crate) fn payer_messages() -> Vec<(&'static str, PayerMessage)> {
 }
 
 pub(crate) fn provider_messages() -> Vec<(&'static str, ProviderMessage)> {
-    let receipt = Receipt {
-        channel_id: deal().channel().id(),
-        deal_id: deal_id(),
-        seq: 61,
-        usage: usage(),
-        deal_amount: Amount(15_300_000_000_000_000),
-        cumulative: Amount(123_456_789_000_000_000),
-        observed_at: UnixSeconds(1_899_998_161),
-        connections_root: B256::ZERO,
-    };
     vec![
-        (
-            "receipt",
-            ProviderMessage::Receipt(signed(receipt, &provider())),
-        ),
+        ("receipt", ProviderMessage::Receipt(receipt())),
         ("reservation", ProviderMessage::Reservation(reservation())),
-        (
-            "stored",
-            ProviderMessage::Stored(Amount(123_456_789_000_000_000)),
-        ),
+        ("stored", ProviderMessage::Stored(paid())),
         ("echo", ProviderMessage::Echo(5)),
         ("end", ProviderMessage::End(EndCause::Unpaid)),
     ]
 }
 
-fn signed_hash<T: TypedData>(message: &T, key: &SecretKey) -> ipsx_metering::Signature {
+pub(crate) fn signed_hash<T: TypedData>(message: &T, key: &SecretKey) -> ipsx_metering::Signature {
     key.sign_hash(message.signing_hash(&DOMAIN))
 }

@@ -1,11 +1,13 @@
 //! The frozen EIP-712 encodings in `tests/golden/metering`.
+//!
+//! Built with `IPSX_WRITE_GOLDEN=1` in the environment, the tests write the files instead of comparing them.
 
 use std::path::PathBuf;
 
 use alloy_sol_types::SolStruct;
 use serde_json::{Value, json};
 
-use super::world::domain;
+use super::fixtures::domain;
 use crate::*;
 
 fn path(name: &str) -> PathBuf {
@@ -14,9 +16,25 @@ fn path(name: &str) -> PathBuf {
         .join(format!("{name}.json"))
 }
 
+/// `Name(type field,…)` as the list that wallets take.
+fn types_of(encoded: &str) -> Value {
+    let (name, fields) = encoded
+        .strip_suffix(')')
+        .and_then(|text| text.split_once('('))
+        .unwrap();
+    let fields = fields.split(',').map(|field| {
+        let (kind, name) = field.split_once(' ').unwrap();
+        json!({ "name": name, "type": kind })
+    });
+    json!({ name: fields.collect::<Value>() })
+}
+
 fn golden<T: TypedData>(name: &str, message: &T, fields: &Value) {
+    let type_string = T::Sol::eip712_encode_type();
     let expected = json!({
-        "type": T::Sol::eip712_encode_type(),
+        "primaryType": T::Sol::NAME,
+        "typeString": type_string,
+        "types": types_of(&type_string),
         "domain": {
             "name": "ipsx",
             "version": "1",
@@ -27,10 +45,13 @@ fn golden<T: TypedData>(name: &str, message: &T, fields: &Value) {
         "structHash": message.struct_hash(),
         "signingHash": message.signing_hash(&domain()),
     });
-    let text = std::fs::read_to_string(path(name))
-        .unwrap_or_else(|error| panic!("{name}: {error}; expected:\n{expected:#}"));
-    let frozen: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(frozen, expected, "{name} is not what it was:\n{expected:#}");
+    let expected = serde_json::to_string_pretty(&expected).unwrap() + "\n";
+    if option_env!("IPSX_WRITE_GOLDEN").is_some() {
+        std::fs::write(path(name), &expected).unwrap();
+    }
+    let frozen = std::fs::read_to_string(path(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}; expected:\n{expected}"));
+    assert_eq!(frozen, expected, "{name} is not what it was");
 }
 
 fn word(byte: u8) -> B256 {
@@ -52,7 +73,7 @@ fn authorization() {
     };
     let fields = json!({
         "network": word(0x11), "payer": account(0xa1), "signer": account(0xa2),
-        "validTo": "1900000000", "nonce": "7",
+        "validTo": 1_900_000_000u64, "nonce": "7",
     });
     golden("authorization", &message, &fields);
 }
@@ -81,7 +102,7 @@ fn reservation() {
         valid_until: UnixSeconds::MAX,
     };
     let fields = json!({
-        "channelId": word(0x33), "capacity": u128::MAX.to_string(), "validUntil": "1099511627775",
+        "channelId": word(0x33), "capacity": u128::MAX.to_string(), "validUntil": 1_099_511_627_775u64,
     });
     golden("reservation", &message, &fields);
 }
@@ -146,7 +167,7 @@ fn withdrawal() {
     };
     let fields = json!({
         "network": word(0x11), "owner": account(0xa1), "to": account(0xa4),
-        "amount": "77", "nonce": "3", "deadline": "1900000000",
+        "amount": "77", "nonce": "3", "deadline": 1_900_000_000u64,
     });
     golden("withdrawal", &message, &fields);
 }
@@ -162,7 +183,7 @@ fn credits_transfer() {
     };
     let fields = json!({
         "owner": account(0xa1), "to": account(0xa4), "amount": "77", "nonce": "3",
-        "deadline": "1900000000",
+        "deadline": 1_900_000_000u64,
     });
-    golden("credits_transfer", &message, &fields);
+    golden("credits-transfer", &message, &fields);
 }

@@ -1,0 +1,244 @@
+//! The bodies of the requesters' HTTP interface, frozen in `tests/golden/http`.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ipsx_market::http::{
+    BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
+    PostWithdrawal, Problem, ProblemKind, ProposedDeal, Session, SessionNonce, SignDeal,
+};
+use ipsx_market::messages::PROTOCOL_VERSION;
+use ipsx_market::sign_in::{self, Expected};
+use ipsx_market::status::{ProviderStatus, RequesterStatus, deal_status};
+use ipsx_metering::{Address, Amount, Authorization, Signed, UnixSeconds, Withdrawal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{check_complete, check_file, examples, folder};
+use examples::DOMAIN;
+
+/// When the example's requester signs in.
+const NOW: UnixSeconds = UnixSeconds(1_899_997_900);
+
+/// Compares bodies with their files, and remembers which there are.
+#[derive(Default)]
+struct Bodies(BTreeSet<String>);
+
+impl Bodies {
+    fn check<T>(&mut self, name: &str, body: &T)
+    where
+        T: Serialize + DeserializeOwned + PartialEq + Debug,
+    {
+        let text = serde_json::to_string_pretty(body).unwrap() + "\n";
+        self.check_text(&format!("{name}.json"), &text);
+        assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), body, "{name}");
+    }
+
+    fn check_text(&mut self, file: &str, text: &str) {
+        check_file(&folder("http"), file, text);
+        assert!(self.0.insert(file.into()), "{file} is there twice");
+    }
+}
+
+#[test]
+fn http_bodies_are_written_as_ever() {
+    let mut bodies = Bodies::default();
+    bodies.check("network", &network_info());
+    check_sign_in(&mut bodies);
+    bodies.check("offers", &vec![offer_view()]);
+    let request = examples::proposal().request;
+    bodies.check("request", &PostRequest { request });
+    bodies.check("proposed-deal", &proposed_deal());
+    bodies.check("sign-deal", &sign_deal());
+    bodies.check("bound-deal", &bound_deal());
+    bodies.check("deal", &deal_view());
+    bodies.check("connected", &Connected {});
+    let report = examples::report();
+    bodies.check("end-deal", &EndDeal { report });
+    bodies.check("frames", &frames());
+    let wanted = PostWithdrawal {
+        to: withdrawal().message.to,
+        amount: withdrawal().message.amount,
+    };
+    bodies.check("withdrawal", &wanted);
+    bodies.check("signed-withdrawal", &withdrawal());
+    bodies.check("problem", &problem());
+    check_complete("http", |file| file.file_name(), &bodies.0);
+}
+
+/// Every kind has its name; a new one does not compile until it is named here.
+#[test]
+fn kinds_of_problems_have_the_names_that_they_always_had() {
+    use ProblemKind::*;
+    let all = [
+        InvalidRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        NoMatch,
+        PriceTooLow,
+        SoldOut,
+        InsufficientDeposit,
+        Conflict,
+        TooManyRequests,
+        Unavailable,
+        Internal,
+    ];
+    for kind in all {
+        let name = match kind {
+            InvalidRequest => "invalid-request",
+            Unauthorized => "unauthorized",
+            Forbidden => "forbidden",
+            NotFound => "not-found",
+            NoMatch => "no-match",
+            PriceTooLow => "price-too-low",
+            SoldOut => "sold-out",
+            InsufficientDeposit => "insufficient-deposit",
+            Conflict => "conflict",
+            TooManyRequests => "too-many-requests",
+            Unavailable => "unavailable",
+            Internal => "internal",
+        };
+        let written = serde_json::to_value(kind).unwrap();
+        assert_eq!(written, format!("urn:ipsx:problem:{name}"));
+    }
+}
+
+fn check_sign_in(bodies: &mut Bodies) {
+    let nonce = SessionNonce {
+        nonce: "0123456789abcdef".repeat(4),
+        domain: "127.0.0.1:8480".into(),
+        uri: "http://127.0.0.1:8480".into(),
+    };
+    bodies.check("session-nonce", &nonce);
+    let wallet = examples::requester();
+    let text = sign_in::message(wallet.address(), &nonce, DOMAIN.chain_id, NOW).unwrap();
+    bodies.check_text("sign-in-message.txt", &format!("{text}\n"));
+    let sign_in = sign_in::sign(text, |hash| wallet.sign_hash(hash));
+    let expected = Expected {
+        domain: &nonce.domain,
+        uri: &nonce.uri,
+        chain_id: DOMAIN.chain_id,
+        now: NOW,
+    };
+    let signed_in = sign_in::check(&sign_in, &expected).unwrap();
+    assert_eq!(signed_in.wallet, wallet.address());
+    bodies.check("sign-in", &sign_in);
+    let session = Session {
+        token: "7e".repeat(32),
+        expires_at: NOW.after(3_600),
+    };
+    bodies.check("session", &session);
+}
+
+fn network_info() -> NetworkInfo {
+    NetworkInfo {
+        version: PROTOCOL_VERSION,
+        network: examples::network(),
+        domain: DOMAIN,
+        token: Address::repeat_byte(0x70),
+        operator: examples::operator().address(),
+        fee_bps: 100,
+        treasury: Address::repeat_byte(0x71),
+        agents: "127.0.0.1:8481".parse().unwrap(),
+        chain_rpc: "/rpc".into(),
+    }
+}
+
+fn offer_view() -> OfferView {
+    let offer = examples::offer();
+    OfferView {
+        offer: offer.id(),
+        provider: offer.provider,
+        placement: examples::placement(),
+        protocols: offer.protocols,
+        tier: offer.tier,
+        prices: offer.prices,
+        capacity: offer.capacity,
+        free_leases: 15,
+        min_seconds: offer.min_seconds,
+        max_seconds: offer.max_seconds,
+    }
+}
+
+fn proposed_deal() -> ProposedDeal {
+    let deal = examples::deal();
+    ProposedDeal {
+        deal_id: deal.id(),
+        provider_signature: examples::signed_hash(&deal, &examples::provider()),
+        deal,
+        placement: examples::placement(),
+    }
+}
+
+fn sign_deal() -> SignDeal {
+    let deal = examples::deal();
+    let authorization = Authorization {
+        network: deal.network,
+        payer: deal.payer,
+        signer: deal.payer_signer,
+        valid_to: UnixSeconds(1_902_590_000),
+        nonce: 0,
+    };
+    SignDeal {
+        signature: examples::signed_hash(&deal, &examples::requester()),
+        authorization: Some(examples::signed(authorization, &examples::requester())),
+    }
+}
+
+fn bound_deal() -> BoundDeal {
+    BoundDeal {
+        outcome: examples::signed(examples::outcome(), &examples::operator()),
+        reservation: Some(examples::reservation()),
+    }
+}
+
+fn deal_view() -> DealView {
+    let (deal, report) = (examples::deal(), examples::report());
+    let (provider, requester) = (ProviderStatus::Ended, RequesterStatus::Ended);
+    DealView {
+        deal_id: deal.id(),
+        deal,
+        placement: examples::placement(),
+        status: deal_status(provider, requester),
+        provider,
+        requester,
+        ready: Some(examples::ready()),
+        ready_at: Some(UnixSeconds(1_899_998_099)),
+        ended_at: Some(UnixSeconds(1_899_998_161)),
+        cause: Some(report.cause),
+        usage: Some(report.usage),
+        amount: Some(report.amount),
+    }
+}
+
+fn frames() -> Frames {
+    Frames {
+        frames: vec![STANDARD.encode(super::sealed::frame_to_payer())],
+    }
+}
+
+fn withdrawal() -> Signed<Withdrawal> {
+    let withdrawal = Withdrawal {
+        network: examples::network(),
+        owner: examples::requester().address(),
+        to: Address::repeat_byte(0x72),
+        amount: Amount(500_000_000_000_000_000),
+        nonce: 0,
+        deadline: UnixSeconds(1_899_999_900),
+    };
+    examples::signed(withdrawal, &examples::operator())
+}
+
+fn problem() -> Problem {
+    Problem {
+        kind: ProblemKind::PriceTooLow,
+        title: "All matching offers cost more".into(),
+        status: 409,
+        detail: "every offer that passes the filter costs more than allowed; the cheapest asks \
+                 250000000000000 a second and 40000000000000000 a GiB: raise the limits to these"
+            .into(),
+    }
+}
