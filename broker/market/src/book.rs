@@ -52,7 +52,8 @@ pub struct Slot {
 impl Slot {
     /// The slot of an offer.
     pub fn of(offer: &Offer) -> Self {
-        let mut prefixes = offer.prefixes.clone();
+        // 10.0.0.1/8 and 10.0.0.2/8 are the same prefix.
+        let mut prefixes: Vec<_> = offer.prefixes.iter().map(IpNet::trunc).collect();
         prefixes.sort_unstable();
         prefixes.dedup();
         Self {

@@ -78,63 +78,8 @@ impl CheckContext {
             ));
         }
         self.window("expires_at", offer.expires_at, MAX_OFFER_SECONDS)?;
-        if offer.prefixes.len() > MAX_LIST {
-            return Err(field(
-                "prefixes",
-                offer.prefixes.len(),
-                format!("at most {MAX_LIST} entries"),
-            ));
-        }
-        let sees_itself = offer
-            .prefixes
-            .iter()
-            .any(|p| p.contains(&placement.address));
-        if !offer.prefixes.is_empty() && !sees_itself {
-            let seen = format!(
-                "prefixes with {}, where the agent connects from",
-                placement.address
-            );
-            return Err(field("prefixes", join(&offer.prefixes), seen));
-        }
-        if offer.protocols.is_empty() {
-            return Err(field("protocols", "empty", "at least one protocol"));
-        }
-        if !(1..=MAX_LEASES).contains(&offer.capacity.leases) {
-            return Err(field(
-                "capacity.leases",
-                offer.capacity.leases,
-                format!("from 1 to {MAX_LEASES}"),
-            ));
-        }
-        let (min, max) = (offer.min_seconds, offer.max_seconds);
-        if min < SHORTEST_LEASE || max > LONGEST_LEASE || min > max {
-            let allowed = format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}, the shortest first");
-            return Err(field(
-                "min_seconds to max_seconds",
-                format!("{min} to {max}"),
-                allowed,
-            ));
-        }
-        if offer.weekly_hours.0.is_zero() || offer.weekly_hours.0.bit_len() > 168 {
-            return Err(field(
-                "weekly_hours",
-                offer.weekly_hours.0,
-                "some of the week's 168 hours",
-            ));
-        }
-        // A price that overflows within the longest lease could never be billed.
-        let most = Usage {
-            secs: max.into(),
-            bytes_up: u64::MAX,
-            bytes_down: u64::MAX,
-        };
-        if offer.prices.due(&most).is_err() {
-            return Err(field(
-                "prices",
-                format!("{:?}", offer.prices),
-                "such that the longest lease costs below 2^128",
-            ));
-        }
+        check_place(offer, placement)?;
+        check_terms_of_sale(offer)?;
         let verified = signed.verify(&self.domain, provider);
         verified.map_err(|reason| Unusable::Signature {
             what: "the offer's signature",
@@ -162,43 +107,7 @@ impl CheckContext {
             ));
         }
         self.window("expires_at", request.expires_at, MAX_REQUEST_SECONDS)?;
-        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&request.seconds) {
-            return Err(field(
-                "seconds",
-                request.seconds,
-                format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}"),
-            ));
-        }
-        if request.budget == Amount::ZERO || request.budget.0 > MAX_BUDGET {
-            return Err(field("budget", request.budget, "above 0 and below 2^96"));
-        }
-        if request.payer_signer.is_zero() {
-            return Err(field(
-                "payer_signer",
-                request.payer_signer,
-                "the address of a session key",
-            ));
-        }
-        if request.tunnel_key.0.is_zero() {
-            return Err(field(
-                "tunnel_key",
-                request.tunnel_key.0,
-                "a WireGuard public key",
-            ));
-        }
-        let filter = &request.filter;
-        let longest = filter
-            .countries
-            .len()
-            .max(filter.asns.len())
-            .max(filter.prefixes.len());
-        if longest > MAX_LIST {
-            return Err(field(
-                "filter",
-                format!("a list of {longest}"),
-                format!("lists of at most {MAX_LIST}"),
-            ));
-        }
+        check_wish(request)?;
         let verified = signed.verify(&self.domain, requester);
         verified.map_err(|reason| Unusable::Signature {
             what: "the request's signature",
@@ -229,6 +138,115 @@ impl CheckContext {
             ))
         }
     }
+}
+
+/// Where the address is that is sold: it must be the one that the broker sees.
+fn check_place(offer: &Offer, placement: &Placement) -> Result<(), Unusable> {
+    if offer.prefixes.len() > MAX_LIST {
+        return Err(field(
+            "prefixes",
+            offer.prefixes.len(),
+            format!("at most {MAX_LIST} entries"),
+        ));
+    }
+    let sees_itself = offer
+        .prefixes
+        .iter()
+        .any(|p| p.contains(&placement.address));
+    if !offer.prefixes.is_empty() && !sees_itself {
+        let seen = format!(
+            "prefixes with {}, where the agent connects from",
+            placement.address
+        );
+        return Err(field("prefixes", join(&offer.prefixes), seen));
+    }
+    Ok(())
+}
+
+/// What is sold, how much of it, and for how long.
+fn check_terms_of_sale(offer: &Offer) -> Result<(), Unusable> {
+    if offer.protocols.is_empty() {
+        return Err(field("protocols", "empty", "at least one protocol"));
+    }
+    if !(1..=MAX_LEASES).contains(&offer.capacity.leases) {
+        return Err(field(
+            "capacity.leases",
+            offer.capacity.leases,
+            format!("from 1 to {MAX_LEASES}"),
+        ));
+    }
+    let (min, max) = (offer.min_seconds, offer.max_seconds);
+    if min < SHORTEST_LEASE || max > LONGEST_LEASE || min > max {
+        let allowed = format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}, the shortest first");
+        return Err(field(
+            "min_seconds to max_seconds",
+            format!("{min} to {max}"),
+            allowed,
+        ));
+    }
+    if offer.weekly_hours.0.is_zero() || offer.weekly_hours.0.bit_len() > 168 {
+        return Err(field(
+            "weekly_hours",
+            offer.weekly_hours.0,
+            "some of the week's 168 hours",
+        ));
+    }
+    // A price that overflows within the longest lease could never be billed.
+    let most = Usage {
+        secs: max.into(),
+        bytes_up: u64::MAX,
+        bytes_down: u64::MAX,
+    };
+    if offer.prices.due(&most).is_err() {
+        return Err(field(
+            "prices",
+            format!("{:?}", offer.prices),
+            "such that the longest lease costs below 2^128",
+        ));
+    }
+    Ok(())
+}
+
+/// What is asked for, how long, and by what it is paid.
+fn check_wish(request: &Request) -> Result<(), Unusable> {
+    if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&request.seconds) {
+        return Err(field(
+            "seconds",
+            request.seconds,
+            format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}"),
+        ));
+    }
+    if request.budget == Amount::ZERO || request.budget.0 > MAX_BUDGET {
+        return Err(field("budget", request.budget, "above 0 and below 2^96"));
+    }
+    if request.payer_signer.is_zero() {
+        return Err(field(
+            "payer_signer",
+            request.payer_signer,
+            "the address of a session key",
+        ));
+    }
+    if request.tunnel_key.0.is_zero() {
+        return Err(field(
+            "tunnel_key",
+            request.tunnel_key.0,
+            "a WireGuard public key",
+        ));
+    }
+    let filter = &request.filter;
+    let longest = filter
+        .countries
+        .len()
+        .max(filter.asns.len())
+        .max(filter.prefixes.len());
+    if longest > MAX_LIST {
+        return Err(field(
+            "filter",
+            format!("a list of {longest}"),
+            format!("lists of at most {MAX_LIST}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Deposits fit 96 bits, so no larger budget can be covered.

@@ -159,6 +159,7 @@ pub struct Market {
     pending: BTreeMap<u64, Pending>,
     deals: HashMap<DealId, Live>,
     by_provider: HashMap<Address, BTreeSet<DealId>>,
+    by_requester: HashMap<Address, BTreeSet<DealId>>,
     deadlines: BTreeSet<(UnixSeconds, DealId)>,
     counter: u64,
 }
@@ -175,6 +176,7 @@ impl Market {
             pending: BTreeMap::new(),
             deals: HashMap::new(),
             by_provider: HashMap::new(),
+            by_requester: HashMap::new(),
             deadlines: BTreeSet::new(),
             counter: 0,
         };
@@ -284,33 +286,47 @@ impl Market {
     }
 
     fn insert(&mut self, live: Live) {
-        let (id, provider) = (live.record.deal_id, live.record.deal.provider);
-        self.by_provider.entry(provider).or_default().insert(id);
+        let (id, deal) = (live.record.deal_id, &live.record.deal);
+        self.by_provider
+            .entry(deal.provider)
+            .or_default()
+            .insert(id);
+        self.by_requester
+            .entry(deal.requester)
+            .or_default()
+            .insert(id);
         self.deals.insert(id, live);
         self.reschedule(id);
     }
 
+    /// A requester's deals that are going on.
+    fn deals_by(&self, requester: Address) -> impl Iterator<Item = &DealRecord> {
+        let ids = self.by_requester.get(&requester).into_iter().flatten();
+        ids.filter_map(|id| self.deal(*id))
+    }
+
     /// Unstarted deals of a requester and its requests under way.
     fn unstarted(&self, requester: Address) -> usize {
-        let own = |r: &&DealRecord| r.deal.requester == requester;
-        let waiting = self
-            .deals()
-            .filter(own)
-            .filter(|r| matches!(r.status(), DealStatus::Proposed | DealStatus::Agreed));
+        let unstarted =
+            |r: &&DealRecord| matches!(r.status(), DealStatus::Proposed | DealStatus::Agreed);
         let asked = self
             .pending
             .values()
             .filter(|p| p.proposal.request.message.requester == requester);
-        waiting.count() + asked.count()
+        self.deals_by(requester).filter(unstarted).count() + asked.count()
     }
 
     /// Whether a deal that still counts pays through the same channel: one serves one lease at a time.
     fn channel_is_busy(&self, record: &DealRecord) -> bool {
         let channel = record.deal.channel();
-        self.deals().any(|other| other.deal.channel() == channel)
+        self.deals_by(record.deal.requester)
+            .any(|other| other.deal.channel() == channel)
     }
 }
 
+#[cfg(test)]
+#[path = "market_history_tests.rs"]
+mod history_tests;
 #[cfg(test)]
 #[path = "market_tests.rs"]
 mod tests;

@@ -6,7 +6,6 @@ use ipsx_metering::{
     Amount, NetworkId, PricePerGib, PricePerSecond, Prices, Reservation, SecretKey, Signature,
     Signed, TypedData, Usage,
 };
-use proptest::prelude::*;
 
 use super::*;
 use crate::deal::{Binding, Deal, Outcome, ProviderTerms};
@@ -17,7 +16,7 @@ use crate::request::{CounterSource, Filter, Request, TunnelKey};
 
 const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
-fn config() -> MarketConfig {
+pub(super) fn config() -> MarketConfig {
     MarketConfig {
         network: NetworkId(B256::repeat_byte(1)),
         domain: Domain {
@@ -31,11 +30,11 @@ fn config() -> MarketConfig {
     }
 }
 
-fn key(number: u8) -> SecretKey {
+pub(super) fn key(number: u8) -> SecretKey {
     SecretKey::from_bytes(&[number; 32]).unwrap()
 }
 
-fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
+pub(super) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
     Offer {
         network: config().network,
         provider: key(provider).address(),
@@ -61,7 +60,7 @@ fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
     }
 }
 
-fn placement(provider: u8) -> Placement {
+pub(super) fn placement(provider: u8) -> Placement {
     Placement {
         address: [192, 0, 2, provider].into(),
         country: None,
@@ -99,7 +98,7 @@ fn terms(provider: u8) -> ProviderTerms {
     }
 }
 
-fn ready() -> Ready {
+pub(super) fn ready() -> Ready {
     Ready {
         endpoint: "192.0.2.1:51820".parse().unwrap(),
         address_v4: "10.0.0.2".parse().unwrap(),
@@ -112,7 +111,7 @@ fn ready() -> Ready {
     }
 }
 
-fn report(cause: EndCause) -> EndReport {
+pub(super) fn report(cause: EndCause) -> EndReport {
     EndReport {
         cause,
         usage: Usage::default(),
@@ -122,19 +121,19 @@ fn report(cause: EndCause) -> EndReport {
 }
 
 /// A market with the world around it: it answers what the market asks, and remembers what was stored.
-struct World {
-    market: Market,
-    now: UnixSeconds,
-    proposals: Vec<(Address, u64, Proposal)>,
-    answers: BTreeMap<Ticket, Result<ProposedDeal, RequestFailure>>,
-    stored: BTreeMap<DealId, DealRecord>,
-    outcomes: BTreeMap<DealId, Binding>,
-    told: Vec<(Address, BrokerMessage)>,
-    tickets: u64,
+pub(super) struct World {
+    pub(super) market: Market,
+    pub(super) now: UnixSeconds,
+    pub(super) proposals: Vec<(Address, u64, Proposal)>,
+    pub(super) answers: BTreeMap<Ticket, Result<ProposedDeal, RequestFailure>>,
+    pub(super) stored: BTreeMap<DealId, DealRecord>,
+    pub(super) outcomes: BTreeMap<DealId, Binding>,
+    pub(super) told: Vec<(Address, BrokerMessage)>,
+    pub(super) tickets: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             market: Market::new(config(), Vec::new(), NOW),
             now: NOW,
@@ -147,7 +146,7 @@ impl World {
         }
     }
 
-    fn with_offers(offers: &[(u8, u128, u32)]) -> Self {
+    pub(super) fn with_offers(offers: &[(u8, u128, u32)]) -> Self {
         let mut world = Self::new();
         for (provider, price, leases) in offers {
             world.market.agent_joined(key(*provider).address());
@@ -157,7 +156,7 @@ impl World {
         world
     }
 
-    fn run(&mut self, commands: Vec<Command>) {
+    pub(super) fn run(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Send { provider, message } => {
@@ -203,7 +202,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, requester: u8) -> Ticket {
+    pub(super) fn ask(&mut self, requester: u8) -> Ticket {
         self.tickets += 1;
         let (ticket, request) = (Ticket(self.tickets), request(requester, self.tickets));
         let seed = B256::repeat_byte(self.tickets as u8);
@@ -212,7 +211,7 @@ impl World {
         ticket
     }
 
-    fn accept(&mut self, provider: u8) -> Deal {
+    pub(super) fn accept(&mut self, provider: u8) -> Deal {
         let at = self
             .proposals
             .iter()
@@ -235,7 +234,7 @@ impl World {
         deal
     }
 
-    fn sign(&mut self, requester: u8, deal: &Deal) {
+    pub(super) fn sign(&mut self, requester: u8, deal: &Deal) {
         let signature = key(requester).sign_hash(deal.signing_hash(&config().domain));
         let address = key(requester).address();
         let commands = self
@@ -245,7 +244,7 @@ impl World {
         self.run(commands);
     }
 
-    fn bind(&mut self, deal: &Deal) {
+    pub(super) fn bind(&mut self, deal: &Deal) {
         let outcome = Outcome {
             deal_id: deal.id(),
             outcome: Binding::Bound,
@@ -264,7 +263,7 @@ impl World {
         self.run(commands.unwrap());
     }
 
-    fn bound_deal(&mut self, requester: u8, provider: u8) -> Deal {
+    pub(super) fn bound_deal(&mut self, requester: u8, provider: u8) -> Deal {
         self.ask(requester);
         let deal = self.accept(provider);
         self.sign(requester, &deal);
@@ -272,7 +271,7 @@ impl World {
         deal
     }
 
-    fn wait(&mut self, seconds: u64) {
+    pub(super) fn wait(&mut self, seconds: u64) {
         self.now = self.now.after(seconds);
         while self
             .market
@@ -284,17 +283,17 @@ impl World {
         }
     }
 
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let records = self.stored.values().cloned().collect();
         self.market = Market::new(config(), records, self.now);
         self.proposals.clear();
     }
 
-    fn status(&self, deal: &Deal) -> DealStatus {
+    pub(super) fn status(&self, deal: &Deal) -> DealStatus {
         self.stored[&deal.id()].status()
     }
 
-    fn free(&self) -> u64 {
+    pub(super) fn free(&self) -> u64 {
         self.market.book().leases_free()
     }
 }
@@ -656,214 +655,4 @@ fn a_restart_goes_on_where_it_was() {
     assert_eq!(world.status(&bound), DealStatus::ProviderFailed);
     assert_eq!(world.status(&unsigned), DealStatus::ProviderFailed);
     assert_eq!(world.free(), 2);
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Ask(u8),
-    Accept(u8),
-    Decline(u8),
-    Sign(usize),
-    Fund(usize, bool),
-    Ready(usize),
-    Serving(usize),
-    Connected(usize),
-    ProviderEnds(usize, EndCause),
-    RequesterEnds(usize, EndCause),
-    Leave(u8),
-    Join(u8),
-    Wait(u64),
-    Restart,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let cause = prop::sample::select(vec![
-        EndCause::Completed,
-        EndCause::ProviderEnded,
-        EndCause::RequesterEnded,
-        EndCause::Restarted,
-        EndCause::Unpaid,
-        EndCause::NotStarted,
-    ]);
-    let deal = any::<usize>;
-    prop_oneof![
-        6 => (50u8..53).prop_map(Act::Ask),
-        6 => (1u8..4).prop_map(Act::Accept),
-        1 => (1u8..4).prop_map(Act::Decline),
-        6 => deal().prop_map(Act::Sign),
-        6 => (deal(), prop::bool::weighted(0.9)).prop_map(|(d, f)| Act::Fund(d, f)),
-        5 => deal().prop_map(Act::Ready),
-        5 => deal().prop_map(Act::Serving),
-        3 => deal().prop_map(Act::Connected),
-        2 => (deal(), cause.clone()).prop_map(|(d, c)| Act::ProviderEnds(d, c)),
-        2 => (deal(), cause).prop_map(|(d, c)| Act::RequesterEnds(d, c)),
-        1 => (1u8..4).prop_map(Act::Leave),
-        2 => (1u8..4).prop_map(Act::Join),
-        3 => (0u64..40).prop_map(Act::Wait),
-        1 => Just(Act::Restart),
-    ]
-}
-
-impl World {
-    fn act(&mut self, act: Act, deals: &mut Vec<(u8, u8, Deal)>) {
-        let now = self.now;
-        let pick = |n: usize| deals.get(n % deals.len().max(1)).cloned();
-        match act {
-            Act::Ask(requester) => {
-                self.ask(requester);
-            }
-            Act::Accept(provider) => {
-                let address = key(provider).address();
-                let last = self.proposals.iter().rposition(|(p, ..)| *p == address);
-                let known = last
-                    .is_some_and(|at| self.market.book().get(self.proposals[at].2.offer).is_some());
-                if known {
-                    let requester = (50..53).find(|r| {
-                        key(*r).address()
-                            == self.proposals[last.unwrap()].2.request.message.requester
-                    });
-                    let deal = self.accept(provider);
-                    deals.push((requester.unwrap(), provider, deal));
-                }
-            }
-            Act::Decline(provider) => {
-                let address = key(provider).address();
-                if let Some(at) = self.proposals.iter().position(|(p, ..)| *p == address) {
-                    let (_, number, _) = self.proposals.remove(at);
-                    let commands = self.market.decline(address, number, "no", now);
-                    self.run(commands);
-                }
-            }
-            Act::Sign(n) => {
-                let Some((requester, _, deal)) = pick(n) else {
-                    return;
-                };
-                let signature = key(requester).sign_hash(deal.signing_hash(&config().domain));
-                let signed = self
-                    .market
-                    .sign(deal.id(), key(requester).address(), signature, now);
-                self.run(signed.unwrap_or_default());
-            }
-            Act::Fund(n, covered) => {
-                let Some((_, _, deal)) = pick(n) else { return };
-                if !covered {
-                    let commands = self.market.give_up(deal.id(), now);
-                    self.run(commands);
-                } else if self.market.may_bind(deal.id(), now).is_ok() {
-                    self.bind(&deal);
-                }
-            }
-            Act::Ready(n) => {
-                let Some((_, provider, deal)) = pick(n) else {
-                    return;
-                };
-                let done = self
-                    .market
-                    .ready(key(provider).address(), deal.id(), ready(), now);
-                self.run(done.unwrap_or_default());
-            }
-            Act::Serving(n) => {
-                let Some((_, provider, deal)) = pick(n) else {
-                    return;
-                };
-                let done = self.market.serving(key(provider).address(), deal.id(), now);
-                self.run(done.unwrap_or_default());
-            }
-            Act::Connected(n) => {
-                let Some((requester, _, deal)) = pick(n) else {
-                    return;
-                };
-                let done = self
-                    .market
-                    .connected(key(requester).address(), deal.id(), now);
-                self.run(done.unwrap_or_default());
-            }
-            Act::ProviderEnds(n, cause) => {
-                let Some((_, provider, deal)) = pick(n) else {
-                    return;
-                };
-                let address = key(provider).address();
-                let done = self
-                    .market
-                    .provider_ended(address, deal.id(), report(cause), now);
-                self.run(done.unwrap_or_default());
-            }
-            Act::RequesterEnds(n, cause) => {
-                let Some((requester, _, deal)) = pick(n) else {
-                    return;
-                };
-                let address = key(requester).address();
-                let done = self
-                    .market
-                    .requester_ended(address, deal.id(), report(cause), now);
-                self.run(done.unwrap_or_default());
-            }
-            Act::Leave(provider) => {
-                let commands = self.market.agent_left(key(provider).address(), now);
-                self.run(commands);
-            }
-            Act::Join(provider) => {
-                let (_, commands) = self.market.agent_joined(key(provider).address());
-                self.run(commands);
-                // A refusal means that it is there already.
-                let _ = self.market.place(
-                    offer(provider, u128::from(provider), 2),
-                    placement(provider),
-                );
-            }
-            Act::Wait(seconds) => self.wait(seconds),
-            Act::Restart => self.restart(),
-        }
-    }
-
-    /// What must hold after every step.
-    fn check(&self) {
-        let live = self.market.deals().count();
-        assert_eq!(
-            self.market.book().leases_held(),
-            live + self.market.pending(),
-            "capacity leaked"
-        );
-        for provider in 1u8..4 {
-            let address = key(provider).address();
-            let own = self
-                .market
-                .deals()
-                .filter(|r| r.deal.provider == address)
-                .count();
-            assert!(own <= 2, "oversold");
-        }
-        for record in self.stored.values() {
-            let word = self.outcomes.get(&record.deal_id);
-            match (record.is_bound(), record.status()) {
-                (true, _) => assert_eq!(word, Some(&Binding::Bound)),
-                (false, DealStatus::Proposed) => assert_eq!(word, None),
-                (false, _) => assert_eq!(word, Some(&Binding::Aborted)),
-            }
-            let here = self.market.deal(record.deal_id);
-            assert_eq!(here.is_some(), record.closed_at.is_none());
-            assert!(here.is_none_or(|h| h == record), "memory and store differ");
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-
-    /// Whatever anybody does: capacity is neither leaked nor oversold, every deal has at most one outcome, a deal that
-    /// is over stays as it came out, memory and store agree, and with time everything comes to an end.
-    #[test]
-    fn any_history_keeps_the_promises(acts in prop::collection::vec(act(), 1..80)) {
-        let mut world = World::with_offers(&[(1, 1, 2), (2, 2, 2), (3, 3, 2)]);
-        let mut deals = Vec::new();
-        for act in acts {
-            world.act(act, &mut deals);
-            world.check();
-        }
-        // A proposal that times out may be made to the next provider.
-        (0..5).for_each(|_| world.wait(30_000));
-        world.check();
-        prop_assert_eq!(world.market.deals().count(), 0);
-        prop_assert_eq!(world.market.book().leases_held(), 0);
-    }
 }

@@ -24,6 +24,8 @@ pub enum ChainConfig {
     Rpc {
         /// URL of its JSON-RPC.
         url: String,
+        /// URL that agents and requesters are told instead, when `url` holds a secret or is not theirs to reach.
+        public_url: Option<String>,
         /// The `Centralizer`.
         centralizer: Address,
         /// The network, when it exists already; else the broker creates it.

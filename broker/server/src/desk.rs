@@ -2,6 +2,7 @@
 //! before anybody hears of it.
 
 mod agents;
+mod chain_view;
 mod deals;
 mod error;
 mod money;
@@ -57,6 +58,8 @@ pub(crate) struct Desk {
     pub(crate) placer: Placer,
     news: broadcast::Sender<DealId>,
     timers: ipsx_market::status::DealTimers,
+    /// Payers that are looked up on the chain take turns; several share a place.
+    turns: [Mutex<()>; 64],
     stopped: AtomicBool,
     failure: Notify,
 }
@@ -110,6 +113,7 @@ impl Desk {
             placer,
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
+            turns: std::array::from_fn(|_| Mutex::new(())),
             stopped: AtomicBool::new(false),
             failure: Notify::new(),
         })

@@ -77,44 +77,30 @@ impl Broker {
         let listener = Listener::bind(config.agents_listen)?;
         let store = Store::open(&config.data_dir.join("broker.db")).await?;
         let operator = Arc::new(Operator::open(&config, &store).await?);
-        let path = config.data_dir.join("vouchers.db");
-        let vouchers = VoucherStore::open(&path, operator.domain()).await;
-        let vouchers = vouchers.map_err(|error| StartError::Store {
-            reason: error.to_string(),
-            path,
-        })?;
+        let vouchers = open_vouchers(&config, &operator).await?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
         let nonce_key = nonce_key(&store).await?;
         let (http_addr, agents_addr) = (http.address(), listener.address());
         let info = network_info(&config, &operator, agents_addr);
-        let desk = Desk::open(
-            &config,
-            store,
-            vouchers,
-            operator,
-            placer,
-            Arc::new(metrics),
-        );
-        let desk = Arc::new(desk.await?);
+        let metrics = Arc::new(metrics);
+        let desk = Desk::open(&config, store, vouchers, operator, placer, metrics).await?;
+        let desk = Arc::new(desk);
         // What ran out while the broker was away is settled before anybody can ask.
         desk.tick()
             .await
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let (stop, stopping) = watch::channel(false);
-        let uri = config.public_url.clone();
-        let uri = uri.unwrap_or_else(|| format!("http://{http_addr}"));
-        let app = Arc::new(App {
+        let app = App {
             desk: Arc::clone(&desk),
             info: info.clone(),
-            domain: uri
-                .split_once("://")
-                .map_or(uri.as_str(), |(_, rest)| rest)
-                .into(),
-            uri,
+            uri: config
+                .public_url
+                .clone()
+                .unwrap_or_else(|| format!("http://{http_addr}")),
             session_seconds: config.limits.session_seconds.into(),
             nonce_key,
             stop: stopping.clone(),
-        });
+        };
         let endpoint = listener.endpoint();
         let limits = agents::Limits {
             handshake: HANDSHAKE,
@@ -123,7 +109,7 @@ impl Broker {
         let agents = listener.run(Arc::clone(&desk), limits, config.limits.agents as usize);
         let connections = config.limits.http_requests as usize;
         let tasks = vec![
-            tokio::spawn(http.run(http::router(app), connections, stopping)),
+            tokio::spawn(http.run(http::router(Arc::new(app)), connections, stopping)),
             tokio::spawn(agents),
             tokio::spawn(keep_time(Arc::clone(&desk))),
         ];
@@ -253,6 +239,18 @@ fn open_placer(config: &BrokerConfig) -> Result<Placer, StartError> {
     })
 }
 
+async fn open_vouchers(
+    config: &BrokerConfig,
+    operator: &Operator,
+) -> Result<VoucherStore, StartError> {
+    let path = config.data_dir.join("vouchers.db");
+    let opened = VoucherStore::open(&path, operator.domain()).await;
+    opened.map_err(|error| StartError::Store {
+        reason: error.to_string(),
+        path,
+    })
+}
+
 fn network_info(config: &BrokerConfig, operator: &Operator, agents: SocketAddr) -> NetworkInfo {
     let (deployment, state) = (operator.centralizer().deployment(), operator.state());
     NetworkInfo {
@@ -266,7 +264,9 @@ fn network_info(config: &BrokerConfig, operator: &Operator, agents: SocketAddr) 
         agents: config.agents_public.unwrap_or(agents),
         chain_rpc: match &config.chain {
             ChainConfig::Embedded => "/rpc".into(),
-            ChainConfig::Rpc { url, .. } => url.clone(),
+            ChainConfig::Rpc {
+                url, public_url, ..
+            } => public_url.as_ref().unwrap_or(url).clone(),
         },
     }
 }

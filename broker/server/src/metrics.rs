@@ -3,6 +3,7 @@
 use ipsx_market::book::NoMatch;
 use ipsx_market::market::RequestFailure;
 use ipsx_market::status::DealStatus;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
@@ -32,71 +33,47 @@ impl Metrics {
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
         ))?;
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let counters = |name: &str, help: &str, label: &str| {
-            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
-        let deals_open = IntGaugeVec::new(
-            Opts::new("ipsx_deals_open", "Deals that hold capacity, by status."),
-            &["status"],
-        )?;
-        registry.register(Box::new(deals_open.clone()))?;
-        let transitions =
-            IntCounter::new("ipsx_deal_transitions_total", "Changes of a deal's side.")?;
-        registry.register(Box::new(transitions.clone()))?;
-        let http = HistogramVec::new(
-            HistogramOpts::new(
-                "ipsx_http_request_seconds",
-                "Time to answer, long polls included.",
-            ),
-            &["method", "route", "status"],
-        )?;
-        registry.register(Box::new(http.clone()))?;
+        let add = Add(&registry);
+        let deals_open = Opts::new("ipsx_deals_open", "Deals that hold capacity, by status.");
+        let http = HistogramOpts::new(
+            "ipsx_http_request_seconds",
+            "Time to answer, long polls included.",
+        );
         Ok(Self {
-            agents: gauge(
+            agents: add.gauge(
                 "ipsx_agents_connected",
                 "Agents that have proved their wallet.",
             )?,
-            offers: gauge("ipsx_offers", "Offers in the book.")?,
-            leases_held: gauge("ipsx_leases_held", "Leases that count against capacity.")?,
-            leases_free: gauge(
-                "ipsx_leases_free",
-                "Leases that the offers in the book could still take.",
-            )?,
-            deals_open,
-            deals_over: counters(
-                "ipsx_deals_over_total",
-                "Deals that are over, by status.",
-                "status",
-            )?,
-            requests: counters(
+            offers: add.gauge("ipsx_offers", "Offers in the book.")?,
+            leases_held: add.gauge("ipsx_leases_held", "Leases that count against capacity.")?,
+            leases_free: add.gauge("ipsx_leases_free", "Leases that the book could still take.")?,
+            deals_open: add.collector(IntGaugeVec::new(deals_open, &["status"])?)?,
+            deals_over: add.counters("ipsx_deals_over_total", "Deals that are over.", "status")?,
+            requests: add.counters(
                 "ipsx_requests_total",
                 "Requests, by what came of them.",
                 "outcome",
             )?,
-            refusals: counters(
+            refusals: add.counters(
                 "ipsx_refusals_total",
-                "What agents and requesters were refused, by reason.",
+                "What was refused, and why.",
                 "reason",
             )?,
-            reservations: counters(
+            reservations: add.counters(
                 "ipsx_reservations_total",
                 "Reservations, by what came of them.",
                 "outcome",
             )?,
-            frames: counters(
+            frames: add.counters(
                 "ipsx_frames_total",
                 "Sealed frames, by what became of them.",
                 "outcome",
             )?,
-            transitions,
-            http,
+            transitions: add.collector(IntCounter::new(
+                "ipsx_deal_transitions_total",
+                "Changes of a deal's side.",
+            )?)?,
+            http: add.collector(HistogramVec::new(http, &["method", "route", "status"])?)?,
             registry,
         })
     }
@@ -128,6 +105,32 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// Makes collectors and registers them.
+struct Add<'a>(&'a Registry);
+
+impl Add<'_> {
+    fn collector<C: Collector + Clone + 'static>(
+        &self,
+        collector: C,
+    ) -> Result<C, prometheus::Error> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.collector(IntGauge::new(name, help)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.collector(IntCounterVec::new(Opts::new(name, help), &[label])?)
     }
 }
 

@@ -15,6 +15,7 @@ use ipsx_market::http::{Frames, OfferView, ProblemKind};
 use ipsx_market::messages::{
     AgentAuthentication, AgentMessage, BrokerMessage, EndCause, PROTOCOL_VERSION,
 };
+use ipsx_market::offer::Offer;
 use ipsx_market::request::CounterSource;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Signed, TypedData};
@@ -129,7 +130,8 @@ async fn only_good_offers_get_into_the_book() {
     let broker = TestBroker::start_with(|config| config.limits.offers_per_provider = 2).await;
     let mut agent = TestAgent::connect(&broker, "127.0.2.1").await;
     let stranger = Wallet::random();
-    let cases: [(&str, &dyn Fn(&mut ipsx_market::offer::Offer)); 6] = [
+    type Change<'a> = &'a dyn Fn(&mut Offer);
+    let cases: [(&str, Change<'_>); 6] = [
         ("provider", &|o| o.provider = stranger.address()),
         ("capacity.leases", &|o| o.capacity.leases = 0),
         ("min_seconds", &|o| o.min_seconds = 4),

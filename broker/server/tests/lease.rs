@@ -7,12 +7,16 @@
 
 mod parties;
 
-use ipsx_market::deal::Binding;
-use ipsx_market::http::*;
+use ipsx_broker::Broker;
+use ipsx_market::deal::{Binding, Deal};
+use ipsx_market::http::{
+    BoundDeal, Connected, DealView, OfferView, PostWithdrawal, Problem, ProblemKind,
+    SignedWithdrawal,
+};
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
-use ipsx_metering::{Amount, DealId, TypedData, verify};
-use ipsx_settlement::Signer;
+use ipsx_metering::{Amount, B256, Close, DealId, Reservation, Signed, TypedData, verify};
+use ipsx_settlement::{ClaimRow, Signer};
 use parties::{TestAgent, TestBroker, TestRequester};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +118,96 @@ async fn a_lease_goes_from_the_offer_to_its_end() {
         .await
         .unwrap();
     assert_eq!(outcome.outcome, bound.outcome);
-    broker.broker.shutdown().await;
+    let TestBroker { broker, directory } = broker;
+    broker.shutdown().await;
+    // The directory is free again, and everything is where it was.
+    let again = Broker::start(parties::config(directory.path()))
+        .await
+        .unwrap();
+    requester.url = format!("http://{}", again.http_addr());
+    assert_eq!(requester.deal(id, "").await.unwrap(), view);
+    again.shutdown().await;
+}
+
+/// A bound deal between the two.
+async fn bound_deal(
+    requester: &mut TestRequester,
+    agent: &mut TestAgent,
+    salt: u8,
+) -> Result<(Deal, Signed<Reservation>), Problem> {
+    let mut request = requester.request("FR");
+    request.channel_salt = B256::repeat_byte(salt);
+    let (proposed, deal) = tokio::join!(requester.ask(request), agent.accept());
+    let bound = requester.sign(&proposed?).await;
+    // The agent is told either way.
+    let told = agent.hear().await;
+    let bound = bound?;
+    assert!(matches!(told, BrokerMessage::DealBound { .. }));
+    Ok((deal, bound.reservation.unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_claimed_counts_once() {
+    let broker = TestBroker::start().await;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 1)).await;
+    let mut requester = TestRequester::with_deposit(&broker, 250_000).await;
+    let (deal, reservation) = bound_deal(&mut requester, &mut agent, 0).await.unwrap();
+    let row = ClaimRow {
+        channel: deal.channel(),
+        voucher: requester.voucher(deal.channel().id(), 60_000),
+        reservation,
+    };
+    let contract = broker.broker.centralizer();
+    contract.settle(&agent.wallet, &[row]).await.unwrap();
+    // 250,000 less 60,000 claimed less 40,000 that may still be.
+    let to = requester.wallet.address();
+    let ask = |amount| PostWithdrawal {
+        to,
+        amount: Amount(amount),
+    };
+    let refused = requester
+        .post::<SignedWithdrawal>("/v1/withdrawals", &ask(150_001))
+        .await;
+    assert_eq!(refused.unwrap_err().kind, ProblemKind::InsufficientDeposit);
+    requester
+        .post::<SignedWithdrawal>("/v1/withdrawals", &ask(150_000))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_channel_frees_the_deposit_within_the_credit_line() {
+    let broker = TestBroker::start_with(|config| config.credit_line = Amount(95_000)).await;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 2)).await;
+    let mut requester = TestRequester::with_deposit(&broker, 150_000).await;
+    let (deal, _) = bound_deal(&mut requester, &mut agent, 0).await.unwrap();
+    let close = |cumulative| {
+        let close = Close {
+            channel_id: deal.channel().id(),
+            cumulative: Amount(cumulative),
+        };
+        let close = Signed::sign(close, &agent.domain, agent.wallet.derive(b"payout").key());
+        AgentMessage::CloseChannel {
+            deal_id: deal.id(),
+            close,
+        }
+    };
+    let (early, all, most) = (close(0), close(0), close(10_000));
+    // While the lease runs, nothing is freed.
+    agent.say(&early).await;
+    agent.end(deal.id(), EndCause::ProviderEnded, None).await;
+    until(&requester, deal.id(), |view| {
+        view.status == DealStatus::ProviderFailed
+    })
+    .await;
+    // More than the operator can afford to rely on.
+    agent.say(&all).await;
+    let problem = bound_deal(&mut requester, &mut agent, 1).await.unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::InsufficientDeposit);
+    agent.say(&most).await;
+    bound_deal(&mut requester, &mut agent, 2).await.unwrap();
 }
 
 async fn until(

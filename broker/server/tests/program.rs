@@ -20,7 +20,7 @@ use ipsx_market::http::{
 };
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Amount, TypedData};
+use ipsx_metering::Amount;
 use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
 use parties::{TestAgent, TestRequester};
 

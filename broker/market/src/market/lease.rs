@@ -1,5 +1,7 @@
 //! From a bound deal to its end.
 
+use std::collections::{BTreeSet, HashMap};
+
 use ipsx_metering::{Address, Amount, DealId, Reservation, Signed, UnixSeconds};
 
 use super::{Command, DealRefusal, Market};
@@ -251,13 +253,9 @@ impl Market {
         if let Some(deadline) = live.deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        let provider = live.record.deal.provider;
-        if let Some(own) = self.by_provider.get_mut(&provider) {
-            own.remove(&id);
-            if own.is_empty() {
-                self.by_provider.remove(&provider);
-            }
-        }
+        let deal = &live.record.deal;
+        forget(&mut self.by_provider, deal.provider, id);
+        forget(&mut self.by_requester, deal.requester, id);
     }
 
     fn of_provider(
@@ -283,6 +281,15 @@ impl Market {
             Ok(&mut live.record)
         } else {
             Err(DealRefusal::NotYours(id))
+        }
+    }
+}
+
+fn forget(index: &mut HashMap<Address, BTreeSet<DealId>>, of: Address, id: DealId) {
+    if let Some(own) = index.get_mut(&of) {
+        own.remove(&id);
+        if own.is_empty() {
+            index.remove(&of);
         }
     }
 }

@@ -16,8 +16,9 @@ use super::session;
 use crate::desk::Desk;
 use crate::error::StartError;
 
-/// A silent connection is given up after this long, so that a killed agent is noticed within 10 s.
-const IDLE: Duration = Duration::from_secs(8);
+/// A silent connection is given up after this long. The time begins with the last keep-alive that was sent after the
+/// last packet that came, so a killed agent is noticed within 10 s.
+const IDLE: Duration = Duration::from_secs(6);
 /// How often a quiet connection shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Bytes in flight that one agent may make the broker hold.

@@ -95,6 +95,14 @@ impl Registry {
         }
     }
 
+    /// Queues a message that may be lost, and that must not push out those that may not. False if it is lost.
+    pub(crate) fn offer(&self, provider: Address, message: BrokerMessage) -> bool {
+        let inner = self.lock();
+        inner.handles.get(&provider).is_some_and(|handle| {
+            handle.queue.capacity() > QUEUE / 2 && handle.queue.try_send(message).is_ok()
+        })
+    }
+
     /// Agents connected.
     pub(crate) fn len(&self) -> usize {
         self.lock().handles.len()

@@ -42,7 +42,7 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
 }
 
 /// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 16] = [
+const TEXTS: [(&str, &str, &str); 17] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -82,6 +82,11 @@ const TEXTS: [(&str, &str, &str); 16] = [
         "rpc_url",
         "an http or https URL",
         "\"http://127.0.0.1:8545\"",
+    ),
+    (
+        "rpc_public_url",
+        "an http or https URL",
+        "\"https://rpc.example.org\"",
     ),
     (
         "centralizer",
@@ -232,6 +237,16 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         config.agents_listen = listen;
     }
     config.agents_public = parsed("agents_public", &settings.agents_public)?;
+    if config.agents_listen.ip().is_unspecified() && config.agents_public.is_none() {
+        return Err(ConfigError::Missing {
+            key: "agents_public".into(),
+            because: format!(
+                "agents_listen is {}, which nobody can connect to, and agents have to be told an address",
+                config.agents_listen
+            ),
+            example: allowed("agents_public").1,
+        });
+    }
     config.public_url = url("public_url", &settings.public_url, false)?;
     config.country_db = path(&settings.country_db);
     config.asn_db = path(&settings.asn_db);
@@ -315,12 +330,14 @@ fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
         example: allowed(key).1,
     };
     let rpc_url = url("rpc_url", &settings.rpc_url, true)?;
+    let public_url = url("rpc_public_url", &settings.rpc_public_url, true)?;
     let centralizer = parsed("centralizer", &settings.centralizer)?;
     let network = parsed("network", &settings.network)?;
     match settings.chain.as_deref() {
         None | Some("embedded") => {
             let extra = [
                 ("rpc_url", rpc_url.is_some()),
+                ("rpc_public_url", public_url.is_some()),
                 ("centralizer", centralizer.is_some()),
                 ("network", network.is_some()),
             ];
@@ -336,6 +353,7 @@ fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
         }
         Some("rpc") => Ok(ChainConfig::Rpc {
             url: rpc_url.ok_or_else(|| missing("rpc_url"))?,
+            public_url,
             centralizer: centralizer.ok_or_else(|| missing("centralizer"))?,
             network,
         }),

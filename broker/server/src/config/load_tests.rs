@@ -98,6 +98,8 @@ fn what_does_not_fit_together_is_refused() {
     assert!(message("propose_seconds = 20").contains("less than sign_seconds, 20"));
     assert!(message("rpc_url = \"http://127.0.0.1:8545\"").contains("only chain = \"rpc\" uses"));
     assert!(message("chain = \"rpc\"").starts_with("rpc_url is missing"));
+    let everywhere = message("agents_listen = \"0.0.0.0:8481\"");
+    assert!(everywhere.starts_with("agents_public is missing: agents_listen is 0.0.0.0:8481"));
     assert!(message("chain = \"main\"").contains("it must be embedded or rpc"));
     for bad in [
         "ftp://x",

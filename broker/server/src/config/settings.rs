@@ -52,6 +52,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpc_url: Option<String>,
+    /// URL of a JSON-RPC that agents and requesters are told, if rpc-url holds a secret [default: rpc-url]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpc_public_url: Option<String>,
     /// Address of the Centralizer contract; with chain = rpc
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]

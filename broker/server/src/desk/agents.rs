@@ -105,19 +105,31 @@ impl Desk {
                 self.ended(provider, deal_id, report).await
             }
             AgentMessage::CloseChannel { deal_id, close } => {
-                match self.close_channel(provider, deal_id, &close).await {
-                    Err(error @ (DeskError::Store(_) | DeskError::Stopped)) => Err(error),
-                    Err(error) => {
-                        tracing::info!(%provider, deal = %deal_id, %error, "channel not closed");
-                        self.metrics.refused("close");
-                        Ok(())
-                    }
-                    Ok(()) => Ok(()),
-                }
+                let closed = self.close_channel(provider, deal_id, &close).await;
+                self.or_refused(closed, provider, deal_id, "close")
             }
             AgentMessage::Frame { deal_id, sealed } => {
                 self.frame_to_payer(provider, deal_id, sealed).await
             }
+        }
+    }
+
+    /// The broker's own errors stay errors; what the agent did wrong is counted.
+    fn or_refused(
+        &self,
+        done: Result<(), DeskError>,
+        provider: Address,
+        id: DealId,
+        label: &'static str,
+    ) -> Result<(), DeskError> {
+        match done {
+            Err(error @ (DeskError::Store(_) | DeskError::Stopped)) => Err(error),
+            Err(error) => {
+                tracing::info!(%provider, deal = %id, %error, label, "agent refused");
+                self.metrics.refused(label);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 

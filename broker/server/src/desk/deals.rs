@@ -210,15 +210,13 @@ impl Desk {
     ) -> Result<(), DeskError> {
         let provider = self.running(requester, id).await?;
         for sealed in frames {
-            self.metrics
-                .frames
-                .with_label_values(&["to_provider"])
-                .inc();
             let message = BrokerMessage::Frame {
                 deal_id: id,
                 sealed,
             };
-            self.registry.send(provider, message);
+            let sent = self.registry.offer(provider, message);
+            let outcome = if sent { "to_provider" } else { "dropped" };
+            self.metrics.frames.with_label_values(&[outcome]).inc();
         }
         Ok(())
     }

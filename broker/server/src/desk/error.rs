@@ -54,6 +54,9 @@ pub(crate) enum DeskError {
         /// What is left.
         available: Amount,
     },
+    /// The payer's state on the chain changed each time it was read.
+    #[error("the account of {0} keeps changing on the chain; try again in a moment")]
+    Unsettled(Address),
     /// The ledger makes no such promise.
     #[error(transparent)]
     Refused(#[from] Refused),

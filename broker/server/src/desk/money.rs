@@ -6,18 +6,15 @@ use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Close, DealId, Exposure,
-    RESERVATION_LIFETIME, Refused, Signed, UnixSeconds, Voucher, Withdrawal,
+    Address, Amount, Authorization, ChannelOnChain, Close, DealId, Exposure, RESERVATION_LIFETIME,
+    Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
-use ipsx_settlement::AccountState;
 
-use super::{Books, Desk, DeskError};
+use super::{Desk, DeskError};
 use crate::clock;
 
 /// How long a reservation outlasts its lease, in seconds: time on hold, and clocks that differ.
 const RESERVATION_MARGIN: u64 = 3_600;
-/// How long a session key must at least outlast its lease, in seconds.
-const SIGNER_MARGIN: u64 = 300;
 /// How long a consent to withdraw counts, in seconds.
 const WITHDRAWAL_SECONDS: u64 = 900;
 
@@ -25,9 +22,9 @@ impl Desk {
     /// Whether the payer's deposit could begin the lease that a request asks for.
     pub(super) async fn check_deposit(&self, request: &Request) -> Result<(), DeskError> {
         let payer = request.payer;
-        let account = self.account(payer).await?;
-        let mut books = self.books().await?;
-        set_deposit(&mut books, payer, &account);
+        let _turn = self.turn(payer).await;
+        let account = self.look_up(payer, None).await?.account;
+        let books = self.books().await?;
         // A price per second that is above the budget's average is only known once an offer is chosen.
         let average = Amount(
             request
@@ -66,8 +63,8 @@ impl Desk {
         };
         let channel = record.deal.channel();
         self.authorize(&record, authorization).await?;
-        let account = self.account(channel.payer).await?;
-        let chain = self.channel_on_chain(&channel).await?;
+        let _turn = self.turn(channel.payer).await;
+        let chain = self.look_up(channel.payer, Some(&channel)).await?.channel;
         let known = self.vouchers.channel(channel.id()).await?;
         let voucher = known.and_then(|c| c.voucher).map(|v| v.message.cumulative);
         let paid_before = voucher.unwrap_or_default().max(chain.claimed);
@@ -76,7 +73,6 @@ impl Desk {
         let now = clock::now();
         let mut record = books.market.may_bind(id, now)?.clone();
         record.paid_before = paid_before;
-        set_deposit(&mut books, channel.payer, &account);
         let capacity = record.capacity(paid_before);
         let valid_until = reservation_end(&chain, record.deal.seconds.into(), now);
         let reserved = books
@@ -138,15 +134,14 @@ impl Desk {
         };
         self.keep_voucher(&record, &voucher).await?;
         let channel = record.deal.channel();
-        let account = self.account(channel.payer).await?;
-        let chain = self.channel_on_chain(&channel).await?;
+        let _turn = self.turn(channel.payer).await;
+        let chain = self.look_up(channel.payer, Some(&channel)).await?.channel;
 
         let mut books = self.books().await?;
         let now = clock::now();
         let cumulative = voucher.message.cumulative;
         books.market.learn_paid_before(id, cumulative);
         let record = books.market.may_renew(provider, id)?.clone();
-        set_deposit(&mut books, channel.payer, &account);
         let earlier = record.reservation.as_ref().map(|r| r.message.capacity);
         let capacity = record.capacity(cumulative).max(earlier.unwrap_or_default());
         let ran = record.ready_at.map_or(0, |at| now.since(at));
@@ -177,10 +172,10 @@ impl Desk {
                 "a withdrawal needs an amount above 0 and a receiver".into(),
             ));
         }
-        let account = self.account(owner).await?;
+        let _turn = self.turn(owner).await;
+        let account = self.look_up(owner, None).await?.account;
         let deadline = self.operator.block_time().await?.after(WITHDRAWAL_SECONDS);
         let mut books = self.books().await?;
-        set_deposit(&mut books, owner, &account);
         let withdrawal = Withdrawal {
             network: self.operator.network(),
             owner,
@@ -246,103 +241,6 @@ impl Desk {
         self.vouchers.accept(voucher).await?;
         Ok(())
     }
-
-    /// Makes the session key known to the chain, if it has to be and can be.
-    async fn authorize(
-        &self,
-        record: &DealRecord,
-        authorization: Option<&Signed<Authorization>>,
-    ) -> Result<(), DeskError> {
-        let channel = record.deal.channel();
-        let (network, payer, signer) = (channel.network, channel.payer, channel.payer_signer);
-        let lease = u64::from(record.deal.seconds).saturating_add(SIGNER_MARGIN);
-        let until = self
-            .operator
-            .block_time()
-            .await?
-            .after(lease.min(RESERVATION_LIFETIME));
-        let contract = self.operator.centralizer();
-        let mut valid_to = contract.signer_valid_to(network, payer, signer).await?;
-        if valid_to >= until {
-            return Ok(());
-        }
-        if let Some(signed) = authorization {
-            let message = &signed.message;
-            let wrong = |field| Err(DeskError::WrongAuthorization { field });
-            if message.network != network {
-                return wrong("network");
-            }
-            if message.payer != payer {
-                return wrong("payer");
-            }
-            if message.signer != signer {
-                return wrong("signer");
-            }
-            if message.valid_to >= until {
-                let submitted = contract
-                    .authorize(self.operator.wallet().as_ref(), signed)
-                    .await;
-                // Somebody may have submitted it first: what counts is what the chain knows.
-                valid_to = contract.signer_valid_to(network, payer, signer).await?;
-                if valid_to < until {
-                    submitted?;
-                }
-            }
-        }
-        if valid_to >= until {
-            Ok(())
-        } else {
-            Err(DeskError::SignerTooShort {
-                signer,
-                valid_to,
-                needed: until,
-            })
-        }
-    }
-
-    /// A deposit as the chain has it. When it has changed since the last look, the payer's channels are looked up too:
-    /// what was claimed is no longer in the balance and must not be counted against it.
-    async fn account(&self, payer: Address) -> Result<AccountState, DeskError> {
-        let contract = self.operator.centralizer();
-        let account = contract.account(self.operator.network(), payer).await?;
-        let channels: Vec<ChannelId> = {
-            let books = self.books().await?;
-            let known = books.ledger.account(payer);
-            let changed = known.filter(|known| known.balance != account.balance);
-            changed.map_or_else(Vec::new, |known| known.channels.keys().copied().collect())
-        };
-        for channel in channels {
-            let state = contract.channel(channel).await?;
-            let mut books = self.books().await?;
-            books
-                .ledger
-                .set_claimed(payer, channel, state.claimed, state.held);
-        }
-        Ok(account)
-    }
-
-    async fn channel_on_chain(&self, channel: &Channel) -> Result<ChannelOnChain, DeskError> {
-        let contract = self.operator.centralizer();
-        let state = contract.channel(channel.id()).await?;
-        let signer_valid_to = contract
-            .signer_valid_to(channel.network, channel.payer, channel.payer_signer)
-            .await?;
-        Ok(ChannelOnChain {
-            block_time: self.operator.block_time().await?,
-            signer_valid_to,
-            claimed: state.claimed,
-            held: state.held,
-        })
-    }
-}
-
-fn set_deposit(books: &mut Books, payer: Address, account: &AccountState) {
-    books
-        .ledger
-        .set_deposit(payer, account.balance, account.pending);
-    books
-        .ledger
-        .set_withdrawal_nonce(payer, account.withdrawal_nonce);
 }
 
 /// When a reservation for `rest` seconds of lease should end.

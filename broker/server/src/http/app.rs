@@ -33,9 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct App {
     pub(crate) desk: Arc<Desk>,
     pub(crate) info: NetworkInfo,
-    /// Host and port that sign-in messages name.
-    pub(crate) domain: String,
-    /// URL that sign-in messages name.
+    /// URL that sign-in messages name, without a path.
     pub(crate) uri: String,
     pub(crate) session_seconds: u64,
     pub(crate) nonce_key: [u8; 32],
@@ -43,6 +41,12 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Host and port that sign-in messages name.
+    pub(crate) fn domain(&self) -> &str {
+        let authority = self.uri.split_once("://").map(|(_, authority)| authority);
+        authority.unwrap_or(&self.uri)
+    }
+
     /// Returns once the broker stops.
     pub(crate) async fn stopping(&self) {
         // A sender that is gone has stopped, too.

@@ -131,7 +131,9 @@ impl From<DeskError> for ProblemResponse {
         let detail = error.to_string();
         let with = |status, kind| Self::new(status, kind, detail.clone());
         match &error {
-            DeskError::Stopped | DeskError::NoAnswer => Self::unavailable(detail),
+            DeskError::Stopped | DeskError::NoAnswer | DeskError::Unsettled(_) => {
+                Self::unavailable(detail)
+            }
             DeskError::Store(_) | DeskError::Vouchers(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()

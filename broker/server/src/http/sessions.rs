@@ -30,7 +30,7 @@ pub(super) async fn nonce(State(app): State<Arc<App>>) -> Json<SessionNonce> {
     bytes.extend(mac);
     Json(SessionNonce {
         nonce: hex::encode(bytes),
-        domain: app.domain.clone(),
+        domain: app.domain().into(),
         uri: app.uri.clone(),
     })
 }
@@ -39,7 +39,7 @@ pub(super) async fn nonce(State(app): State<Arc<App>>) -> Json<SessionNonce> {
 pub(super) async fn open(State(app): State<Arc<App>>, Body(body): Body<SignIn>) -> Answer<Session> {
     let now = clock::now();
     let expected = Expected {
-        domain: &app.domain,
+        domain: app.domain(),
         uri: &app.uri,
         chain_id: app.desk.operator.domain().chain_id,
         now,

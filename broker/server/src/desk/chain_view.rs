@@ -1,0 +1,148 @@
+//! What the chain says of a payer, brought into the ledger: a view in which nothing is counted twice or missed.
+
+use ipsx_market::record::DealRecord;
+use ipsx_metering::{
+    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, RESERVATION_LIFETIME,
+    Signed, UnixSeconds,
+};
+use ipsx_settlement::AccountState;
+use tokio::sync::MutexGuard;
+
+use super::{Desk, DeskError};
+
+/// How long a session key must at least outlast its lease, in seconds.
+const SIGNER_MARGIN: u64 = 300;
+/// How often a payer's state is read until nothing changes in between.
+const LOOKS: usize = 5;
+
+/// A payer's state on the chain, as the ledger has it now.
+pub(super) struct View {
+    /// Its deposit.
+    pub(super) account: AccountState,
+    /// The channel that was asked for.
+    pub(super) channel: ChannelOnChain,
+}
+
+impl Desk {
+    /// Waits until nobody else looks up this payer or promises on its deposit.
+    ///
+    /// An older look must never overwrite a newer one, nor a promise be made on it.
+    pub(super) async fn turn(&self, payer: Address) -> MutexGuard<'_, ()> {
+        let place = usize::from(payer[19]) % self.turns.len();
+        self.turns[place].lock().await
+    }
+
+    /// Reads a payer's state, in its [`turn`](Self::turn), and brings it into the ledger.
+    ///
+    /// A claim moves money from the balance to a channel. Were one read before and the other after it, the same money
+    /// would count twice; so the deposit is read before and after the channels, until it is the same.
+    pub(super) async fn look_up(
+        &self,
+        payer: Address,
+        wanted: Option<&Channel>,
+    ) -> Result<View, DeskError> {
+        let (contract, network) = (self.operator.centralizer(), self.operator.network());
+        let wanted_id = wanted.map(Channel::id);
+        let mut account = contract.account(network, payer).await?;
+        for _ in 0..LOOKS {
+            let mut ids = self.changed_channels(payer, &account).await?;
+            ids.extend(wanted_id.filter(|id| !ids.contains(id)));
+            let mut states = Vec::with_capacity(ids.len());
+            for id in ids {
+                states.push((id, contract.channel(id).await?));
+            }
+            let again = contract.account(network, payer).await?;
+            if again != account {
+                account = again;
+                continue;
+            }
+            let mut channel = ChannelOnChain {
+                block_time: self.operator.block_time().await?,
+                signer_valid_to: UnixSeconds::default(),
+                claimed: Amount::ZERO,
+                held: Amount::ZERO,
+            };
+            if let Some(wanted) = wanted {
+                let signer = wanted.payer_signer;
+                channel.signer_valid_to = contract.signer_valid_to(network, payer, signer).await?;
+            }
+            let mut books = self.books().await?;
+            let ledger = &mut books.ledger;
+            for (id, state) in states {
+                ledger.set_claimed(payer, id, state.claimed, state.held);
+                if wanted_id == Some(id) {
+                    (channel.claimed, channel.held) = (state.claimed, state.held);
+                }
+            }
+            ledger.set_deposit(payer, account.balance, account.pending);
+            ledger.set_withdrawal_nonce(payer, account.withdrawal_nonce);
+            return Ok(View { account, channel });
+        }
+        Err(DeskError::Unsettled(payer))
+    }
+
+    /// The channels that may have been claimed on: all of the payer's, if its balance is another one than last time.
+    async fn changed_channels(
+        &self,
+        payer: Address,
+        account: &AccountState,
+    ) -> Result<Vec<ChannelId>, DeskError> {
+        let books = self.books().await?;
+        let known = books.ledger.account(payer);
+        let changed = known.filter(|known| known.balance != account.balance);
+        Ok(changed.map_or_else(Vec::new, |known| known.channels.keys().copied().collect()))
+    }
+
+    /// Makes the session key known to the chain, if it has to be and can be.
+    pub(super) async fn authorize(
+        &self,
+        record: &DealRecord,
+        authorization: Option<&Signed<Authorization>>,
+    ) -> Result<(), DeskError> {
+        let channel = record.deal.channel();
+        let (network, payer, signer) = (channel.network, channel.payer, channel.payer_signer);
+        let lease = u64::from(record.deal.seconds).saturating_add(SIGNER_MARGIN);
+        let until = self
+            .operator
+            .block_time()
+            .await?
+            .after(lease.min(RESERVATION_LIFETIME));
+        let contract = self.operator.centralizer();
+        let mut valid_to = contract.signer_valid_to(network, payer, signer).await?;
+        if valid_to >= until {
+            return Ok(());
+        }
+        if let Some(signed) = authorization {
+            let message = &signed.message;
+            let wrong = |field| Err(DeskError::WrongAuthorization { field });
+            if message.network != network {
+                return wrong("network");
+            }
+            if message.payer != payer {
+                return wrong("payer");
+            }
+            if message.signer != signer {
+                return wrong("signer");
+            }
+            if message.valid_to >= until {
+                let submitted = contract
+                    .authorize(self.operator.wallet().as_ref(), signed)
+                    .await;
+                // Somebody may have submitted it first: what counts is what the chain knows.
+                valid_to = contract.signer_valid_to(network, payer, signer).await?;
+                if valid_to < until {
+                    submitted?;
+                }
+            }
+        }
+        if valid_to >= until {
+            Ok(())
+        } else {
+            Err(DeskError::SignerTooShort {
+                signer,
+                valid_to,
+                needed: until,
+            })
+        }
+    }
+}
