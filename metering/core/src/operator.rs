@@ -1,5 +1,7 @@
 //! The operator's promise to providers: what it has reserved never exceeds what the deposits cover.
 
+mod account;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +10,8 @@ use crate::{
     Address, Amount, Channel, ChannelId, Close, Domain, Misbehaved, NetworkId, ProviderFault,
     RESERVATION_LIFETIME, Reservation, Signed, UnixSeconds, Withdrawal,
 };
+
+pub use account::{Exposure, OpenWithdrawal, PayerAccount, Promise};
 
 /// How long a reservation stays claimable after it lapses: 24 hours.
 pub const CLAIM_WINDOW: u64 = 24 * 3600;
@@ -22,121 +26,6 @@ pub struct CreditLine {
     pub total: Amount,
     /// For any one payer.
     pub per_payer: Amount,
-}
-
-/// One promise on a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promise {
-    /// Highest cumulative amount that it covers.
-    pub capacity: Amount,
-    /// Until when vouchers may be signed against it.
-    pub valid_until: UnixSeconds,
-}
-
-/// What can still be claimed on a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exposure {
-    /// The promises that count: none is both smaller and shorter than another.
-    pub promises: Vec<Promise>,
-    /// Claimed on chain.
-    pub claimed: Amount,
-    /// Moved from the balance to the channel on chain.
-    pub held: Amount,
-    /// The provider has said that it will claim no more than this, and the credit line allows to rely on it.
-    pub closed_at: Option<Amount>,
-}
-
-impl Exposure {
-    /// Highest capacity of any promise that is claimable.
-    pub fn capacity(&self) -> Amount {
-        let capacities = self.promises.iter().map(|promise| promise.capacity);
-        capacities.max().unwrap_or(Amount::ZERO)
-    }
-
-    /// What the balance may still have to pay: capacity − claimed − held.
-    pub fn open(&self) -> Amount {
-        self.beyond_chain(self.capacity())
-    }
-
-    /// The part of [`open`](Self::open) that counts against the balance.
-    pub fn counted(&self) -> Amount {
-        let capacity = self.capacity();
-        self.beyond_chain(self.closed_at.map_or(capacity, |close| close.min(capacity)))
-    }
-
-    /// The part that was freed on the provider's word, within the credit line.
-    pub fn freed(&self) -> Amount {
-        self.open().saturating_sub(self.counted())
-    }
-
-    fn beyond_chain(&self, capacity: Amount) -> Amount {
-        capacity
-            .saturating_sub(self.claimed)
-            .saturating_sub(self.held)
-    }
-
-    fn promise(&mut self, new: Promise) {
-        self.promises
-            .retain(|old| old.capacity > new.capacity || old.valid_until > new.valid_until);
-        let covered = self
-            .promises
-            .iter()
-            .any(|old| old.capacity >= new.capacity && old.valid_until >= new.valid_until);
-        if !covered {
-            self.promises.push(new);
-        }
-    }
-}
-
-/// One payer's deposit and everything promised on it. Stored as one row before any promise on it is released.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PayerAccount {
-    /// Deposit on chain, as of final blocks.
-    pub balance: Amount,
-    /// Withdrawal that was asked for on chain, as of the newest block.
-    pub pending: Amount,
-    /// Consents to immediate withdrawals that may still be executed, by nonce.
-    pub withdrawals: BTreeMap<u64, OpenWithdrawal>,
-    /// Channels with claimable promises.
-    pub channels: BTreeMap<ChannelId, Exposure>,
-}
-
-/// A consent to an immediate withdrawal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OpenWithdrawal {
-    /// How much.
-    pub amount: Amount,
-    /// Last second at which it can be executed.
-    pub deadline: UnixSeconds,
-}
-
-impl PayerAccount {
-    /// What is promised: the counted exposure of all channels, and open withdrawals.
-    pub fn committed(&self) -> Amount {
-        let exposure: Amount = self.channels.values().map(Exposure::counted).sum();
-        let withdrawals = self.withdrawals.values().map(|open| open.amount).sum();
-        exposure.saturating_add(withdrawals)
-    }
-
-    /// What can still be promised: balance − pending − committed.
-    pub fn available(&self) -> Amount {
-        self.balance
-            .saturating_sub(self.pending)
-            .saturating_sub(self.committed())
-    }
-
-    /// What was freed on providers' word.
-    pub fn freed(&self) -> Amount {
-        self.channels.values().map(Exposure::freed).sum()
-    }
-
-    fn keeps_promises(&self) -> bool {
-        self.committed() <= self.balance.saturating_sub(self.pending)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.balance == Amount::ZERO && self.channels.is_empty() && self.withdrawals.is_empty()
-    }
 }
 
 /// A promise that the operator cannot make.
@@ -396,7 +285,7 @@ impl CapacityLedger {
         let mut changed = Vec::new();
         for (payer, account) in &mut self.payers {
             let before = (account.channels.len(), account.withdrawals.len());
-            let promises: usize = promises(account);
+            let promises = account.promises();
             for exposure in account.channels.values_mut() {
                 exposure
                     .promises
@@ -407,7 +296,7 @@ impl CapacityLedger {
                 .retain(|_, exposure| !exposure.promises.is_empty());
             account.withdrawals.retain(|_, open| open.deadline >= time);
             let after = (account.channels.len(), account.withdrawals.len());
-            if before != after || promises != self::promises(account) {
+            if before != after || promises != account.promises() {
                 changed.push(*payer);
             }
         }
@@ -445,9 +334,4 @@ pub struct ChannelOnChain {
     pub claimed: Amount,
     /// Held now, in final blocks.
     pub held: Amount,
-}
-
-fn promises(account: &PayerAccount) -> usize {
-    let channels = account.channels.values();
-    channels.map(|exposure| exposure.promises.len()).sum()
 }

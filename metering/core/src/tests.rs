@@ -3,6 +3,7 @@
 
 mod amounts;
 mod cheats;
+mod fixtures;
 mod golden;
 mod histories;
 mod ledger;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::world::terms;
+use super::fixtures::terms;
 use crate::*;
 
 /// The amount due, by schoolbook arithmetic on decimal-free 512-bit halves: add the price of a second once for each

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::world::{PayerCheat, ProviderCheat, Weather, World, terms};
+use super::fixtures::{PayerCheat, ProviderCheat, Weather, terms};
+use super::world::World;
 use crate::*;
 
 const HOUR: u64 = 3600 * 1000;

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::world::{Weather, World, terms};
+use super::fixtures::{Weather, domain, payer_key, terms};
+use super::world::World;
 use crate::*;
 
 fn an_hour_at_most() -> u64 {
@@ -61,7 +62,7 @@ fn two_leases_share_a_channel_and_a_lost_last_voucher_is_made_good() {
             cumulative: Amount(voucher.message.cumulative.0 - 900),
             ..voucher.message.clone()
         };
-        *voucher = Signed::sign(message, &super::world::domain(), &super::world::payer_key());
+        *voucher = Signed::sign(message, &domain(), &payer_key());
     }
     let mut second = World::continuing(
         terms(2, 1_000, 0, 30, 30_000),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::world::{domain, key};
+use super::fixtures::{domain, key};
 use crate::*;
 
 const START: UnixSeconds = UnixSeconds(1_000_000);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{ROUND_TRIP, chain, domain, epoch, operator_key, terms, wall};
+use super::fixtures::{ROUND_TRIP, chain, domain, epoch, operator_key, terms, wall};
 use crate::*;
 
 /// Both meters through 31 days: every second has counters, an echo, a receipt, a voucher and its storing. Signatures

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::world::{
+use super::fixtures::{
     ROUND_TRIP, block_time, chain, domain, epoch, key, operator_key, payer_key, terms, wall,
 };
 use crate::*;
