@@ -17,6 +17,9 @@ use crate::measure::bytes;
 use crate::output::{Output, Style};
 use crate::store::LeaseRecord;
 
+/// Seconds by which the two sides' clocks may differ: one is the meter's tolerance, one the last echo's age.
+const SECONDS_TOLERANCE: u64 = 2;
+
 /// A lease's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Statement {
@@ -246,50 +249,67 @@ fn fee(record: &LeaseRecord, claimed: Amount) -> Amount {
 }
 
 fn checks(record: &LeaseRecord, amount: Amount) -> Vec<Check> {
-    let own = record.ended.map(|ended| ended.usage).unwrap_or_default();
+    let mut checks = check_deal(record);
+    checks.extend(check_money(record, amount));
+    if let Some(seen) = record.exit_seen {
+        checks.push(Check {
+            what: "the web saw the address that was leased",
+            holds: seen == record.deal.exit_address,
+        });
+    }
+    checks
+}
+
+/// That there was a deal.
+fn check_deal(record: &LeaseRecord) -> Vec<Check> {
     let (deal, domain) = (&record.deal, &record.domain);
-    let channel = deal.channel().id();
     let hash = deal.signing_hash(domain);
-    let mut checks = Vec::new();
-    let mut check = |what, holds| checks.push(Check { what, holds });
-    check(
-        "the provider signed the deal",
-        verify(hash, &record.provider_signature, deal.provider).is_ok(),
-    );
-    check(
-        "the requester signed the deal",
-        verify(hash, &record.requester_signature, deal.requester).is_ok(),
-    );
+    let signed = |signature, by| verify(hash, signature, by).is_ok();
+    let mut checks = vec![
+        Check {
+            what: "the provider signed the deal",
+            holds: signed(&record.provider_signature, deal.provider),
+        },
+        Check {
+            what: "the requester signed the deal",
+            holds: signed(&record.requester_signature, deal.requester),
+        },
+    ];
     if let Some(outcome) = &record.outcome {
         let bound =
             outcome.message.deal_id == deal.id() && outcome.message.outcome == Binding::Bound;
-        check(
-            "the network bound the deal",
-            bound && outcome.verify(domain, record.operator).is_ok(),
-        );
+        checks.push(Check {
+            what: "the network bound the deal",
+            holds: bound && outcome.verify(domain, record.operator).is_ok(),
+        });
     }
     if let Some(reservation) = &record.reservation {
-        let ours = reservation.message.channel_id == channel;
-        check(
-            "the network reserved the deposit",
-            ours && reservation.verify(domain, record.operator).is_ok(),
-        );
+        let ours = reservation.message.channel_id == deal.channel().id();
+        checks.push(Check {
+            what: "the network reserved the deposit",
+            holds: ours && reservation.verify(domain, record.operator).is_ok(),
+        });
     }
+    checks
+}
+
+/// That what was promised is what was asked for, and what was asked for is what was used.
+fn check_money(record: &LeaseRecord, amount: Amount) -> Vec<Check> {
+    let (deal, domain) = (&record.deal, &record.domain);
+    let channel = deal.channel().id();
+    let mut checks = Vec::new();
+    let mut check = |what, holds| checks.push(Check { what, holds });
     if let Some(voucher) = &record.voucher {
         let ours = voucher.message.channel_id == channel;
-        check(
-            "the payer signed the last voucher",
-            ours && voucher.verify(domain, deal.payer_signer).is_ok(),
-        );
+        let signed = voucher.verify(domain, deal.payer_signer).is_ok();
+        check("the payer signed the last voucher", ours && signed);
         check("the vouchers stay within the budget", amount <= deal.budget);
     }
     if let Some(receipt) = &record.receipt {
         let message = &receipt.message;
         let ours = message.channel_id == channel && message.deal_id == deal.id();
-        check(
-            "the provider signed the last receipt",
-            ours && receipt.verify(domain, deal.agent_key).is_ok(),
-        );
+        let signed = receipt.verify(domain, deal.agent_key).is_ok();
+        check("the provider signed the last receipt", ours && signed);
         let due = deal.prices.due(&message.usage);
         check(
             "the receipt's totals cost what it asks",
@@ -300,16 +320,10 @@ fn checks(record: &LeaseRecord, amount: Amount) -> Vec<Check> {
             "the receipt asks for no earlier lease again",
             message.cumulative <= total,
         );
-        check(
-            "no more seconds were charged than this side saw",
-            message.usage.secs <= own.secs.saturating_add(2),
-        );
-    }
-    if let Some(seen) = record.exit_seen {
-        check(
-            "the web saw the address that was leased",
-            seen == deal.exit_address,
-        );
+        let own = record.ended.map_or(0, |ended| ended.usage.secs);
+        let agreed =
+            record.ended.is_none() || message.usage.secs <= own.saturating_add(SECONDS_TOLERANCE);
+        check("no more seconds were charged than this side saw", agreed);
     }
     checks
 }

@@ -1,5 +1,7 @@
 //! One lease from the requester's side: checks, pays, and stops paying.
 
+mod judge;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -14,19 +16,15 @@ use ipsx_metering::{
 };
 
 use super::echo::Echoes;
-use super::ending::{EndReason, Ending, from_meter};
+use super::ending::{EndReason, Ending};
 use super::event::{LeaseEvent, PaymentPath, Progress};
-use super::exit_check::{ExitCheck, ExitSeen, Verdict, next_random};
+use super::exit_check::{ExitCheck, ExitSeen, next_random};
 use crate::provider::{Network, ROUND_TRIP};
 
 /// How long a lease that is over waits for the last receipt and the last word.
 const CLOSING: Duration = Duration::from_secs(2);
 /// The same when every message goes through the broker.
 const CLOSING_BY_BROKER: Duration = Duration::from_secs(4);
-/// A tunnel that was silent this long when the broker says that the lease is over, is over.
-const SILENCE: Duration = Duration::from_secs(3);
-/// A lease of any length survives this much silence, and a longer one a twentieth of itself, up to the second value.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// Wrong receipts after which a provider is not believed to be merely confused.
 const FAULTS: u32 = 3;
 
@@ -370,69 +368,6 @@ impl Lease {
             .map(|started| started + Duration::from_secs(self.told + 1))
     }
 
-    /// Looks for reasons to end that the meter does not know.
-    fn watch(&mut self, now: Instant) {
-        let silent = now.saturating_duration_since(self.proven_at);
-        let over = self.broker_says_over && (self.path == PaymentPath::Broker || silent >= SILENCE);
-        if over || silent >= self.patience() {
-            self.end(
-                EndReason::Cause(EndCause::NoService),
-                MeterCause::NoService,
-                now,
-            );
-            return;
-        }
-        let verdict = self.exit.expire(now);
-        self.follow(verdict, now);
-        if matches!(self.phase, Phase::Paying) && self.exit.take_due(now) {
-            self.events.push_back(LeaseEvent::CheckExit);
-        }
-    }
-
-    fn follow(&mut self, verdict: Verdict, now: Instant) {
-        match verdict {
-            Verdict::Unchanged => {}
-            Verdict::Proven => {
-                self.events
-                    .push_back(LeaseEvent::ExitProven(self.deal.exit_address));
-                if let Some(order) = self.held.take() {
-                    self.sign(&order, now);
-                }
-            }
-            Verdict::Wrong(seen) => {
-                self.refusing = true;
-                let sold = self.deal.exit_address;
-                self.end(
-                    EndReason::WrongExit { sold, seen },
-                    MeterCause::PayerEnded,
-                    now,
-                );
-            }
-            Verdict::Unknown => {
-                self.refusing = true;
-                self.end(EndReason::ExitUnknown, MeterCause::PayerEnded, now);
-            }
-        }
-    }
-
-    /// What a provider may give as its reason: time and money that this side can count are counted.
-    fn judge_end(&self, said: EndCause) -> (EndCause, MeterCause) {
-        let served = self.meter.usage().secs;
-        match said {
-            EndCause::Completed if served + 2 >= u64::from(self.deal.seconds) => {
-                (said, MeterCause::TimeUp)
-            }
-            EndCause::BudgetSpent if self.meter.paid() >= self.deal.budget => {
-                (said, MeterCause::BudgetSpent)
-            }
-            EndCause::Unpaid
-            | EndCause::CapacityLapsed
-            | EndCause::NotStarted
-            | EndCause::Restarted => (said, MeterCause::ProviderEnded),
-            _ => (EndCause::ProviderEnded, MeterCause::ProviderEnded),
-        }
-    }
-
     fn end(&mut self, reason: EndReason, cause: MeterCause, now: Instant) {
         if matches!(self.phase, Phase::Closing { .. } | Phase::Closed) {
             return;
@@ -526,21 +461,6 @@ impl Lease {
         self.events.push_back(LeaseEvent::Store(Box::new(state)));
         self.events
             .push_back(LeaseEvent::Ended(Box::new(Ending { reason, report })));
-    }
-
-    /// A provider whose count runs on while its tunnel is dead is in dispute; what matters to people is the tunnel.
-    fn blame_silence(&self, cause: MeterCause, now: Instant) -> EndCause {
-        let silent = now.saturating_duration_since(self.proven_at) >= SILENCE;
-        if silent && cause == MeterCause::Disputed {
-            EndCause::NoService
-        } else {
-            from_meter(cause)
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        let (shortest, longest) = PATIENCE;
-        Duration::from_secs(u64::from(self.deal.seconds) / 20).clamp(shortest, longest)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `ipsx connect`: leases an address and uses it.
 
+mod bring_up;
 mod exit_check;
 mod explain;
 mod export;
@@ -14,37 +15,28 @@ mod transport;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use ipsx_agent_core::requester::{Lease, LeaseSettings, PaymentPath, Wishes};
+use ipsx_agent_core::requester::Wishes;
 use ipsx_market::request::CounterSource;
-use ipsx_market::sealed::FrameSealer;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
-use ipsx_tunnel_core::PublicKey;
-use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, ProxyError};
-use rand::RngCore;
-use rand::rngs::OsRng;
+use ipsx_tunnel_os::ProxyError;
 
 use crate::broker::Broker;
-use crate::cli::{ConnectArgs, PriceArgs, duration};
+use crate::cli::{ConnectArgs, PriceArgs};
 use crate::config::Settings;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::Network;
 use crate::output::Output;
-use crate::store::{Slot, write_private};
+use crate::store::Slot;
 use crate::wallet;
 
+pub use bring_up::{Place, begin};
 pub use exit_check::ExitPage;
 pub use explain::price;
 pub use recover::end_unfinished;
 pub use requester::{Agreed, Requester, is_over};
 pub use running::{Finished, News, RunningLease};
 pub use show::{Shown, second_line};
-
-/// How long the provider may take for its first answer.
-const CONNECT_WITHIN: Duration = Duration::from_secs(20);
-/// WireGuard's usual keepalive, which holds a NAT open.
-const KEEPALIVE_SECS: u16 = 25;
 
 /// Runs `ipsx connect`.
 pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
@@ -55,7 +47,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let agreed = requester.agree(slot, &wishes(&args)).await?;
-    let checked = usage.is_checked();
+    let checked = usage.exit_page().is_some();
     let shown = Shown::new(output);
     shown.agreed(&agreed.record);
     let mut wishes_to_end = interrupts();
@@ -137,15 +129,12 @@ impl Use {
         }
     }
 
-    /// Whether the exit's address is looked at.
-    fn is_checked(&self) -> bool {
-        matches!(
-            self,
-            Self::Proxy {
-                exit_page: Some(_),
-                ..
-            }
-        )
+    /// The page that tells the exit's address, if there is one.
+    fn exit_page(&self) -> Option<&ExitPage> {
+        match self {
+            Self::Proxy { exit_page, .. } => exit_page.as_ref(),
+            Self::Export { .. } => None,
+        }
     }
 
     /// Whether it can work on this machine, before anything is signed.
@@ -153,7 +142,9 @@ impl Use {
         match self {
             Self::Proxy { listen, .. } => {
                 if !listen.ip().is_loopback() {
-                    return Err(Failure::usage(ProxyError::NotLoopback(*listen)));
+                    return Err(Failure::usage(format!(
+                        "the proxy has no password, so it does not listen on {listen}, which others can reach; name an address of this machine's loopback, such as 127.0.0.1:1080"
+                    )));
                 }
                 let free = std::net::TcpListener::bind(listen);
                 free.map(drop).map_err(|source| {
@@ -166,165 +157,6 @@ impl Use {
             Self::Export { file } => check_writable(file),
         }
     }
-}
-
-/// Where a lease can be used, as long as this is kept.
-pub enum Place {
-    /// A local proxy in front of the tunnel.
-    Proxy {
-        /// The proxy.
-        proxy: Proxy,
-        /// The tunnel behind it.
-        tunnel: ClientTunnel,
-    },
-    /// A file for another client.
-    File(PathBuf),
-}
-
-impl Place {
-    /// Ends the proxy and the tunnel. A file stays: it is of no use any more, but it is the user's.
-    pub async fn close(self) {
-        if let Self::Proxy { proxy, tunnel } = self {
-            proxy.shutdown().await;
-            tunnel.shutdown().await;
-        }
-    }
-}
-
-/// Brings a lease up: tunnel and proxy, or the file; then it pays by itself until its end.
-pub async fn begin(
-    requester: Arc<Requester>,
-    agreed: Agreed,
-    usage: Use,
-) -> Result<(RunningLease, Place), Failure> {
-    let mut record = agreed.record.clone();
-    match bring_up(&requester, agreed, usage).await {
-        Ok(running) => Ok(running),
-        Err(failure) => {
-            requester.abandon(&mut record).await?;
-            Err(failure)
-        }
-    }
-}
-
-async fn bring_up(
-    requester: &Arc<Requester>,
-    agreed: Agreed,
-    usage: Use,
-) -> Result<(RunningLease, Place), Failure> {
-    let deal = &agreed.record.deal;
-    let (transport, place, path, exit_page) = match usage {
-        Use::Proxy {
-            listen,
-            bind,
-            exit_page,
-        } => {
-            let (tunnel, events) = tunnel(&agreed, bind).await?;
-            let proxy = Proxy::start(ProxyConfig::new(listen), tunnel.clone())
-                .await
-                .map_err(port_in_use)?;
-            let transport = transport::Transport::Tunnel {
-                tunnel: tunnel.clone(),
-                events,
-            };
-            (
-                transport,
-                Place::Proxy { proxy, tunnel },
-                PaymentPath::Tunnel,
-                exit_page,
-            )
-        }
-        Use::Export { file } => {
-            let until = format!(
-                "{} after its start",
-                duration::format(u64::from(deal.seconds))
-            );
-            let text = export::wg_quick(
-                &agreed.tunnel_key,
-                deal.provider_tunnel_key,
-                &agreed.ready,
-                &until,
-            );
-            write_private(&file, text.as_bytes())?;
-            let sealer = FrameSealer::new(
-                *agreed.tunnel_key.expose_bytes(),
-                deal.provider_tunnel_key,
-                deal.id(),
-            );
-            let relay = transport::Relay::start(requester.clone(), deal.id(), sealer);
-            (
-                transport::Transport::Broker(relay),
-                Place::File(file),
-                PaymentPath::Broker,
-                None,
-            )
-        }
-    };
-    let session_key = agreed
-        .slot
-        .key(&requester.wallet, requester.network.info.network);
-    let key = ipsx_metering::SecretKey::from_bytes(&session_key.secret())
-        .ok_or_else(|| Failure::internal("the session key is no key"))?;
-    let settings = LeaseSettings {
-        network: requester.network.rules,
-        deal: deal.clone(),
-        channel: requester.store.channel(deal.channel().id())?,
-        shown: agreed.ready.latest_voucher.clone(),
-        key,
-        path,
-        exit_check: exit_page.is_some(),
-        seed: OsRng.next_u64(),
-        connect_within: CONNECT_WITHIN,
-    };
-    let lease = Lease::new(settings, std::time::Instant::now())
-        .map_err(|error| Failure::new(ExitCode::Refused, error.to_string()))?;
-    let running = RunningLease::start(running::Drive {
-        requester: requester.clone(),
-        lease,
-        record: agreed.record,
-        transport,
-        exit_page,
-        slot: agreed.slot,
-    });
-    Ok((running, place))
-}
-
-async fn tunnel(
-    agreed: &Agreed,
-    bind: Option<IpAddr>,
-) -> Result<
-    (
-        ClientTunnel,
-        tokio::sync::mpsc::Receiver<ipsx_tunnel_os::ClientEvent>,
-    ),
-    Failure,
-> {
-    let (deal, ready) = (&agreed.record.deal, &agreed.ready);
-    let anywhere: IpAddr = match ready.endpoint {
-        SocketAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
-        SocketAddr::V6(_) => IpAddr::from([0u16; 8]),
-    };
-    let config = ClientConfig {
-        private_key: agreed.tunnel_key.clone(),
-        peer_public_key: PublicKey::from_bytes(deal.provider_tunnel_key.0.0),
-        preshared_key: None,
-        endpoint: ready.endpoint,
-        bind: SocketAddr::new(bind.unwrap_or(anywhere), 0),
-        inner_v4: ready.address_v4,
-        inner_v6: ready.address_v6,
-        gateway_v4: ready.gateway,
-        control_port: ready.control_port,
-        keepalive: Some(KEEPALIVE_SECS),
-        handshake_timeout: CONNECT_WITHIN,
-    };
-    ClientTunnel::connect(config).await.map_err(|error| {
-        let code = match error {
-            ipsx_tunnel_os::TunnelError::Bind { .. } => ExitCode::PortInUse,
-            ipsx_tunnel_os::TunnelError::HandshakeTimeout { .. } => ExitCode::LeaseFailed,
-            _ => ExitCode::Internal,
-        };
-        Failure::new(code, error.to_string())
-    })
 }
 
 /// What the arguments ask for.

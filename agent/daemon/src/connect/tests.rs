@@ -9,8 +9,9 @@ use ipsx_market::messages::EndCause;
 use ipsx_market::request::CounterSource;
 use ipsx_market::search::OfferQuery;
 use ipsx_metering::{Amount, PricePerSecond};
+use ipsx_settlement::Signer;
 use ipsx_tunnel_core::PrivateKey;
-use ipsx_tunnel_os::{ClientConfig, ClientTunnel};
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
 
 use super::*;
 use crate::cli::{
@@ -23,7 +24,7 @@ use crate::demo::world::World;
 use crate::exit_code::ExitCode;
 use crate::output::Output;
 use crate::statement::Statement;
-use crate::store::{Slot, Stage};
+use crate::store::{LeaseRecord, Slot, Stage};
 
 const QUIET: Output = Output::silent();
 
@@ -233,66 +234,64 @@ async fn two_leases_at_once_have_channels_of_their_own() {
     world.stop().await;
 }
 
-/// A whole lease by the functions that the commands call, then everything that can be done with its money.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
-    let world = World::start(None).await.unwrap();
-    let agreed = agree(&world, &french(5)).await.unwrap();
-    let deal = agreed.record.deal.id();
+/// A whole lease through a proxy, to its agreed end.
+async fn whole_lease(world: &World) -> Finished {
+    let agreed = agree(world, &french(5)).await.unwrap();
+    let page = format!("http://{}/", world.web.address());
     let usage = Use::Proxy {
         listen: ([127, 0, 0, 1], 0).into(),
         bind: None,
-        exit_page: Some(ExitPage::parse(&format!("http://{}/", world.web.address())).unwrap()),
+        exit_page: Some(ExitPage::parse(&page).unwrap()),
     };
     let (mut lease, place) = begin(world.requester.clone(), agreed, usage).await.unwrap();
     while lease.news.recv().await.is_some() {}
     let finished = lease.finished().await.unwrap();
     place.close().await;
+    finished
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
+    let world = World::start(None).await.unwrap();
+    let finished = whole_lease(&world).await;
+    let deal = &finished.record.deal;
     assert_eq!(finished.ending.report.cause, EndCause::Completed);
     assert_eq!(finished.record.stage, Stage::Closed);
-    assert_eq!(
-        finished.record.exit_seen,
-        Some(finished.record.deal.exit_address)
-    );
+    assert_eq!(finished.record.exit_seen, Some(deal.exit_address));
+    every_change_is_noticed(&finished.record);
 
-    let requester = settings(&world, "requester");
+    let (requester, provider) = (
+        settings(&world, "requester"),
+        settings(&world, "provider-fr"),
+    );
     let statement = LeasesArgs {
-        statement: Some(deal.to_string()),
+        statement: Some(deal.id().to_string()),
         all: true,
     };
     crate::leases::run(statement, &requester, &QUIET)
         .await
         .unwrap();
-    crate::settle::run(
-        SettleArgs { yes: true },
-        &settings(&world, "provider-fr"),
-        &QUIET,
-    )
-    .await
-    .unwrap();
-    let claimed = world
-        .network
-        .contract
-        .claimed(finished.record.deal.channel().id())
+    crate::settle::run(SettleArgs { yes: true }, &provider, &QUIET)
         .await
         .unwrap();
+    let contract = &world.network.contract;
+    let claimed = contract.claimed(deal.channel().id()).await.unwrap();
     assert_eq!(claimed, finished.record.paid());
 
     let credits = WithdrawCommand::Credits(WithdrawCreditsArgs { to: None });
-    crate::withdraw::run(credits, &settings(&world, "provider-fr"), &QUIET)
+    crate::withdraw::run(credits, &provider, &QUIET)
         .await
         .unwrap();
-    let earned = world
-        .network
-        .contract
-        .token_balance(finished.record.deal.provider)
-        .await
-        .unwrap();
-    assert_eq!(
-        earned,
-        claimed.saturating_sub(claimed.basis_points(world.network.info.fee_bps))
-    );
+    let earned = contract.token_balance(deal.provider).await.unwrap();
+    let fee = claimed.basis_points(world.network.info.fee_bps);
+    assert_eq!(earned, claimed.saturating_sub(fee));
+    withdraw_both_ways(&world, &requester).await;
+    assert!(contract.totals().await.unwrap().conserved());
+    world.stop().await;
+}
 
+/// At once what is free, by the operator's consent; the rest by waiting, against anybody.
+async fn withdraw_both_ways(world: &World, settings: &Settings) {
     let deposit = |without_operator| {
         WithdrawCommand::Deposit(WithdrawDepositArgs {
             amount: None,
@@ -300,32 +299,53 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
             without_operator,
         })
     };
-    let owner = ipsx_settlement::Signer::address(world.requester.wallet.as_ref());
-    let network = world.network.info.network;
-    crate::withdraw::run(deposit(false), &requester, &QUIET)
-        .await
-        .unwrap();
-    let left = world
-        .network
-        .contract
-        .account(network, owner)
-        .await
-        .unwrap();
-    assert!(left.balance < Amount(10u128.pow(17)), "{left:?}");
-    if left.balance > Amount::ZERO {
-        crate::withdraw::run(deposit(true), &requester, &QUIET)
-            .await
-            .unwrap();
-        let account = world
+    let owner = Signer::address(world.requester.wallet.as_ref());
+    let account = async || {
+        world
             .network
             .contract
-            .account(network, owner)
+            .account(world.network.info.network, owner)
+            .await
+            .unwrap()
+    };
+    crate::withdraw::run(deposit(false), settings, &QUIET)
+        .await
+        .unwrap();
+    let left = account().await;
+    assert!(left.balance < Amount(10u128.pow(17)), "{left:?}");
+    if left.balance > Amount::ZERO {
+        crate::withdraw::run(deposit(true), settings, &QUIET)
             .await
             .unwrap();
-        assert_eq!(account.pending, account.balance);
+        assert_eq!(account().await.pending, left.balance);
+        // Asking again changes nothing: the 48 hours run.
+        crate::withdraw::run(deposit(true), settings, &QUIET)
+            .await
+            .unwrap();
+        assert_eq!(account().await.pending, left.balance);
     }
-    assert!(world.network.contract.totals().await.unwrap().conserved());
-    world.stop().await;
+}
+
+fn every_change_is_noticed(record: &LeaseRecord) {
+    assert!(Statement::compute(record, None).adds_up);
+    let changes: [fn(&mut LeaseRecord); 9] = [
+        |r| r.deal.budget.0 += 1,
+        |r| r.deal.prices.per_second.0.0 -= 1,
+        |r| r.operator = r.deal.payout,
+        |r| r.voucher.as_mut().unwrap().message.cumulative.0 += 1,
+        |r| r.receipt.as_mut().unwrap().message.usage.bytes_up += 1,
+        |r| r.receipt.as_mut().unwrap().message.deal_amount.0 -= 1,
+        |r| r.reservation.as_mut().unwrap().message.capacity.0 += 1,
+        |r| r.ended.as_mut().unwrap().usage.secs = 0,
+        |r| r.exit_seen = Some(IpAddr::from([203, 0, 113, 9])),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut changed = record.clone();
+        change(&mut changed);
+        let statement = Statement::compute(&changed, None);
+        assert!(!statement.adds_up, "change {number} is not noticed");
+        assert_eq!(statement.verdict().unwrap_err().code, ExitCode::Statement);
+    }
 }
 
 #[tokio::test]

@@ -43,40 +43,41 @@ const DOWNLOAD: u64 = 24 << 20;
 /// The provider claims at the lease's end; this is how long the demo waits for it.
 const SETTLE_WITHIN: Duration = Duration::from_secs(15);
 
-/// Runs it; an interruption ends it cleanly.
+/// Runs it; a failure or an interruption ends it cleanly.
 pub(crate) async fn run(
     args: DemoArgs,
     data: Option<PathBuf>,
     output: &Output,
 ) -> Result<(), Failure> {
     let stage = Stage { output };
-    let (world, verdict) = tokio::select! {
-        played = play(&args, data, &stage) => played?,
-        () = interrupted() => {
-            return Err(Failure::new(ExitCode::Interrupted, "interrupted; nothing is left running"));
-        }
-    };
-    if args.keep && verdict.is_ok() {
+    output.line(output.paint(Style::Bold, "ipsx demo: a whole market on this machine"));
+    output.line("");
+    let mut world = unless_interrupted(World::start(data.as_deref())).await?;
+    stage.world(&world);
+    let outcome = unless_interrupted(play(&mut world, &args, &stage)).await;
+    if args.keep && outcome.is_ok() {
         return keep::going(world, &args, &stage).await;
     }
     world.stop().await;
-    verdict
+    outcome
 }
 
-/// The whole play: everything that still runs, and whether it went as it should.
-async fn play(
-    args: &DemoArgs,
-    data: Option<PathBuf>,
-    stage: &Stage<'_>,
-) -> Result<(World, Result<(), Failure>), Failure> {
-    let output = stage.output;
-    output.line(output.paint(Style::Bold, "ipsx demo: a whole market on this machine"));
-    output.line("");
-    let mut world = World::start(data.as_deref()).await?;
-    stage.world(&world);
-    let before = Books::read(&world).await?;
-    let lease = lease(&world, args, stage).await?;
-    let claim = claimed(&mut world, &lease).await?;
+async fn unless_interrupted<T>(
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        outcome = work => outcome,
+        () = interrupted() => {
+            Err(Failure::new(ExitCode::Interrupted, "interrupted; nothing is left running"))
+        }
+    }
+}
+
+/// The whole play; fails unless everything went as it should.
+async fn play(world: &mut World, args: &DemoArgs, stage: &Stage<'_>) -> Result<(), Failure> {
+    let before = Books::read(world).await?;
+    let lease = lease(world, args, stage).await?;
+    let claim = claimed(world, &lease).await?;
     stage.line(
         "settle",
         format!(
@@ -85,10 +86,10 @@ async fn play(
             amount::tokens(claim.fee)
         ),
     );
-    let after = Books::read(&world).await?;
-    let report = Report::new(&world, &lease, &before, &after, args.seconds).await?;
-    report.show(output);
-    Ok((world, report.verdict()))
+    let after = Books::read(world).await?;
+    let report = Report::new(world, &lease, &before, &after, args.seconds).await?;
+    report.show(stage.output);
+    report.verdict()
 }
 
 /// Prints one aligned line per fact.

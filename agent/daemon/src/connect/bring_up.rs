@@ -1,0 +1,194 @@
+//! Brings an agreed lease up: the tunnel and its proxy, or the file for another client.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipsx_agent_core::requester::{Lease, LeaseSettings, PaymentPath};
+use ipsx_market::sealed::FrameSealer;
+use ipsx_metering::SecretKey;
+use ipsx_tunnel_core::PublicKey;
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
+use rand::RngCore;
+use rand::rngs::OsRng;
+
+use super::export::wg_quick;
+use super::requester::{Agreed, Requester};
+use super::running::{Drive, RunningLease};
+use super::transport::{Relay, Transport};
+use super::{Use, port_in_use};
+use crate::cli::duration;
+use crate::exit_code::{ExitCode, Failure};
+use crate::store::write_private;
+
+/// How long the provider may take for its first answer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+/// WireGuard's usual keepalive, which holds a NAT open.
+const KEEPALIVE_SECS: u16 = 25;
+
+/// Where a lease can be used, as long as this is kept.
+pub enum Place {
+    /// A local proxy in front of the tunnel.
+    Proxy {
+        /// The proxy.
+        proxy: Proxy,
+        /// The tunnel behind it.
+        tunnel: ClientTunnel,
+    },
+    /// A file for another client.
+    File(PathBuf),
+}
+
+impl Place {
+    /// Ends the proxy and the tunnel. A file stays: it is of no use any more, but it is the user's.
+    pub async fn close(self) {
+        if let Self::Proxy { proxy, tunnel } = self {
+            proxy.shutdown().await;
+            tunnel.shutdown().await;
+        }
+    }
+}
+
+/// Brings a lease up: tunnel and proxy, or the file; then it pays by itself until its end.
+pub async fn begin(
+    requester: Arc<Requester>,
+    agreed: Agreed,
+    usage: Use,
+) -> Result<(RunningLease, Place), Failure> {
+    let mut record = agreed.record.clone();
+    match bring_up(&requester, agreed, usage).await {
+        Ok(running) => Ok(running),
+        Err(failure) => {
+            requester.abandon(&mut record).await?;
+            Err(failure)
+        }
+    }
+}
+
+async fn bring_up(
+    requester: &Arc<Requester>,
+    agreed: Agreed,
+    usage: Use,
+) -> Result<(RunningLease, Place), Failure> {
+    let exit_page = usage.exit_page().cloned();
+    let (transport, place) = match usage {
+        Use::Proxy { listen, bind, .. } => proxy(&agreed, listen, bind).await?,
+        Use::Export { file } => export(requester, &agreed, file)?,
+    };
+    let path = match &place {
+        Place::Proxy { .. } => PaymentPath::Tunnel,
+        Place::File(_) => PaymentPath::Broker,
+    };
+    let lease = lease(requester, &agreed, path, exit_page.is_some())?;
+    let running = RunningLease::start(Drive {
+        requester: requester.clone(),
+        lease,
+        record: agreed.record,
+        transport,
+        exit_page,
+        slot: agreed.slot,
+    });
+    Ok((running, place))
+}
+
+/// The tunnel, with a local proxy in front of it.
+async fn proxy(
+    agreed: &Agreed,
+    listen: SocketAddr,
+    bind: Option<IpAddr>,
+) -> Result<(Transport, Place), Failure> {
+    let (tunnel, events) = tunnel(agreed, bind).await?;
+    let proxy = Proxy::start(ProxyConfig::new(listen), tunnel.clone())
+        .await
+        .map_err(port_in_use)?;
+    let transport = Transport::Tunnel {
+        tunnel: tunnel.clone(),
+        events,
+    };
+    Ok((transport, Place::Proxy { proxy, tunnel }))
+}
+
+/// The file for another client, and the way for payments beside it.
+fn export(
+    requester: &Arc<Requester>,
+    agreed: &Agreed,
+    file: PathBuf,
+) -> Result<(Transport, Place), Failure> {
+    let (deal, key) = (&agreed.record.deal, &agreed.tunnel_key);
+    let until = format!(
+        "{} after its start",
+        duration::format(u64::from(deal.seconds))
+    );
+    let text = wg_quick(key, deal.provider_tunnel_key, &agreed.ready, &until);
+    write_private(&file, text.as_bytes())?;
+    let sealer = FrameSealer::new(*key.expose_bytes(), deal.provider_tunnel_key, deal.id());
+    let relay = Relay::start(requester.clone(), deal.id(), sealer);
+    Ok((Transport::Broker(relay), Place::File(file)))
+}
+
+/// The machine that pays.
+fn lease(
+    requester: &Requester,
+    agreed: &Agreed,
+    path: PaymentPath,
+    exit_check: bool,
+) -> Result<Lease, Failure> {
+    let deal = &agreed.record.deal;
+    let session_key = agreed
+        .slot
+        .key(&requester.wallet, requester.network.info.network);
+    let key = SecretKey::from_bytes(&session_key.secret())
+        .ok_or_else(|| Failure::internal("the session key is no key"))?;
+    let settings = LeaseSettings {
+        network: requester.network.rules,
+        deal: deal.clone(),
+        channel: requester.store.channel(deal.channel().id())?,
+        shown: agreed.ready.latest_voucher.clone(),
+        key,
+        path,
+        exit_check,
+        seed: OsRng.next_u64(),
+        connect_within: CONNECT_WITHIN,
+    };
+    Lease::new(settings, Instant::now())
+        .map_err(|error| Failure::new(ExitCode::Refused, error.to_string()))
+}
+
+async fn tunnel(
+    agreed: &Agreed,
+    bind: Option<IpAddr>,
+) -> Result<
+    (
+        ClientTunnel,
+        tokio::sync::mpsc::Receiver<ipsx_tunnel_os::ClientEvent>,
+    ),
+    Failure,
+> {
+    let (deal, ready) = (&agreed.record.deal, &agreed.ready);
+    let anywhere: IpAddr = match ready.endpoint {
+        SocketAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
+        SocketAddr::V6(_) => IpAddr::from([0u16; 8]),
+    };
+    let config = ClientConfig {
+        private_key: agreed.tunnel_key.clone(),
+        peer_public_key: PublicKey::from_bytes(deal.provider_tunnel_key.0.0),
+        preshared_key: None,
+        endpoint: ready.endpoint,
+        bind: SocketAddr::new(bind.unwrap_or(anywhere), 0),
+        inner_v4: ready.address_v4,
+        inner_v6: ready.address_v6,
+        gateway_v4: ready.gateway,
+        control_port: ready.control_port,
+        keepalive: Some(KEEPALIVE_SECS),
+        handshake_timeout: CONNECT_WITHIN,
+    };
+    ClientTunnel::connect(config).await.map_err(|error| {
+        let code = match error {
+            ipsx_tunnel_os::TunnelError::Bind { .. } => ExitCode::PortInUse,
+            ipsx_tunnel_os::TunnelError::HandshakeTimeout { .. } => ExitCode::LeaseFailed,
+            _ => ExitCode::Internal,
+        };
+        Failure::new(code, error.to_string())
+    })
+}
