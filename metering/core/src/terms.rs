@@ -103,17 +103,11 @@ impl Terms {
         self.channel.id()
     }
 
-    /// What a second costs at most on average, traffic included: the price of a second when only time is charged, else
-    /// `ceil(budget / max_seconds)`, and never less than the price of a second, so that a slice always buys its seconds.
-    ///
-    /// A generous budget must not make time alone dearer: slices are paid in advance.
+    /// What a second costs at most on average, traffic included: `ceil(budget / max_seconds)`, and never less than
+    /// the price of a second, so that a slice always buys its seconds.
     pub fn full_price_per_second(&self) -> Amount {
-        let second = self.prices.per_second.0;
-        if self.prices.per_gib.0 == Amount::ZERO && second > Amount::ZERO {
-            return second;
-        }
         let average = self.budget.0.div_ceil(u128::from(self.max_seconds.max(1)));
-        Amount(average).max(second)
+        Amount(average).max(self.prices.per_second.0)
     }
 
     /// What `usage` costs; more than any budget when it does not fit into 128 bits.
