@@ -7,7 +7,7 @@ mod deals;
 mod error;
 mod money;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +18,7 @@ use ipsx_market::market::{Command, Market, MarketConfig, RequestFailure, Ticket}
 use ipsx_market::messages::BrokerMessage;
 use ipsx_metering::{CapacityLedger, CreditLine, DealId, UnixSeconds};
 use ipsx_settlement::VoucherStore;
-use tokio::sync::{Mutex, Notify, broadcast, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, broadcast, oneshot};
 
 use crate::agents::Registry;
 use crate::clock;
@@ -33,6 +33,8 @@ pub(crate) use error::DeskError;
 
 /// Providers that are asked for one request, one after the other.
 const ATTEMPTS: usize = 3;
+/// Searches at the same time.
+const SEARCHES: usize = 4;
 /// News of deals that a slow reader may fall behind.
 const NEWS: usize = 1_024;
 
@@ -44,6 +46,8 @@ pub(crate) struct Books {
     ledger: CapacityLedger,
     answers: HashMap<Ticket, oneshot::Sender<Answer>>,
     tickets: u64,
+    /// Deals whose money is being looked at right now.
+    funding: HashSet<DealId>,
 }
 
 /// The broker's desk.
@@ -60,6 +64,8 @@ pub(crate) struct Desk {
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
     turns: [Mutex<()>; 64],
+    /// Searches walk the whole book, and anybody may ask for one: only a few may stand in the others' way.
+    searches: Semaphore,
     stopped: AtomicBool,
     failure: Notify,
 }
@@ -101,6 +107,7 @@ impl Desk {
             ledger,
             answers: HashMap::new(),
             tickets: 0,
+            funding: HashSet::new(),
         };
         Ok(Self {
             books: Mutex::new(books),
@@ -114,6 +121,7 @@ impl Desk {
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),
+            searches: Semaphore::new(SEARCHES),
             stopped: AtomicBool::new(false),
             failure: Notify::new(),
         })
@@ -137,7 +145,7 @@ impl Desk {
 
     /// Forgets sessions, nonces and promises whose time is over.
     pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
-        self.durable(self.store.forget_expired(clock::now()).await)?;
+        self.store.forget_expired(clock::now()).await?;
         let time = self.operator.block_time().await?;
         let mut books = self.books().await?;
         let market = &books.market;
@@ -267,7 +275,8 @@ impl Desk {
         let _ = self.news.send(record.deal_id);
     }
 
-    /// A write that failed leaves memory and disk apart: nothing more is released until the broker starts again.
+    /// For writes of what memory has already: one that failed leaves the two apart, and nothing more is released until
+    /// the broker starts again.
     fn durable<T>(&self, written: Result<T, StoreError>) -> Result<T, DeskError> {
         written.map_err(|error| {
             tracing::error!(%error, "the store failed; the broker stops answering");

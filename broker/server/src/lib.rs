@@ -30,7 +30,7 @@ use ipsx_market::http::NetworkInfo;
 use ipsx_market::messages::PROTOCOL_VERSION;
 use ipsx_metering::{Address, Amount, B256};
 use ipsx_settlement::{Centralizer, Chain, VoucherStore, Wallet};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -99,6 +99,7 @@ impl Broker {
                 .unwrap_or_else(|| format!("http://{http_addr}")),
             session_seconds: config.limits.session_seconds.into(),
             nonce_key,
+            sign_ins: Semaphore::new(App::SIGN_INS),
             stop: stopping.clone(),
         };
         let endpoint = listener.endpoint();

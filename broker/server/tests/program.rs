@@ -271,6 +271,46 @@ async fn what_was_released_is_kept() {
     assert!(bound == 0 || refused.is_err());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_stops_the_broker_and_loses_nothing() {
+    use sqlx::Connection;
+    let directory = tempfile::tempdir().unwrap();
+    let mut program = Program::start(directory.path(), &fund());
+    let mut requester = requester(&program, wallet(), 150_000).await;
+    let mut agent = TestAgent::connect_as(Wallet::random(), program.agents, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 1)).await;
+    let request = requester.request("FR");
+    let (proposed, _) = tokio::join!(requester.ask(request), agent.accept());
+    let proposed = proposed.unwrap();
+    // Somebody else locks the database: what is signed now can't be written down.
+    let url = format!(
+        "sqlite://{}",
+        directory.path().join("data/broker.db").display()
+    );
+    let mut other = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let (status, body) = requester
+        .exchange(
+            hyper::Method::POST,
+            &format!("/v1/deals/{}/signature", proposed.deal_id),
+            serde_json::to_vec(&requester.signature(&proposed)).unwrap(),
+        )
+        .await;
+    assert_eq!(status, 500, "{body:?}");
+    let code = program.child.wait().unwrap().code();
+    assert_eq!(code, Some(4));
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+
+    let program = Program::start(directory.path(), &fund());
+    requester.url = format!("http://{}", program.http);
+    let bound = requester.sign(&proposed).await.unwrap();
+    assert_eq!(bound.outcome.message.outcome, Binding::Bound);
+}
+
 fn run(directory: &Path, change: impl FnOnce(&mut Command)) -> Output {
     let mut command = command(directory);
     change(&mut command);

@@ -8,6 +8,7 @@ use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
+use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, DealId, Signed};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
@@ -33,6 +34,8 @@ impl Desk {
         wanted: &Wanted<'_>,
         limit: usize,
     ) -> Result<Vec<OfferView>, DeskError> {
+        // Never closed, so there is always a place in time.
+        let _place = self.searches.acquire().await;
         let books = self.books().await?;
         let found = books.market.book().search(wanted, clock::now(), limit);
         Ok(found.map(|(listing, free)| view(listing, free)).collect())
@@ -74,7 +77,7 @@ impl Desk {
             .store
             .use_request_nonce(requester, nonce, expires_at)
             .await;
-        if !self.durable(fresh)? {
+        if !fresh? {
             return Err(DeskError::Replayed(nonce));
         }
         let (answer, answered) = oneshot::channel();
@@ -112,8 +115,20 @@ impl Desk {
             {
                 return Ok(bound);
             }
-            let commands = books.market.sign(id, requester, body.signature, now)?;
-            self.execute(&mut books, commands, now).await?;
+            // A broker that was stopped in between goes on with the signature when it is sent again.
+            let resumed = books.market.deal(id).is_some_and(|record| {
+                record.deal.requester == requester
+                    && record.status() == DealStatus::Proposed
+                    && record.requester_signature == Some(body.signature)
+            });
+            if books.funding.contains(&id) {
+                return Err(DeskError::BeingFunded(id));
+            }
+            if !resumed {
+                let commands = books.market.sign(id, requester, body.signature, now)?;
+                self.execute(&mut books, commands, now).await?;
+            }
+            books.funding.insert(id);
         }
         let bound = self.fund(id, body.authorization.as_ref()).await;
         let outcome = if bound.is_ok() { "released" } else { "refused" };
@@ -121,9 +136,12 @@ impl Desk {
             .reservations
             .with_label_values(&[outcome])
             .inc();
-        if let Err(error) = &bound {
+        let mut books = self.books.lock().await;
+        books.funding.remove(&id);
+        if let Err(error) = &bound
+            && !self.has_stopped()
+        {
             tracing::info!(deal = %id, %error, "the deal can't be funded");
-            let mut books = self.books().await?;
             let now = clock::now();
             let commands = books.market.give_up(id, now);
             self.execute(&mut books, commands, now).await?;

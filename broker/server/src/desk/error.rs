@@ -2,7 +2,7 @@
 
 use ipsx_market::check::Unusable;
 use ipsx_market::market::{DealRefusal, RequestFailure};
-use ipsx_metering::{Address, Amount, Refused, UnixSeconds};
+use ipsx_metering::{Address, Amount, DealId, Refused, UnixSeconds};
 use ipsx_settlement::ContractError;
 
 use crate::store::StoreError;
@@ -42,6 +42,9 @@ pub(crate) enum DeskError {
     /// The deal's state does not allow it.
     #[error(transparent)]
     Deal(#[from] DealRefusal),
+    /// The same was asked a moment ago.
+    #[error("deal {0} is being funded; ask for its outcome in a moment")]
+    BeingFunded(DealId),
     /// The deposit does not cover a lease's first reservation.
     #[error(
         "payer {payer} has {available} left of its deposit, and this lease needs {needed} to begin; deposit more, lower the budget, or wait until earlier leases are settled"

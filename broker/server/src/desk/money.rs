@@ -191,7 +191,7 @@ impl Desk {
                 .await,
         )?;
         let signed = self.operator.sign(withdrawal);
-        self.durable(self.store.save_withdrawal(&signed, clock::now()).await)?;
+        self.store.save_withdrawal(&signed, clock::now()).await?;
         Ok(signed)
     }
 

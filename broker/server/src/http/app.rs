@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use ipsx_market::http::{NetworkInfo, ProblemKind};
 use ipsx_settlement::json_rpc;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::problem::{Answer, ProblemResponse, Refusal};
@@ -37,10 +37,15 @@ pub(crate) struct App {
     pub(crate) uri: String,
     pub(crate) session_seconds: u64,
     pub(crate) nonce_key: [u8; 32],
+    /// Anybody with a wallet may sign in, and each sign-in is a write: only a few may stand in the others' way.
+    pub(crate) sign_ins: Semaphore,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
 impl App {
+    /// Sign-ins at the same time.
+    pub(crate) const SIGN_INS: usize = 4;
+
     /// Host and port that sign-in messages name.
     pub(crate) fn domain(&self) -> &str {
         let authority = self.uri.split_once("://").map(|(_, authority)| authority);

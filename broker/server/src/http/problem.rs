@@ -139,7 +139,7 @@ impl From<DeskError> for ProblemResponse {
                 Self::internal()
             }
             DeskError::Contract(ContractError::Chain(_)) => Self::unavailable(detail),
-            DeskError::Contract(_) | DeskError::Replayed(_) => {
+            DeskError::Contract(_) | DeskError::Replayed(_) | DeskError::BeingFunded(_) => {
                 with(StatusCode::CONFLICT, ProblemKind::Conflict)
             }
             DeskError::Unusable {

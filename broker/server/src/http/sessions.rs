@@ -55,6 +55,8 @@ pub(super) async fn open(State(app): State<Arc<App>>, Body(body): Body<SignIn>) 
         })?;
     let token = hex::encode(random::<32>());
     let expires_at = now.after(app.session_seconds);
+    // Never closed, so there is always a place in time.
+    let _place = app.sign_ins.acquire().await;
     let opened = app
         .desk
         .store
