@@ -8,6 +8,7 @@
 mod parties;
 
 use ipsx_broker::Broker;
+use ipsx_broker::config::{ChainConfig, Secret};
 use ipsx_market::deal::{Binding, Deal};
 use ipsx_market::http::{
     BoundDeal, Connected, DealView, OfferView, PostWithdrawal, Problem, ProblemKind,
@@ -16,7 +17,7 @@ use ipsx_market::http::{
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
 use ipsx_metering::{Amount, B256, Close, DealId, Reservation, Signed, TypedData, verify};
-use ipsx_settlement::{ClaimRow, Signer};
+use ipsx_settlement::{ClaimRow, Passphrase, Signer, Wallet};
 use parties::{TestAgent, TestBroker, TestRequester};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,6 +145,52 @@ async fn bound_deal(
     let bound = bound?;
     assert!(matches!(told, BrokerMessage::DealBound { .. }));
     Ok((deal, bound.reservation.unwrap()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_on_a_node_works_the_same() {
+    // The first broker's JSON-RPC is the second one's node.
+    let node = TestBroker::start().await;
+    let broker = TestBroker::start_with(|config| {
+        let secret = "correct horse";
+        let path = config.data_dir.with_file_name("operator.json");
+        Wallet::create(&path, &Passphrase::new(secret)).unwrap();
+        config.wallet = Some(path);
+        config.passphrase = Some(Secret::new(secret));
+        config.fee_bps = 250;
+        config.chain = ChainConfig::Rpc {
+            url: format!("{}/rpc", node.url()),
+            public_url: None,
+            centralizer: node.broker.network_info().domain.contract,
+            network: None,
+        };
+    })
+    .await;
+    let info = broker.broker.network_info().clone();
+    assert_ne!(info.network, node.broker.network_info().network);
+    assert_eq!(
+        (info.fee_bps, info.domain),
+        (250, node.broker.network_info().domain)
+    );
+    assert_eq!(info.chain_rpc, format!("{}/rpc", node.url()));
+    let operator = broker.broker.operator().address();
+    node.broker
+        .grant(operator, Amount(1_000_000))
+        .await
+        .unwrap();
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 1)).await;
+    let mut requester = TestRequester::with_deposit(&broker, 250_000).await;
+    let (deal, reservation) = bound_deal(&mut requester, &mut agent, 0).await.unwrap();
+    let row = ClaimRow {
+        channel: deal.channel(),
+        voucher: requester.voucher(deal.channel().id(), 60_000),
+        reservation,
+    };
+    let contract = broker.broker.centralizer();
+    contract.settle(&agent.wallet, &[row]).await.unwrap();
+    let earned = contract.credits(deal.payout).await.unwrap().amount;
+    assert_eq!(earned, Amount(58_500));
 }
 
 #[tokio::test(flavor = "multi_thread")]
