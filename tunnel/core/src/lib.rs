@@ -7,6 +7,7 @@
 //! - [`Device`]: peers, sessions, routing, gates, usage, control datagrams.
 //! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
 //! - [`packet`]: reading and building inner IP packets.
+//! - [`offload`]: cutting and joining the super-packets of a TUN interface.
 //! - [`DropReason`]: why a packet went nowhere; its name is also the metric label.
 
 mod control;
@@ -15,6 +16,7 @@ mod drops;
 mod gate;
 mod keys;
 mod noise;
+pub mod offload;
 pub mod packet;
 mod peer;
 mod policy;
