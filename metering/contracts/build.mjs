@@ -1,4 +1,5 @@
 // Compiles src/ and test/ into artifacts/. `--check` compiles and fails if the artifacts checked in differ.
+// `--build-info DIR` writes the compiler's input and output into DIR instead, as analysers read it.
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -8,7 +9,10 @@ import solc from "solc";
 const root = dirname(fileURLToPath(import.meta.url));
 
 // What is built: the contracts that are deployed, and the hostile ones that tests deploy beside them.
-const wanted = { src: ["Centralizer", "IPSX"], test: ["ContractWallet", "HostileToken"] };
+const wanted = {
+  src: ["Centralizer", "IPSX", "TokenSale"],
+  test: ["ContractWallet", "HostileToken", "SaleAttacker"],
+};
 
 const settings = {
   optimizer: { enabled: true, runs: 10_000 },
@@ -44,18 +48,18 @@ function resolveImport(path) {
   return { error: `${path} is neither here nor in node_modules: run \`npm ci --ignore-scripts\`` };
 }
 
-function compile() {
-  const input = { language: "Solidity", sources: sources(), settings };
+function compile(outputSelection = settings.outputSelection) {
+  const input = { language: "Solidity", sources: sources(), settings: { ...settings, outputSelection } };
   const output = JSON.parse(solc.compile(JSON.stringify(input), { import: resolveImport }));
   const problems = (output.errors ?? []).filter((e) => e.severity !== "info" && !accepted.has(e.errorCode));
   if (problems.length > 0) {
     throw new Error(problems.map((e) => e.formattedMessage).join("\n"));
   }
-  return output.contracts;
+  return { input, output };
 }
 
 function artifacts() {
-  const contracts = compile();
+  const { contracts } = compile().output;
   const compiler = solc.version();
   const settingsHash = createHash("sha256").update(JSON.stringify([compiler, settings])).digest("hex");
   const files = new Map();
@@ -77,6 +81,13 @@ function artifacts() {
   return files;
 }
 
+function writeBuildInfo(directory) {
+  const everything = { "*": { "": ["ast"], "*": ["abi", "evm.bytecode", "evm.deployedBytecode", "devdoc", "userdoc"] } };
+  const info = { solcVersion: solc.version().split("+")[0], ...compile(everything) };
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(join(directory, "contracts.json"), JSON.stringify(info));
+}
+
 function readOrNull(path) {
   try {
     return readFileSync(path, "utf8");
@@ -87,6 +98,8 @@ function readOrNull(path) {
 }
 
 function main() {
+  const info = process.argv.indexOf("--build-info");
+  if (info !== -1) return writeBuildInfo(process.argv[info + 1]);
   const check = process.argv.includes("--check");
   const different = [];
   for (const [path, content] of artifacts()) {

@@ -21,6 +21,8 @@ mod model;
 mod money;
 mod permits;
 mod persistence;
+mod sale;
+mod sale_attacks;
 mod served;
 mod signatures;
 mod tokens;
@@ -71,5 +73,16 @@ on_every_backend![
     tokens::a_token_that_takes_a_fee_is_measured,
     tokens::a_token_that_calls_back_gets_nothing,
     tokens::a_blocked_address_is_paid_elsewhere,
+    sale::a_sale_that_succeeds_pays_in_proportion,
+    sale::a_sale_that_fails_pays_everything_back,
+    sale::a_sale_ends_at_its_cap,
+    sale::limits_are_set_before_the_period_and_never_in_it,
+    sale::a_sale_without_limits_never_opens,
+    sale::tokens_are_created_in_the_period_and_move_after_success,
+    sale::terms_that_make_no_sale_are_refused,
+    sale_attacks::a_refund_that_calls_back_pays_once,
+    sale_attacks::a_beneficiary_that_calls_back_is_paid_once,
+    sale_attacks::who_refuses_its_refund_stops_nobody,
+    sale_attacks::forced_ether_changes_nothing,
     claiming::the_store_is_claimed_once_whatever_crashes,
 ];
