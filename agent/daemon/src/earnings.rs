@@ -1,12 +1,11 @@
 //! What a provider has been promised, in the store of its vouchers, and the keys that the payments go to.
 
-use ipsx_metering::Address;
 use ipsx_settlement::{Signer, StoreError, VoucherStore, Wallet};
 
 use crate::config::Settings;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::Network;
-use crate::provider::{payout_wallet, vouchers_path};
+use crate::provider::{payout_wallet, payout_wallets, vouchers_path};
 
 /// The store of vouchers in the data folder, also while a provider runs; `None` if there never was a provider.
 pub(crate) async fn vouchers(
@@ -23,24 +22,24 @@ pub(crate) async fn vouchers(
         .map_err(store_failure)
 }
 
-/// The wallets of all payout addresses that ever received a voucher here.
+/// The wallets of all payout addresses: those of the deals on record, and, should the records be lost, those of
+/// channels whose payer was the requester.
 pub(crate) async fn payout_keys(
     wallet: &Wallet,
     settings: &Settings,
     network: &Network,
 ) -> Result<Vec<Wallet>, Failure> {
+    let mut keys = payout_wallets(wallet, &settings.data, network.info.network).await?;
     let Some(store) = vouchers(settings, network).await? else {
-        return Ok(Vec::new());
+        return Ok(keys);
     };
     let channels = store.channels().await.map_err(store_failure)?;
     store.close().await;
-    let mut seen: Vec<Address> = Vec::new();
-    let mut keys = Vec::new();
     for stored in channels {
         let channel = stored.channel;
         let key = payout_wallet(wallet, channel.network, channel.payer);
-        if key.address() == channel.provider && !seen.contains(&channel.provider) {
-            seen.push(channel.provider);
+        let known = keys.iter().any(|other| other.address() == key.address());
+        if key.address() == channel.provider && !known {
             keys.push(key);
         }
     }

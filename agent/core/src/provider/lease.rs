@@ -2,26 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use ipsx_market::deal::{Deal, Outcome};
+use ipsx_market::deal::Deal;
 use ipsx_market::messages::{AgentMessage, EndCause, EndReport, Ready};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
-    Amount, ChainView, Channel, ChannelId, ChannelState, DealId, EndCause as MeterEnd, Misbehaved,
-    OperatorFault, ProviderMeter, Reservation, SecretKey, Signature, Signed, Terms, UnixSeconds,
-    Usage, VoucherOutcome,
+    Amount, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
+    Reservation, SecretKey, Signed, Terms, UnixSeconds, Usage, VoucherOutcome,
 };
 
-use super::bound::{NotBound, check_bound};
-use super::command::{ChainQuery, Command, LeaseRecord, PaymentPath, Peer};
+use super::command::{Command, LeaseRecord, PaymentPath};
 use super::event::ProviderEvent;
 use super::gate::GateKeeper;
 use super::judge::Taken;
 use super::settings::{Network, Now};
-
-/// What payer and provider take for the round trip between them: it fixes the first slice at its shortest, 2 s,
-/// which both sides' meters must agree on before the first voucher.
-pub const ROUND_TRIP: Duration = Duration::from_millis(250);
 
 /// How long a finished lease waits for the voucher that pays its last receipt.
 const LAST_VOUCHER: Duration = Duration::from_secs(2);
@@ -31,8 +25,6 @@ const LATE_OUTCOME: u64 = 60;
 /// Answers to one payer in a second; a payer that asks for more gets none, so that it can't use up what the broker
 /// lets this provider send.
 const ANSWERS: u32 = 10;
-/// How long until the chain is asked again when it does not yet agree with a reservation.
-const CHAIN_RETRY: Duration = Duration::from_secs(2);
 /// Refused vouchers are told to people no more often than this.
 const REFUSAL_GAP: Duration = Duration::from_secs(1);
 
@@ -76,11 +68,11 @@ pub(crate) struct Lease {
     taken: Taken,
     sign_deadline: Instant,
     start_deadline: Instant,
-    pending: Option<Signed<Reservation>>,
-    chain_at: Option<Instant>,
+    pub(super) pending: Option<Signed<Reservation>>,
+    pub(super) chain_at: Option<Instant>,
     bytes: u64,
-    chain_told: bool,
-    refusal_told: bool,
+    pub(super) chain_told: bool,
+    pub(super) refusal_told: bool,
     refused_at: Option<Instant>,
     /// When the running second of answers began, and how many there were.
     answers: Option<(Instant, u32)>,
@@ -128,105 +120,6 @@ impl Lease {
             ..self.taken.clone()
         };
         (!matches!(self.stage, Stage::Gone { .. })).then_some(taken)
-    }
-
-    /// The network says that the deal is bound.
-    pub(crate) fn handle_bound(
-        &mut self,
-        told: &Deal,
-        requester_signature: Signature,
-        outcome: Signed<Outcome>,
-        reservation: Signed<Reservation>,
-        network: &Network,
-        commands: &mut Vec<Command>,
-    ) -> Result<(), NotBound> {
-        check_bound(
-            &self.deal,
-            told,
-            &requester_signature,
-            &outcome,
-            &reservation,
-            network,
-        )?;
-        let record = LeaseRecord {
-            deal: self.deal.clone(),
-            requester_signature,
-            outcome,
-        };
-        self.stage = Stage::Checking {
-            record: Box::new(record),
-        };
-        self.handle_renewed(reservation, commands);
-        Ok(())
-    }
-
-    /// A reservation has come; it counts once the chain agrees.
-    pub(crate) fn handle_renewed(
-        &mut self,
-        reservation: Signed<Reservation>,
-        commands: &mut Vec<Command>,
-    ) {
-        self.pending = Some(reservation);
-        self.chain_at = None;
-        commands.push(self.read_chain());
-    }
-
-    /// The payer's deposit covers no more. Asked for again and again, told once.
-    pub(crate) fn handle_not_renewed(&mut self, reason: &str, commands: &mut Vec<Command>) {
-        if !std::mem::replace(&mut self.refusal_told, true) {
-            let text = format!(
-                "the payer's deposit covers no more ({reason}); the lease ends when what is covered is used up"
-            );
-            commands.push(self.warning(&text));
-        }
-    }
-
-    /// What the chain says about the reservation that waits.
-    pub(crate) fn handle_chain(
-        &mut self,
-        view: Result<ChainView, String>,
-        state: ChannelState,
-        network: &Network,
-        now: Now,
-        commands: &mut Vec<Command>,
-    ) {
-        let Some(reservation) = self.pending.clone() else {
-            return;
-        };
-        let view = match view {
-            Ok(view) => view,
-            Err(reason) => return self.retry_chain(&reason, now, commands),
-        };
-        if self.meter.is_none() {
-            let meter = ProviderMeter::new(self.terms(), network.domain, state, ROUND_TRIP);
-            match meter {
-                Ok(meter) => self.meter = Some(meter),
-                Err(error) => {
-                    commands.push(self.warning(&error.to_string()));
-                    return self.end(EndCause::Misbehaved, MeterEnd::ProviderEnded, now, commands);
-                }
-            }
-        }
-        let Some(meter) = &mut self.meter else {
-            return;
-        };
-        match meter.handle_reservation(&reservation, &view, now.instant) {
-            Ok(newer) => {
-                self.pending = None;
-                if newer {
-                    self.believe(reservation, commands);
-                }
-                self.drain(network, now, commands);
-            }
-            Err(fault) if may_heal(&fault) => self.retry_chain(&fault.to_string(), now, commands),
-            Err(fault) => {
-                self.pending = None;
-                commands.push(self.warning(&fault.to_string()));
-                if matches!(self.stage, Stage::Checking { .. }) {
-                    self.end(EndCause::Misbehaved, MeterEnd::OperatorEnded, now, commands);
-                }
-            }
-        }
     }
 
     /// The peer is open and can be reached like this.
@@ -474,7 +367,7 @@ impl Lease {
         }
     }
 
-    fn terms(&self) -> Terms {
+    pub(super) fn terms(&self) -> Terms {
         Terms {
             deal_id: self.id,
             channel: self.channel.clone(),
@@ -489,52 +382,7 @@ impl Lease {
         }
     }
 
-    /// A reservation is good: opens the peer with the first, passes later ones on.
-    fn believe(&mut self, reservation: Signed<Reservation>, commands: &mut Vec<Command>) {
-        let lease = self.id;
-        (self.chain_told, self.refusal_told) = (false, false);
-        self.reservation = Some(reservation.clone());
-        match std::mem::replace(&mut self.stage, Stage::Opening) {
-            Stage::Checking { record } => commands.push(Command::OpenPeer {
-                lease,
-                peer: Peer {
-                    key: self.deal.requester_tunnel_key,
-                    exit_address: self.deal.exit_address,
-                },
-                record,
-            }),
-            other => {
-                self.stage = other;
-                commands.extend(self.store());
-                commands.push(Command::Pay {
-                    lease,
-                    path: self.path,
-                    message: ProviderMessage::Reservation(reservation),
-                });
-            }
-        }
-    }
-
-    fn read_chain(&self) -> Command {
-        Command::ReadChain {
-            lease: self.id,
-            query: ChainQuery {
-                network: self.deal.network,
-                payer: self.deal.payer,
-                payer_signer: self.deal.payer_signer,
-                channel: self.channel_id,
-            },
-        }
-    }
-
-    fn retry_chain(&mut self, reason: &str, now: Now, commands: &mut Vec<Command>) {
-        self.chain_at = Some(now.instant + CHAIN_RETRY);
-        if !std::mem::replace(&mut self.chain_told, true) {
-            commands.push(self.warning(reason));
-        }
-    }
-
-    fn warning(&self, reason: &str) -> Command {
+    pub(super) fn warning(&self, reason: &str) -> Command {
         Command::Tell(ProviderEvent::Warning {
             text: format!("lease {}: {reason}", self.id),
         })
@@ -585,14 +433,4 @@ impl Lease {
             _ => EndCause::RequesterEnded,
         }
     }
-}
-
-/// Whether a reservation that does not hold now may hold when the chain has caught up.
-fn may_heal(fault: &Misbehaved) -> bool {
-    matches!(
-        fault,
-        Misbehaved::Operator(
-            OperatorFault::OutlivesSigner { .. } | OperatorFault::NotCovered { .. }
-        )
-    )
 }

@@ -168,22 +168,7 @@ impl Provider {
                     });
                 }
             }
-            BrokerMessage::OfferPlaced { offer, placement } => {
-                self.tell(ProviderEvent::OfferPlaced {
-                    offer,
-                    address: placement.address,
-                    country: placement.country.map(String::from),
-                    asn: placement.asn,
-                });
-            }
-            BrokerMessage::OfferRefused { offer, reason } => {
-                self.tell(ProviderEvent::OfferRefused { offer, reason });
-                self.offer_later(now);
-            }
-            // The handshake and the end of the connection are the link's.
-            BrokerMessage::Welcome { .. }
-            | BrokerMessage::Authenticated { .. }
-            | BrokerMessage::Refused { .. } => {}
+            about_the_offer => self.handle_offer_message(about_the_offer, now),
         }
     }
 

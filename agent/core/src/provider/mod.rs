@@ -20,6 +20,7 @@ mod lease;
 mod machine;
 mod month;
 mod offers;
+mod reserving;
 mod selling;
 mod service;
 mod settings;
@@ -33,9 +34,9 @@ pub use event::{ProviderEvent, cause_in_words};
 pub use handshake::{NotTheBroker, authentication_hash, check_welcome};
 pub use judge::Declined;
 pub use keys::ProviderKeys;
-pub use lease::ROUND_TRIP;
 pub use machine::{PeerAddresses, Provider};
 pub use month::MonthTraffic;
+pub use reserving::ROUND_TRIP;
 pub use settings::{EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipsx_market::deal::{Proposal, ProviderTerms};
-use ipsx_market::messages::{AgentMessage, EndCause};
+use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_metering::{DealId, EndCause as MeterEnd, UnixSeconds};
 
 use super::command::Command;
@@ -101,8 +101,28 @@ impl Provider {
         }
     }
 
+    /// What became of the offer.
+    pub(super) fn handle_offer_message(&mut self, message: BrokerMessage, now: Now) {
+        match message {
+            BrokerMessage::OfferPlaced { offer, placement } => {
+                self.tell(ProviderEvent::OfferPlaced {
+                    offer,
+                    address: placement.address,
+                    country: placement.country.map(String::from),
+                    asn: placement.asn,
+                });
+            }
+            BrokerMessage::OfferRefused { offer, reason } => {
+                self.tell(ProviderEvent::OfferRefused { offer, reason });
+                self.offer_later(now);
+            }
+            // Deals are not about offers; the handshake and the end of the connection are the link's.
+            _ => {}
+        }
+    }
+
     /// Tries again to put the offer into the book, after a while.
-    pub(super) fn offer_later(&mut self, now: Now) {
+    fn offer_later(&mut self, now: Now) {
         self.offered = false;
         self.offer_at = Some(now.instant + OFFER_CHECK);
     }

@@ -3,7 +3,7 @@
 use ipsx_market::messages::{AgentMessage, EndCause, EndReport};
 use ipsx_market::payment::ProviderMessage;
 use ipsx_metering::{
-    EndCause as MeterEnd, ProviderEvent as MeterEvent, ServiceGate, Signed, Voucher,
+    EndCause as MeterEnd, ProviderEvent as MeterEvent, Receipt, ServiceGate, Signed, Voucher,
 };
 
 use super::command::{Command, StoreVoucher};
@@ -51,24 +51,7 @@ impl Lease {
     ) {
         let lease = self.id;
         match event {
-            MeterEvent::SignReceipt(receipt) => {
-                commands.push(Command::Tell(ProviderEvent::LeaseSecond {
-                    lease,
-                    usage: receipt.usage,
-                    due: receipt.deal_amount,
-                    paid: self
-                        .meter
-                        .as_ref()
-                        .map(|meter| meter.paid())
-                        .unwrap_or_default(),
-                }));
-                let receipt = Signed::sign(receipt, &network.domain, &self.agent_key);
-                commands.push(Command::Pay {
-                    lease,
-                    path: self.path,
-                    message: ProviderMessage::Receipt(receipt),
-                });
-            }
+            MeterEvent::SignReceipt(receipt) => self.send_receipt(receipt, network, commands),
             MeterEvent::StoreVoucher(voucher) => commands.push(self.store_voucher(voucher)),
             MeterEvent::Gate(gate) => self.set_gate(gate, commands),
             MeterEvent::RenewReservation { .. } => {
@@ -105,6 +88,22 @@ impl Lease {
                 self.conclude(report, paid, now, commands);
             }
         }
+    }
+
+    fn send_receipt(&mut self, receipt: Receipt, network: &Network, commands: &mut Vec<Command>) {
+        let meter = self.meter.as_ref();
+        commands.push(Command::Tell(ProviderEvent::LeaseSecond {
+            lease: self.id,
+            usage: receipt.usage,
+            due: receipt.deal_amount,
+            paid: meter.map(|meter| meter.paid()).unwrap_or_default(),
+        }));
+        let receipt = Signed::sign(receipt, &network.domain, &self.agent_key);
+        commands.push(Command::Pay {
+            lease: self.id,
+            path: self.path,
+            message: ProviderMessage::Receipt(receipt),
+        });
     }
 
     fn set_gate(&mut self, gate: ServiceGate, commands: &mut Vec<Command>) {

@@ -152,3 +152,95 @@ impl Keeper {
         let _ = self.happened.send(happening);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ipsx_metering::{
+        Address, Amount, B256, Channel, ChannelState, Domain, Reservation, SecretKey, Signed,
+        UnixSeconds, Voucher,
+    };
+
+    /// A disk that fails for a while: nothing is said to be kept before it is, and then it is, by itself.
+    #[tokio::test]
+    async fn what_fails_is_kept_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let domain = Domain {
+            chain_id: 1,
+            contract: Address::repeat_byte(1),
+        };
+        let key = SecretKey::from_bytes(&[3; 32]).unwrap();
+        let channel = Channel {
+            network: NetworkId::default(),
+            payer: Address::repeat_byte(2),
+            payer_signer: key.address(),
+            provider: Address::repeat_byte(4),
+            salt: B256::ZERO,
+        };
+        let voucher = |cumulative| {
+            let message = Voucher {
+                channel_id: channel.id(),
+                cumulative: Amount(cumulative),
+                receipt_hash: B256::ZERO,
+            };
+            Signed::sign(message, &domain, &key)
+        };
+        let message = Reservation {
+            channel_id: channel.id(),
+            capacity: Amount(9),
+            valid_until: UnixSeconds(9),
+        };
+        let store = |cumulative| {
+            Box::new(StoreVoucher {
+                lease: DealId::default(),
+                channel: channel.clone(),
+                voucher: voucher(cumulative),
+                reservation: Some(Signed::sign(message.clone(), &domain, &key)),
+                state: ChannelState::default(),
+            })
+        };
+        let records = Records::open(folder.path(), Address::ZERO).await.unwrap();
+        let vouchers = Arc::new(
+            VoucherStore::open(&folder.path().join("vouchers.db"), domain)
+                .await
+                .unwrap(),
+        );
+        let (happened, mut happenings) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            records: records.clone(),
+            vouchers: vouchers.clone(),
+            network: NetworkId::default(),
+            happened,
+            behind: HashMap::new(),
+            ends_behind: Vec::new(),
+            reserved: HashMap::new(),
+        };
+        let (jobs, queue) = mpsc::channel(8);
+        tokio::spawn(keeper.run(queue));
+        records.run_sql("ALTER TABLE channels RENAME TO away").await;
+        for cumulative in [5, 7] {
+            jobs.send(Job::Voucher(store(cumulative))).await.unwrap();
+            let said = happenings.recv().await.unwrap();
+            assert!(
+                matches!(said, Happening::Tell(ProviderEvent::Warning { .. })),
+                "{said:?}"
+            );
+        }
+        records.run_sql("ALTER TABLE away RENAME TO channels").await;
+        let said = happenings.recv().await.unwrap();
+        assert!(
+            matches!(said, Happening::VoucherKept(_, Amount(7))),
+            "{said:?}"
+        );
+        // An older one that comes late does not replace it.
+        jobs.send(Job::Voucher(store(6))).await.unwrap();
+        assert!(matches!(
+            happenings.recv().await.unwrap(),
+            Happening::VoucherKept(_, Amount(6))
+        ));
+        let stored = vouchers.channel(channel.id()).await.unwrap().unwrap();
+        assert_eq!(stored.voucher, Some(voucher(7)));
+        assert_eq!(stored.reservations.len(), 1);
+    }
+}

@@ -1,5 +1,7 @@
 //! The provider's sub-keys, derived from its wallet.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use ipsx_agent_core::provider::ProviderKeys;
@@ -8,6 +10,9 @@ use ipsx_metering::{Address, B256, NetworkId, SecretKey};
 use ipsx_settlement::Wallet;
 use ipsx_tunnel_core::PrivateKey;
 
+use super::error::ProviderError;
+use super::records::Records;
+
 const PAYOUT: &[u8] = b"provider payout";
 const AGENT: &[u8] = b"provider agent";
 const TUNNEL: &[u8] = b"provider tunnel";
@@ -15,6 +20,25 @@ const TUNNEL: &[u8] = b"provider tunnel";
 /// The wallet that receives one requester's payments on one network.
 pub fn payout_wallet(wallet: &Wallet, network: NetworkId, requester: Address) -> Wallet {
     wallet.derive(&label(PAYOUT, network, requester))
+}
+
+/// The wallets of every payout address that deals of this data folder name on one network.
+pub async fn payout_wallets(
+    wallet: &Wallet,
+    data: &Path,
+    network: NetworkId,
+) -> Result<Vec<Wallet>, ProviderError> {
+    let Some(records) = Records::read(data).await? else {
+        return Ok(Vec::new());
+    };
+    let leases = records.leases().await?;
+    let deals = leases.iter().map(|lease| &lease.record.deal);
+    let requesters: BTreeSet<Address> = deals
+        .filter(|deal| deal.network == network)
+        .map(|deal| deal.requester)
+        .collect();
+    let payout = |requester| payout_wallet(wallet, network, requester);
+    Ok(requesters.into_iter().map(payout).collect())
 }
 
 /// The WireGuard key of the wallet's endpoint.

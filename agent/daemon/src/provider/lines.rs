@@ -1,6 +1,6 @@
 //! Events as people read them: one line each.
 
-use std::fmt::Write;
+use std::net::IpAddr;
 
 use ipsx_agent_core::provider::{ProviderEvent, cause_in_words};
 use ipsx_metering::DealId;
@@ -16,27 +16,13 @@ pub fn line(event: &ProviderEvent) -> String {
         ProviderEvent::Disconnected {
             reason,
             retry_in_ms,
-        } => format!(
-            "no broker: {reason}; trying again in {} ms, running leases go on",
-            retry_in_ms
-        ),
+        } => format!("no broker: {reason}; trying again in {retry_in_ms} ms, running leases go on"),
         ProviderEvent::OfferPlaced {
             address,
             country,
             asn,
             ..
-        } => {
-            let mut text = format!("offer placed: {address}");
-            // Writing to a string can't fail.
-            let _ = match country {
-                Some(country) => write!(text, " in {country}"),
-                None => write!(text, " in no known country"),
-            };
-            if let Some(asn) = asn {
-                let _ = write!(text, ", AS{asn}");
-            }
-            text
-        }
+        } => placed(*address, country.as_deref(), *asn),
         ProviderEvent::OfferRefused { reason, .. } => {
             format!("the broker refused the offer: {reason}")
         }
@@ -72,6 +58,12 @@ pub fn line(event: &ProviderEvent) -> String {
         }
         lease => lease_line(lease),
     }
+}
+
+fn placed(address: IpAddr, country: Option<&str>, asn: Option<u32>) -> String {
+    let country = country.unwrap_or("no known country");
+    let asn = asn.map(|asn| format!(", AS{asn}")).unwrap_or_default();
+    format!("offer placed: {address} in {country}{asn}")
 }
 
 fn lease_line(event: &ProviderEvent) -> String {

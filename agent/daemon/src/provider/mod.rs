@@ -29,7 +29,7 @@ pub use command::run;
 pub use config::{ProviderConfig, records_path, vouchers_path};
 pub use error::ProviderError;
 pub use ipsx_agent_core::provider::{ExposureLimits, OfferTerms, ProviderEvent};
-pub use keys::payout_wallet;
+pub use keys::{payout_wallet, payout_wallets};
 pub use lines::line;
 pub use records::{KeptLease, Records};
 pub use running::{RunningProvider, accept_consent, consent_given, consent_text, start};

@@ -115,15 +115,7 @@ pub async fn start(
     wallet: Arc<Wallet>,
 ) -> Result<RunningProvider, ProviderError> {
     check(&config)?;
-    let text = consent_text(&config);
-    let records = Records::open(&config.data, wallet.address()).await?;
-    if !records.consent(|record| text.is_covered_by(record)).await? {
-        return Err(ProviderError::ConsentMissing);
-    }
-    let domain = config.network.rules.domain;
-    let vouchers = VoucherStore::open(&vouchers_path(&config.data, domain), domain).await?;
-    let vouchers = Arc::new(vouchers);
-    let restored = restore(&config, &records, &vouchers).await?;
+    let (records, vouchers, restored) = open_files(&config, wallet.address()).await?;
     let private_key = tunnel_key(&wallet);
     let (endpoint, tunnel_events) = tunnel::Provider::start(tunnel_config(&config, &private_key))?;
     let listen = endpoint.local_addr();
@@ -146,7 +138,7 @@ pub async fn start(
     let tunnel_key = endpoint.public_key();
     let mut background = Background::new();
     let io = Io {
-        domain,
+        domain: config.network.rules.domain,
         contract: config.network.contract.clone(),
         tunnel_key: private_key,
         claim_at_end: config.claim_at_end,
@@ -177,6 +169,22 @@ pub async fn start(
         listen,
         tunnel_key,
     })
+}
+
+/// Records, vouchers and what an earlier run left, if the consent was given.
+async fn open_files(
+    config: &ProviderConfig,
+    wallet: Address,
+) -> Result<(Records, Arc<VoucherStore>, Restored), ProviderError> {
+    let text = consent_text(config);
+    let records = Records::open(&config.data, wallet).await?;
+    if !records.consent(|record| text.is_covered_by(record)).await? {
+        return Err(ProviderError::ConsentMissing);
+    }
+    let domain = config.network.rules.domain;
+    let vouchers = VoucherStore::open(&vouchers_path(&config.data, domain), domain).await?;
+    let restored = restore(config, &records, &vouchers).await?;
+    Ok((records, Arc::new(vouchers), restored))
 }
 
 /// The tasks beside the loop, and where they report.

@@ -1,5 +1,6 @@
 //! Scenarios in virtual time.
 
+mod bad_days;
 mod fixture;
 mod histories;
 mod judging;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod market;
+mod records;
 mod requester;
 
 use std::sync::Arc;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use ipsx_market::messages::EndCause;
 use ipsx_market::payment::PayerMessage;
+use ipsx_market::request::CounterSource;
 use ipsx_market::status::{DealStatus, ProviderStatus};
-use ipsx_metering::Amount;
+use ipsx_metering::{Amount, PricePerGib};
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
 
 use super::{
@@ -275,6 +277,75 @@ async fn a_provider_that_is_told_to_stop_ends_its_leases() {
         .await
         .unwrap();
     assert!(offers.is_empty(), "{offers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payments_can_go_sealed_through_the_broker() {
+    let market = Market::start().await;
+    let origin = origin(0).await;
+    let wallet = Arc::new(Wallet::random());
+    let mut config = market.provider_config(8, origin).await;
+    config.claim_at_end = false;
+    let mut provider = market.provider(config, &wallet).await;
+    let mut requester = Requester::new(&market).await;
+    requester.counter_source = CounterSource::Provider;
+    let mut lease = requester.lease(5).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !lease.ended {
+        assert!(tokio::time::Instant::now() < until);
+        lease.exchange(&requester.session).await;
+    }
+    let (cause, amount, paid) = end(&mut provider).await;
+    assert_eq!((cause, amount), (EndCause::Completed, Amount(5 * PRICE)));
+    assert_eq!(paid, amount);
+    provider.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traffic_is_paid_and_reservations_are_renewed() {
+    let market = Market::start().await;
+    let origin = origin(1_000_000).await;
+    let wallet = Arc::new(Wallet::random());
+    let mut config = market.provider_config(9, origin).await;
+    config.claim_at_end = false;
+    // 10 kB cost as much as a second: the page costs more than the first reservation covers.
+    config.terms.prices.per_gib = PricePerGib(Amount(PRICE * (1 << 30) / 10_000));
+    let prices = config.terms.prices;
+    let mut provider = market.provider(config, &wallet).await;
+    let mut requester = Requester::new(&market).await;
+    (requester.prices, requester.budget_per_second) = (prices, PRICE);
+    let mut lease = requester.lease(600).await;
+    let page = lease.fetch(origin).await.unwrap();
+    assert_eq!(page.len(), "127.0.1.9\n".len() + 1_000_000);
+    assert!(lease.renewed.is_some(), "no reservation was renewed");
+    lease.run(Duration::from_secs(1)).await;
+    lease.say(&PayerMessage::End(EndCause::RequesterEnded));
+    let (cause, amount, paid) = end(&mut provider).await;
+    assert_eq!(cause, EndCause::RequesterEnded);
+    assert!(amount >= Amount(100 * PRICE), "{amount}");
+    assert!(
+        amount.0 <= paid.0 + 30 * PRICE,
+        "{amount} served, {paid} paid"
+    );
+    provider.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_operator_is_not_spoken_to() {
+    let market = Market::start().await;
+    let origin = origin(0).await;
+    let wallet = Arc::new(Wallet::random());
+    let mut config = market.provider_config(10, origin).await;
+    config.network.rules.operator = Wallet::random().address();
+    accept_consent(&config, wallet.address()).await.unwrap();
+    let mut provider = start(config, wallet).await.unwrap();
+    let refused = |event: &ProviderEvent| matches!(event, ProviderEvent::Disconnected { reason, .. } if reason.contains("operator"));
+    wait_for(&mut provider, refused).await;
+    // It is tried again, with the same result, and nothing is offered.
+    let seen = wait_for(&mut provider, refused).await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(!provider.status().connected);
+    provider.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

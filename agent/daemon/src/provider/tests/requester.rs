@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipsx_agent_core::provider::ROUND_TRIP;
 use ipsx_market::codec;
 use ipsx_market::deal::Deal;
-use ipsx_market::http::{DealView, PostRequest, SignDeal};
+use ipsx_market::http::{DealView, Frames, PostRequest, SignDeal};
 use ipsx_market::messages::Ready;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::{CounterSource, Filter, Request};
+use ipsx_market::sealed::{Direction, FrameSealer};
 use ipsx_metering::{
-    Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter,
+    Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter, Prices,
     ServiceProof, Signed, Terms, TypedData, Voucher,
 };
 use ipsx_settlement::{Signer, Wallet};
@@ -35,6 +38,10 @@ pub(super) struct Requester {
     network: Network,
     authorized: bool,
     pub(super) channel_salt: B256,
+    /// What the next request pays at most, and in all for each second.
+    pub(super) prices: Prices,
+    pub(super) budget_per_second: u128,
+    pub(super) counter_source: CounterSource,
 }
 
 /// A lease in use.
@@ -49,6 +56,11 @@ pub(super) struct Use {
     events: mpsc::Receiver<ClientEvent>,
     session_key: Wallet,
     network: Network,
+    /// Seals payments that go through the broker; `None` while they go through the tunnel.
+    sealer: Option<FrameSealer>,
+    outgoing: Vec<String>,
+    /// Capacity of the latest reservation that the provider passed on.
+    pub(super) renewed: Option<Amount>,
     pub(super) ended: bool,
     ticks: u64,
 }
@@ -77,6 +89,9 @@ impl Requester {
             network,
             authorized: false,
             channel_salt: B256::ZERO,
+            prices: super::market::terms().prices,
+            budget_per_second: PRICE,
+            counter_source: CounterSource::Both,
         }
     }
 
@@ -88,14 +103,14 @@ impl Requester {
             requester: self.wallet.address(),
             nonce: rand::rngs::OsRng.r#gen(),
             filter: Filter::default(),
-            max_prices: super::market::terms().prices,
-            budget: Amount(PRICE * u128::from(seconds)),
+            max_prices: self.prices,
+            budget: Amount(self.budget_per_second * u128::from(seconds)),
             seconds,
             payer: self.wallet.address(),
             payer_signer: self.session_key.address(),
             channel_salt: self.channel_salt,
             tunnel_key: super::super::keys::market_key(&tunnel.public_key()),
-            counter_source: CounterSource::Both,
+            counter_source: self.counter_source,
             expires_at: unix_now().after(60),
         };
         let request = Signed::sign(request, &domain, self.wallet.key());
@@ -121,6 +136,9 @@ impl Requester {
         let id = deal.id();
         let view = self.wait_until(id, |view| view.ready.is_some()).await;
         let ready = view.ready.unwrap();
+        let by_broker = self.counter_source == CounterSource::Provider;
+        let sealer =
+            by_broker.then(|| FrameSealer::new(*key.expose_bytes(), deal.provider_tunnel_key, id));
         let config = ClientConfig {
             private_key: key,
             peer_public_key: PublicKey::from_bytes(deal.provider_tunnel_key.0.0),
@@ -141,14 +159,13 @@ impl Requester {
             ..ChannelState::default()
         };
         let domain = self.network.info.domain;
-        let mut meter = PayerMeter::new(
-            payer_terms(&deal),
-            domain,
-            state,
-            ROUND_TRIP,
-            ServiceProof::Echoes,
-        )
-        .unwrap();
+        let proof = if by_broker {
+            ServiceProof::Receipts
+        } else {
+            ServiceProof::Echoes
+        };
+        let terms = payer_terms(&deal);
+        let mut meter = PayerMeter::new(terms, domain, state, ROUND_TRIP, proof).unwrap();
         meter.handle_ready(Instant::now().into_std());
         Use {
             deal,
@@ -160,6 +177,9 @@ impl Requester {
             events,
             session_key: self.wallet.derive(b"test session"),
             network: self.network.clone(),
+            sealer,
+            outgoing: Vec::new(),
+            renewed: None,
             ended: false,
             ticks: 0,
         }
@@ -223,10 +243,32 @@ impl Use {
         }
     }
 
-    pub(super) fn say(&self, message: &PayerMessage) {
-        self.tunnel
-            .send_control(codec::encode(message).unwrap())
-            .unwrap();
+    pub(super) fn say(&mut self, message: &PayerMessage) {
+        let text = codec::encode(message).unwrap();
+        match &self.sealer {
+            None => self.tunnel.send_control(text).unwrap(),
+            Some(sealer) => {
+                let nonce = rand::rngs::OsRng.r#gen();
+                let sealed = sealer.seal(Direction::ToProvider, nonce, &text).unwrap();
+                self.outgoing.push(STANDARD.encode(sealed));
+            }
+        }
+    }
+
+    /// Hands sealed payments to the broker and takes those that came back.
+    pub(super) async fn exchange(&mut self, session: &Session) {
+        self.pay();
+        let frames = std::mem::take(&mut self.outgoing);
+        let id = self.deal.id();
+        session.post_frames(id, &Frames { frames }).await.unwrap();
+        let received = session.frames(id, Duration::from_secs(1)).await.unwrap();
+        for frame in received.frames {
+            let frame = STANDARD.decode(frame).unwrap();
+            let sealer = self.sealer.as_ref().unwrap();
+            let text = sealer.open(Direction::ToPayer, &frame).unwrap();
+            self.take(codec::decode(&text).unwrap()).await;
+        }
+        self.meter.handle_timeout(Instant::now().into_std());
     }
 
     /// Fetches a page through the lease while paying for it; the result is its body.
@@ -252,8 +294,12 @@ impl Use {
         let ClientEvent::Control { payload } = event else {
             return;
         };
+        self.take(codec::decode(&payload).unwrap()).await;
+    }
+
+    async fn take(&mut self, message: ProviderMessage) {
         let now = Instant::now().into_std();
-        match codec::decode(&payload).unwrap() {
+        match message {
             ProviderMessage::Receipt(receipt) => {
                 self.read_counters().await;
                 let fault = self.meter.handle_receipt(receipt, now).err();
@@ -264,7 +310,10 @@ impl Use {
                 self.meter.handle_end(EndCause::ProviderEnded, now);
                 self.ended = true;
             }
-            ProviderMessage::Stored(_) | ProviderMessage::Reservation(_) => {}
+            ProviderMessage::Reservation(reservation) => {
+                self.renewed = Some(reservation.message.capacity);
+            }
+            ProviderMessage::Stored(_) => {}
         }
     }
 
@@ -311,6 +360,9 @@ fn payer_terms(deal: &Deal) -> Terms {
         max_seconds: u64::from(deal.seconds),
         budget: deal.budget,
         agent_key: deal.agent_key,
-        counter_source: ipsx_metering::CounterSource::Both,
+        counter_source: match deal.counter_source {
+            CounterSource::Both => ipsx_metering::CounterSource::Both,
+            CounterSource::Provider => ipsx_metering::CounterSource::Provider,
+        },
     }
 }
