@@ -15,12 +15,12 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::network::contract_failure;
 use crate::output::Output;
 use crate::statement::Statement;
-use crate::store::{LeaseRecord, Stage};
+use crate::store::{LeaseRecord, Stage, Store};
 
 /// Without --all, leases that ended longer ago than this many seconds are left out.
 const RECENT_SECS: u64 = 24 * 3_600;
 
-/// Runs it.
+/// Runs it. Without the broker, what is known here is shown all the same: it may be needed against it.
 pub(crate) async fn run(
     args: LeasesArgs,
     settings: &Settings,
@@ -32,47 +32,62 @@ pub(crate) async fn run(
         .map(parse_deal)
         .transpose()
         .map_err(Failure::usage)?;
-    let requester = connect::open(settings, output).await?;
+    let requester = match connect::open(settings, output).await {
+        Ok(requester) => Some(requester),
+        Err(failure) if failure.code == ExitCode::Unreachable => {
+            output.note(format!("only what is known here: {failure}"));
+            None
+        }
+        Err(failure) => return Err(failure),
+    };
+    let store = Store::new(&settings.data);
     match wanted {
-        Some(deal) => statement(&requester, deal, output).await,
-        None => list(&requester, args.all, output).await,
+        Some(deal) => statement(&store, requester.as_ref(), deal, output).await,
+        None => list(&store, requester.as_ref(), args.all, output).await,
     }
 }
 
-async fn statement(requester: &Requester, deal: DealId, output: &Output) -> Result<(), Failure> {
-    let record = requester.store.lease(deal)?.ok_or_else(|| {
-        Failure::new(
-            ExitCode::Usage,
-            format!("there is no record of lease {deal} here; `ipsx leases --all` lists them"),
-        )
+async fn statement(
+    store: &Store,
+    requester: Option<&Requester>,
+    deal: DealId,
+    output: &Output,
+) -> Result<(), Failure> {
+    let record = store.lease(deal)?.ok_or_else(|| {
+        Failure::usage(format!(
+            "there is no record of lease {deal} here; `ipsx leases --all` lists them"
+        ))
     })?;
-    if record.domain != requester.network.info.domain {
-        return Err(Failure::usage(format!(
-            "lease {deal} was on another chain; name its broker with --broker {}",
-            record.broker
-        )));
+    let mut claimed = None;
+    if let Some(requester) = requester {
+        if record.domain != requester.network.info.domain {
+            return Err(Failure::usage(format!(
+                "lease {deal} was on another chain; name its broker with --broker {}",
+                record.broker
+            )));
+        }
+        let channel = record.deal.channel().id();
+        let paid = requester.network.contract.claimed(channel).await;
+        claimed = Some(paid.map_err(contract_failure)?);
     }
-    let claimed = requester
-        .network
-        .contract
-        .claimed(record.deal.channel().id())
-        .await
-        .map_err(contract_failure)?;
-    let statement = Statement::compute(&record, Some(claimed));
+    let statement = Statement::compute(&record, claimed);
     statement.show(output);
     statement.verdict()
 }
 
-async fn list(requester: &Requester, all: bool, output: &Output) -> Result<(), Failure> {
-    let statuses: HashMap<DealId, DealStatus> = requester
-        .session
-        .deals()
-        .await?
-        .into_iter()
-        .map(|view| (view.deal_id, view.status))
-        .collect();
+async fn list(
+    store: &Store,
+    requester: Option<&Requester>,
+    all: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let mut statuses = HashMap::new();
+    if let Some(requester) = requester {
+        let deals = requester.session.deals().await?;
+        statuses.extend(deals.into_iter().map(|view| (view.deal_id, view.status)));
+    }
     let now = unix_now();
-    let mut records = requester.store.leases()?;
+    let mut records = store.leases()?;
     records.retain(|record| {
         all || record
             .ended
@@ -82,41 +97,42 @@ async fn list(requester: &Requester, all: bool, output: &Output) -> Result<(), F
         .iter_mut()
         .filter(|record| record.stage == Stage::Paying)
     {
-        let state = requester.store.channel(record.deal.channel().id())?;
+        let state = store.channel(record.deal.channel().id())?;
         record.catch_up(&state);
     }
     let rows: Vec<_> = records
         .iter()
         .map(|record| (record, status(record, &statuses)))
         .collect();
-    output.json(&json!({ "leases": rows.iter().map(|(record, status)| as_json(record, status)).collect::<Vec<_>>() }));
+    let objects: Vec<_> = rows
+        .iter()
+        .map(|(record, status)| as_json(record, status))
+        .collect();
+    output.json(&json!({ "leases": objects }));
     if rows.is_empty() {
         output.line("no leases; `ipsx connect` makes one");
         return Ok(());
     }
-    let table: Vec<Vec<String>> = rows
+    let heading = ["lease", "address", "cc", "status", "used", "promised"];
+    let rows: Vec<_> = rows
         .iter()
-        .map(|(record, status)| {
-            let statement = Statement::compute(record, None);
-            vec![
-                record.deal.id().to_string(),
-                record.deal.exit_address.to_string(),
-                record
-                    .placement
-                    .country
-                    .map_or_else(|| "-".into(), |country| country.to_string()),
-                status.clone(),
-                duration::format(statement.seconds),
-                amount::format(statement.amount),
-            ]
-        })
+        .map(|(record, status)| as_row(record, status))
         .collect();
-    output.table(
-        &["lease", "address", "cc", "status", "used", "promised"],
-        &table,
-        &[4, 5],
-    );
+    output.table(&heading, &rows, &[4, 5]);
     Ok(())
+}
+
+fn as_row(record: &LeaseRecord, status: &str) -> Vec<String> {
+    let statement = Statement::compute(record, None);
+    let country = record.placement.country.map(|country| country.to_string());
+    vec![
+        record.deal.id().to_string(),
+        record.deal.exit_address.to_string(),
+        country.unwrap_or_else(|| "-".into()),
+        status.to_string(),
+        duration::format(statement.seconds),
+        amount::format(statement.amount),
+    ]
 }
 
 /// The broker's word while it may still change, else what is known here.

@@ -464,7 +464,8 @@ impl Lease {
     }
 }
 
-fn terms(deal: &Deal) -> Terms {
+/// The part of a deal that is metered.
+pub fn terms(deal: &Deal) -> Terms {
     Terms {
         deal_id: deal.id(),
         channel: deal.channel(),

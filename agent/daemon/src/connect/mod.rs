@@ -1,6 +1,7 @@
 //! `ipsx connect`: leases an address and uses it.
 
 mod bring_up;
+mod budget;
 mod exit_check;
 mod explain;
 mod export;
@@ -46,7 +47,9 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     let requester = Arc::new(open(settings, output).await?);
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
-    let agreed = requester.agree(slot, &wishes(&args)).await?;
+    let mut wishes = wishes(&args);
+    wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
+    let agreed = requester.agree(slot, &wishes).await?;
     let checked = usage.exit_page().is_some();
     let shown = Shown::new(output);
     shown.agreed(&agreed.record);

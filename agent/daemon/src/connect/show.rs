@@ -6,6 +6,7 @@ use ipsx_agent_core::requester::{Blame, EndReason, Progress};
 use serde_json::json;
 
 use super::Place;
+use super::budget::ahead;
 use super::explain::price;
 use super::running::{Finished, News};
 use crate::amount;
@@ -44,6 +45,7 @@ impl<'a> Shown<'a> {
             "prices": deal.prices,
             "budget": deal.budget,
             "seconds": deal.seconds,
+            "ahead": ahead(deal),
         }));
         let country = record
             .placement
@@ -56,9 +58,10 @@ impl<'a> Shown<'a> {
         self.output
             .line(format!("price     {}", price(&deal.prices)));
         self.output.line(format!(
-            "at most   {} in {}",
+            "at most   {} in {}, {} of it paid ahead",
             amount::tokens(deal.budget),
-            duration::format(u64::from(deal.seconds))
+            duration::format(u64::from(deal.seconds)),
+            amount::tokens(ahead(deal)),
         ));
     }
 
