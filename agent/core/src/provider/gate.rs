@@ -9,7 +9,7 @@ const SLOWEST: u64 = 4 * 1024;
 /// Turns what may still pass into a rate at which it cannot have passed before the counters are read again.
 ///
 /// The shell reads counters ten times a second. A gate throttled to `r` passes at most `r / 4` at once and `r / 10`
-/// until the next reading, in each direction: 0.7 `r` in all. With `r` bytes left, that never is too much.
+/// until the next reading, in each direction: 0.7 `r` in all. With 0.7 `r` bytes left, that never is too much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GateKeeper {
     service: Option<ServiceGate>,
@@ -43,7 +43,7 @@ impl GateKeeper {
         let left = limit.saturating_sub(total);
         let throttled = matches!(self.set, Gate::Throttled { .. });
         let about_the_same = left > self.left / 2 && left / 2 < self.left;
-        let bytes_per_second = left.max(SLOWEST).min(most);
+        let bytes_per_second = (left / 7 * 10).max(SLOWEST).min(most);
         if throttled && about_the_same && most == u64::MAX {
             return None;
         }
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(
             keeper.change(0),
             Some(Gate::Throttled {
-                bytes_per_second: 10_000
+                bytes_per_second: 14_280
             })
         );
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ipsx_agent_core::provider::{Now, Provider};
 use ipsx_market::messages::BrokerMessage;
+use ipsx_market::payment::PayerMessage;
 use serde::Serialize;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -59,7 +60,10 @@ impl Agent {
                     Some(happening) => self.handle(happening).await,
                     None => break,
                 },
-                () = sleep_until(timeout) => self.provider.handle_timeout(now()),
+                () = sleep_until(timeout) => {
+                    self.read_counters().await;
+                    self.provider.handle_timeout(now());
+                }
                 _ = reading.tick() => self.read_counters().await,
                 _ = block_time.tick() => if !self.provider.is_idle() {
                     self.io.read_block_time();
@@ -90,6 +94,10 @@ impl Agent {
     }
 
     async fn handle(&mut self, happening: Happening) {
+        // The last receipt is written when the end comes: it must not miss what moved since the last reading.
+        if matches!(happening, Happening::Payment(_, PayerMessage::End(_), _)) {
+            self.read_counters().await;
+        }
         let provider = &mut self.provider;
         match happening {
             Happening::Link(LinkEvent::Up {
