@@ -286,7 +286,7 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
 
     /// Ends a session key GRACE from now at the latest, and voids authorisations that were signed but not submitted.
     function revoke(bytes32 network, address signer) external {
-        accounts[network][msg.sender].authorizationNonce += 1;
+        ++accounts[network][msg.sender].authorizationNonce;
         uint256 validTo = _min(signers[network][msg.sender][signer], block.timestamp + GRACE);
         signers[network][msg.sender][signer] = validTo;
         emit SignerChanged(network, msg.sender, signer, validTo);

@@ -10,11 +10,11 @@ import {IPSX} from "./IPSX.sol";
 
 /// What is fixed when the sale is deployed.
 struct SaleTerms {
+    uint40 opensAt;
+    uint40 closesAt;
     address organiser;
     address beneficiary;
     address[3] recipients;
-    uint40 opensAt;
-    uint40 closesAt;
 }
 
 /// @title The sale that creates the IPSX token: half of it for contributors in proportion, half for three recipients.
@@ -80,7 +80,7 @@ contract TokenSale is ReentrancyGuardTransient {
     event Contributed(address indexed contributor, uint256 amount, uint256 excess);
     event Claimed(address indexed owner, address to, uint256 tokens);
     event Refunded(address indexed contributor, address to, uint256 amount);
-    event Collected(address to, uint256 amount);
+    event Collected(address indexed to, uint256 amount);
 
     error ZeroAddress();
     error BadPeriod();

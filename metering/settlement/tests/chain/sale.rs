@@ -14,7 +14,7 @@ use crate::world::{DAY, HOUR, World, create_network};
 alloy_sol_types::sol! {
     #[derive(Debug)]
     struct SaleTerms {
-        address organiser; address beneficiary; address[3] recipients; uint40 opensAt; uint40 closesAt;
+        uint40 opensAt; uint40 closesAt; address organiser; address beneficiary; address[3] recipients;
     }
 
     #[derive(Debug, PartialEq, Eq)]
