@@ -2,6 +2,7 @@
 
 mod inbound;
 mod outbound;
+mod settings;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,11 +13,14 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+pub use settings::PeerSettings;
+
 use crate::{
+    DATA_OVERHEAD, INNER_MTU,
     drops::{DropCounts, DropReason},
     gate::{Gate, GateKeeper},
     keys::{PresharedKey, PrivateKey, PublicKey},
-    noise::{Identity, MAX_DATAGRAM, Session},
+    noise::{Identity, Session},
     peer::Peer,
     routes::Routes,
     transmit::{Transmit, TransmitQueue},
@@ -32,6 +36,9 @@ const LIMIT_PERIOD: Duration = Duration::from_secs(1);
 /// Events kept for the embedder, at most.
 const MAX_EVENTS: usize = 4096;
 
+/// Longest packet of a plain interface: with its overhead it fits one UDP datagram.
+const LONGEST_BARE: usize = 65_000;
+
 /// Which end of a lease a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -42,6 +49,8 @@ pub enum Side {
         /// The client's own inner IPv4 address.
         inner_v4: Ipv4Addr,
     },
+    /// Neither: a plain WireGuard interface. Gates are open, and there are no control datagrams.
+    Bare,
 }
 
 /// A device's own settings.
@@ -55,6 +64,18 @@ pub struct DeviceConfig {
     pub gateway_v4: Ipv4Addr,
     /// UDP port of control datagrams at the gateway.
     pub control_port: u16,
+}
+
+impl DeviceConfig {
+    /// A plain WireGuard interface.
+    pub fn bare(private_key: PrivateKey) -> Self {
+        Self {
+            private_key,
+            side: Side::Bare,
+            gateway_v4: Ipv4Addr::UNSPECIFIED,
+            control_port: 0,
+        }
+    }
 }
 
 /// A peer's settings.
@@ -152,6 +173,15 @@ pub struct PeerStatus {
     pub usage: Usage,
 }
 
+/// Outer bytes of one peer: handshakes, keepalives and data with their headers, without UDP and IP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// Authentic bytes that came.
+    pub received: u64,
+    /// Bytes that were written for the peer.
+    pub sent: u64,
+}
+
 /// One end of the tunnel with all its peers.
 ///
 /// Feed it with the `handle_*` methods; after each batch take out [`poll_transmit`](Self::poll_transmit) and
@@ -173,6 +203,10 @@ pub struct Device {
     drops: DropCounts,
     scratch: Vec<u8>,
     packet: Vec<u8>,
+    /// Packets are not padded past this length.
+    mtu: usize,
+    /// Longer packets are refused.
+    longest: usize,
     next_tick: Instant,
     next_limit: Instant,
 }
@@ -181,6 +215,10 @@ impl Device {
     /// A device without peers. `seed` must come from the system's randomness.
     pub fn new(config: DeviceConfig, seed: [u8; 32], now: Instant) -> Self {
         let identity = Identity::new(&config.private_key);
+        let longest = match config.side {
+            Side::Bare => LONGEST_BARE,
+            Side::Provider | Side::Client { .. } => INNER_MTU,
+        };
         Self {
             public_key: config.private_key.public_key(),
             identity,
@@ -194,8 +232,10 @@ impl Device {
             transmits: TransmitQueue::new(),
             events: VecDeque::new(),
             drops: DropCounts::default(),
-            scratch: vec![0; MAX_DATAGRAM + 16],
-            packet: Vec::with_capacity(crate::INNER_MTU),
+            scratch: vec![0; longest + DATA_OVERHEAD + 16],
+            packet: Vec::with_capacity(INNER_MTU),
+            mtu: INNER_MTU,
+            longest,
             next_tick: now,
             next_limit: now,
         }
@@ -206,7 +246,7 @@ impl Device {
         self.public_key
     }
 
-    /// Adds a peer with a closed gate on a provider, an open one on a client.
+    /// Adds a peer with a closed gate on a provider, an open one else.
     pub fn add_peer(&mut self, config: PeerConfig, now: Instant) -> Result<PeerId, AddPeerError> {
         if config.public_key == self.public_key {
             return Err(AddPeerError::OwnKey(config.public_key));
@@ -232,7 +272,7 @@ impl Device {
         );
         let gate = match self.config.side {
             Side::Provider => Gate::Closed,
-            Side::Client { .. } => Gate::Open,
+            Side::Client { .. } | Side::Bare => Gate::Open,
         };
         let id = PeerId(self.next_id);
         self.next_id += 1;
@@ -304,7 +344,7 @@ impl Device {
         if let Some(peer) = self.peers.get_mut(&id) {
             match side {
                 Side::Provider => peer.usage.bytes_up += bytes as u64,
-                Side::Client { .. } => peer.usage.bytes_down += bytes as u64,
+                Side::Client { .. } | Side::Bare => peer.usage.bytes_down += bytes as u64,
             }
         }
     }
@@ -322,6 +362,7 @@ impl Device {
         for peer in self.peers.values_mut() {
             let written = peer.session.tick(&mut self.scratch);
             if let (Some(len), Some(endpoint)) = (written, peer.endpoint) {
+                peer.transfer.sent += len as u64;
                 self.transmits.push(endpoint, &self.scratch[..len]);
             }
         }

@@ -8,6 +8,7 @@
 //! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
 //! - [`packet`]: reading and building inner IP packets.
 //! - [`offload`]: cutting and joining the super-packets of a TUN interface.
+//! - [`uapi`]: the text by which `wg` configures an interface.
 //! - [`DropReason`]: why a packet went nowhere; its name is also the metric label.
 
 mod control;
@@ -22,11 +23,13 @@ mod peer;
 mod policy;
 mod routes;
 mod transmit;
+pub mod uapi;
 mod usage;
 
 pub use control::MAX_CONTROL_PAYLOAD;
 pub use device::{
-    AddPeerError, Device, DeviceConfig, DeviceEvent, Inbound, PeerConfig, PeerId, PeerStatus, Side,
+    AddPeerError, Device, DeviceConfig, DeviceEvent, Inbound, PeerConfig, PeerId, PeerSettings,
+    PeerStatus, Side, Transfer,
 };
 pub use drops::{DropCounts, DropReason};
 pub use gate::{Bucket, Gate};

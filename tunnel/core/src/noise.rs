@@ -14,16 +14,12 @@ use boringtun::{
 };
 
 use crate::{
-    DATA_OVERHEAD, INNER_MTU,
     drops::DropReason,
     keys::{PresharedKey, PrivateKey, PublicKey},
 };
 
 /// Smallest output buffer that the library accepts without panicking: one handshake initiation.
 pub(crate) const MIN_BUFFER: usize = 148;
-
-/// Largest datagram that this crate writes.
-pub(crate) const MAX_DATAGRAM: usize = INNER_MTU + DATA_OVERHEAD;
 
 /// Handshake messages per second answered without asking for proof of the source address.
 const HANDSHAKES_PER_SECOND: u64 = 200;
@@ -211,8 +207,8 @@ impl Session {
 }
 
 /// Length of a packet once padded to 16 bytes, but never past the MTU (as the kernel does).
-pub(crate) fn padded_len(len: usize) -> usize {
-    len.next_multiple_of(16).min(INNER_MTU.max(len))
+pub(crate) fn padded_len(len: usize, mtu: usize) -> usize {
+    len.next_multiple_of(16).min(mtu.max(len))
 }
 
 fn reason(error: &WireGuardError) -> DropReason {

@@ -9,7 +9,11 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    control::ControlLimits, device::PeerConfig, gate::GateKeeper, keys::PublicKey, noise::Session,
+    control::ControlLimits,
+    device::{PeerConfig, Transfer},
+    gate::GateKeeper,
+    keys::{PresharedKey, PublicKey},
+    noise::Session,
     usage::Usage,
 };
 
@@ -18,6 +22,8 @@ const MAX_PENDING: usize = 64;
 
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
+    pub(crate) preshared_key: Option<PresharedKey>,
+    pub(crate) keepalive: Option<u16>,
     pub(crate) index: u32,
     pub(crate) session: Session,
     pub(crate) endpoint: Option<SocketAddr>,
@@ -27,6 +33,7 @@ pub(crate) struct Peer {
     /// Where the other end sent its last control datagram from.
     pub(crate) control_port: u16,
     pub(crate) usage: Usage,
+    pub(crate) transfer: Transfer,
     pub(crate) last_received: Option<Instant>,
     pub(crate) handshaked_at: Option<Instant>,
     /// A handshake that we answered, and whose initiator has not yet shown that it holds the keys.
@@ -53,6 +60,8 @@ impl Peer {
     ) -> Self {
         Self {
             key: config.public_key,
+            preshared_key: config.preshared_key.clone(),
+            keepalive: config.keepalive,
             index,
             session,
             endpoint: config.endpoint,
@@ -61,6 +70,7 @@ impl Peer {
             control: ControlLimits::new(now),
             control_port,
             usage: Usage::default(),
+            transfer: Transfer::default(),
             last_received: None,
             handshaked_at: None,
             unconfirmed: false,

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, time::Instant};
 
 use super::{Device, DeviceEvent, Inbound, PeerId, Side};
 use crate::{
-    control,
     drops::DropReason,
     gate::Refused,
     noise::{self, Admission, Kind, MIN_BUFFER, Opened},
@@ -52,10 +51,15 @@ impl Device {
         if kind == Kind::Initiation {
             // Timers that stood still would throw the new session away at their next move.
             if let (Some(len), Some(endpoint)) = (peer.session.tick(buffer), peer.endpoint) {
+                peer.transfer.sent += len as u64;
                 self.transmits.push(endpoint, &buffer[..len]);
             }
         }
         let opened = peer.session.open(from.ip(), datagram, buffer)?;
+        peer.transfer.received += datagram.len() as u64;
+        if let Opened::Reply(len) = opened {
+            peer.transfer.sent += len as u64;
+        }
         if let Kind::Cookie { .. } = kind {
             return Ok(None);
         }
@@ -146,15 +150,10 @@ impl Device {
             return self.dropped_because(DropReason::SpoofedSource);
         }
         let to_gateway = self.config.side == Side::Provider;
+        let found = self.find_control(packet, to_gateway);
         let Some(peer) = self.peers.get_mut(&id) else {
             return self.dropped_because(DropReason::UnknownPeer);
         };
-        let found = control::find(
-            packet,
-            self.config.gateway_v4,
-            self.config.control_port,
-            to_gateway,
-        );
         let passed = match &found {
             Some(control) => {
                 let passed = peer.control.pass_inbound(control.payload.len(), now);

@@ -7,9 +7,11 @@ use std::{
 
 use super::{Device, PeerId, Side};
 use crate::{
-    DATA_OVERHEAD, INNER_MTU, control,
+    DATA_OVERHEAD,
+    control::{self, ControlPacket},
     drops::DropReason,
     noise::{MIN_BUFFER, padded_len},
+    offload::Segments,
     packet,
     peer::Peer,
     transmit::TransmitQueue,
@@ -22,8 +24,21 @@ impl Device {
     /// A refused packet is counted in [`dropped`](Self::dropped) before its reason is returned.
     pub fn handle_packet(&mut self, packet: &[u8], now: Instant) -> Result<PeerId, DropReason> {
         let sent = self
-            .route(packet)
+            .route(packet, packet.len())
             .and_then(|id| self.send(id, packet, now).map(|()| id));
+        sent.or_else(|reason| self.dropped_because(reason))
+    }
+
+    /// Sends what was read from a TUN interface with offloads: like [`handle_packet`](Self::handle_packet) for every
+    /// segment, looking up its peer once.
+    pub fn handle_segments(
+        &mut self,
+        segments: &Segments<'_>,
+        now: Instant,
+    ) -> Result<PeerId, DropReason> {
+        let sent = self
+            .route(segments.packet(), segments.len_of(0))
+            .and_then(|id| self.send_segments(id, segments, now).map(|()| id));
         sent.or_else(|reason| self.dropped_because(reason))
     }
 
@@ -58,13 +73,14 @@ impl Device {
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
         if let Some(len) = peer.session.initiate(again, &mut self.scratch) {
+            peer.transfer.sent += len as u64;
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         Ok(())
     }
 
-    fn route(&self, packet: &[u8]) -> Result<PeerId, DropReason> {
-        if packet.len() > INNER_MTU {
+    fn route(&self, packet: &[u8], longest: usize) -> Result<PeerId, DropReason> {
+        if longest > self.longest {
             return Err(DropReason::Oversize);
         }
         let (_, destination) = packet::addresses(packet)?;
@@ -73,14 +89,8 @@ impl Device {
 
     fn send(&mut self, id: PeerId, packet: &[u8], now: Instant) -> Result<(), DropReason> {
         let side = self.config.side;
+        let control = self.find_control(packet, side != Side::Provider);
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
-        let to_gateway = side != Side::Provider;
-        let control = control::find(
-            packet,
-            self.config.gateway_v4,
-            self.config.control_port,
-            to_gateway,
-        );
         match &control {
             Some(control) => peer.control.pass_outbound(control.payload.len(), now)?,
             None => peer.gate.pass_outbound(packet.len(), now)?,
@@ -88,13 +98,14 @@ impl Device {
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
         let counted = control.is_none();
         if peer.session.is_established() {
-            seal(
-                peer,
-                packet,
+            let fill = |buffer: &mut [u8]| buffer.copy_from_slice(packet);
+            let sealer = Sealer {
                 endpoint,
-                &mut self.scratch,
-                &mut self.transmits,
-            );
+                mtu: self.mtu,
+                scratch: &mut self.scratch,
+                transmits: &mut self.transmits,
+            };
+            sealer.seal(peer, packet.len(), fill);
             if counted {
                 count_sent(peer, side, packet.len());
             }
@@ -104,9 +115,75 @@ impl Device {
             self.drops.add(DropReason::HandshakeBacklog);
         }
         if let Some(len) = peer.session.initiate(false, &mut self.scratch) {
+            peer.transfer.sent += len as u64;
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         Ok(())
+    }
+
+    fn send_segments(
+        &mut self,
+        id: PeerId,
+        segments: &Segments<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let side = self.config.side;
+        let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
+        if segments.count() == 1 || !peer.session.is_established() {
+            return self.send_each(id, segments, now);
+        }
+        let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
+        for index in 0..segments.count() {
+            let len = segments.len_of(index);
+            if let Err(refused) = peer.gate.pass_outbound(len, now) {
+                self.drops.add(refused.into());
+                continue;
+            }
+            let sealer = Sealer {
+                endpoint,
+                mtu: self.mtu,
+                scratch: &mut self.scratch,
+                transmits: &mut self.transmits,
+            };
+            sealer.seal(peer, len, |buffer| {
+                segments.write(index, buffer);
+            });
+            count_sent(peer, side, len);
+        }
+        Ok(())
+    }
+
+    /// The careful way: packets that may be control datagrams, or have to wait for a session.
+    fn send_each(
+        &mut self,
+        id: PeerId,
+        segments: &Segments<'_>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let mut packet = std::mem::take(&mut self.packet);
+        for index in 0..segments.count() {
+            packet.resize(segments.len_of(index), 0);
+            segments.write(index, &mut packet);
+            if let Err(reason) = self.send(id, &packet, now) {
+                self.packet = packet;
+                return Err(reason);
+            }
+        }
+        self.packet = packet;
+        Ok(())
+    }
+
+    /// The control datagram that `packet` is, if it is one.
+    pub(super) fn find_control(&self, packet: &[u8], to_gateway: bool) -> Option<ControlPacket> {
+        if self.config.side == Side::Bare {
+            return None;
+        }
+        control::find(
+            packet,
+            self.config.gateway_v4,
+            self.config.control_port,
+            to_gateway,
+        )
     }
 
     /// Sends what waited for the session, the library's own keepalives included.
@@ -116,16 +193,18 @@ impl Device {
             return;
         };
         while let Some(len) = peer.session.drain(&mut self.scratch) {
+            peer.transfer.sent += len as u64;
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         for pending in peer.take_pending() {
-            seal(
-                peer,
-                &pending.packet,
+            let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&pending.packet);
+            let sealer = Sealer {
                 endpoint,
-                &mut self.scratch,
-                &mut self.transmits,
-            );
+                mtu: self.mtu,
+                scratch: &mut self.scratch,
+                transmits: &mut self.transmits,
+            };
+            sealer.seal(peer, pending.packet.len(), fill);
             if pending.counted {
                 count_sent(peer, side, pending.packet.len());
             }
@@ -152,6 +231,7 @@ impl Device {
                 SocketAddr::new(IpAddr::V4(inner_v4), self.config.control_port),
                 gateway,
             ),
+            Side::Bare => return Err(DropReason::NoRoute),
         };
         if packet::udp(packet, source, destination, payload) {
             Ok(())
@@ -164,23 +244,31 @@ impl Device {
 fn count_sent(peer: &mut Peer, side: Side, bytes: usize) {
     match side {
         Side::Provider => peer.usage.bytes_down += bytes as u64,
-        Side::Client { .. } => peer.usage.bytes_up += bytes as u64,
+        Side::Client { .. } | Side::Bare => peer.usage.bytes_up += bytes as u64,
     }
 }
 
-/// Pads, encrypts and queues one packet.
-fn seal(
-    peer: &mut Peer,
-    packet: &[u8],
+/// Where sealed packets go.
+struct Sealer<'d> {
     endpoint: SocketAddr,
-    scratch: &mut [u8],
-    transmits: &mut TransmitQueue,
-) {
-    let padded = padded_len(packet.len());
-    scratch[..packet.len()].copy_from_slice(packet);
-    scratch[packet.len()..padded].fill(0);
-    let expected = padded + DATA_OVERHEAD;
-    transmits.push_with(endpoint, expected, expected.max(MIN_BUFFER), |buffer| {
-        peer.session.seal(&scratch[..padded], buffer)
-    });
+    mtu: usize,
+    scratch: &'d mut [u8],
+    transmits: &'d mut TransmitQueue,
+}
+
+impl Sealer<'_> {
+    /// Pads, encrypts and queues one packet of `len` bytes, which `fill` writes.
+    fn seal(self, peer: &mut Peer, len: usize, fill: impl FnOnce(&mut [u8])) {
+        let padded = padded_len(len, self.mtu);
+        fill(&mut self.scratch[..len]);
+        self.scratch[len..padded].fill(0);
+        let expected = padded + DATA_OVERHEAD;
+        self.transmits.push_with(
+            self.endpoint,
+            expected,
+            expected.max(MIN_BUFFER),
+            |buffer| peer.session.seal(&self.scratch[..padded], buffer),
+        );
+        peer.transfer.sent += expected as u64;
+    }
 }

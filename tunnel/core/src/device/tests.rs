@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
+mod bare;
 mod histories;
 mod hostile;
 mod lease;

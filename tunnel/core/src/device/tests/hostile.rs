@@ -213,12 +213,12 @@ fn oversized_packets_are_refused() {
 
 #[test]
 fn padding_hides_lengths_up_to_the_mtu() {
-    assert_eq!(padded_len(0), 0);
-    assert_eq!(padded_len(1), 16);
-    assert_eq!(padded_len(16), 16);
-    assert_eq!(padded_len(1401), 1408);
-    assert_eq!(padded_len(1409), 1420);
-    assert_eq!(padded_len(1420), 1420);
+    assert_eq!(padded_len(0, INNER_MTU), 0);
+    assert_eq!(padded_len(1, INNER_MTU), 16);
+    assert_eq!(padded_len(16, INNER_MTU), 16);
+    assert_eq!(padded_len(1401, INNER_MTU), 1408);
+    assert_eq!(padded_len(1409, INNER_MTU), 1420);
+    assert_eq!(padded_len(1420, INNER_MTU), 1420);
 }
 
 #[test]
