@@ -72,7 +72,7 @@ impl fmt::Display for EndReason {
             }
             Self::ExitUnknown => {
                 return f.write_str(
-                    "the exit's address could not be found out; is the page of --exit-check up?",
+                    "the exit's address could not be found out (is the page of --exit-check up?)",
                 );
             }
             Self::Misbehaved(fault) => return write!(f, "{fault}"),

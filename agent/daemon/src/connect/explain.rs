@@ -2,7 +2,7 @@
 
 use ipsx_agent_core::requester::Wishes;
 use ipsx_market::http::ProblemKind;
-use ipsx_market::request::Filter;
+use ipsx_market::request::{CounterSource, Filter};
 use ipsx_market::search::OfferQuery;
 use ipsx_metering::Prices;
 
@@ -21,6 +21,14 @@ pub(super) async fn no_deal(error: BrokerError, broker: &Broker, wishes: &Wishes
                 format!(
                     "no offer matches {asked}; widen the filters, `ipsx search` shows what there is"
                 ),
+            )
+        }
+        Some(ProblemKind::PriceTooLow)
+            if wishes.counter_source == CounterSource::Provider && free_traffic(wishes) =>
+        {
+            Failure::new(
+                ExitCode::PriceTooLow,
+                "every matching offer charges for traffic, which this program cannot count when another client runs the tunnel; raise --max-price-per-second, or believe the provider's count with --trust-provider-bytes",
             )
         }
         Some(ProblemKind::PriceTooLow) => {
@@ -47,6 +55,10 @@ pub(super) async fn no_deal(error: BrokerError, broker: &Broker, wishes: &Wishes
         }
         _ => error.into(),
     }
+}
+
+fn free_traffic(wishes: &Wishes) -> bool {
+    wishes.max_prices.per_gib.0.0 == 0
 }
 
 /// Prices as people read them.

@@ -14,6 +14,7 @@ use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
 use crate::measure::bytes;
 use crate::output::{Output, Style};
+use crate::statement::Statement;
 use crate::store::LeaseRecord;
 
 /// Shows one lease.
@@ -135,27 +136,32 @@ impl<'a> Shown<'a> {
     /// How it ended; an error unless it ended as agreed or wished.
     pub fn finished(&self, finished: &Finished) -> Result<(), Failure> {
         let (ending, record) = (&finished.ending, &finished.record);
-        let report = &ending.report;
+        let statement = Statement::compute(record, None);
         self.output.json(&json!({
             "event": "ended",
-            "deal_id": record.deal.id(),
-            "cause": report.cause,
+            "deal_id": statement.deal_id,
+            "cause": ending.report.cause,
             "reason": ending.reason.to_string(),
-            "seconds": report.usage.secs,
-            "bytes_up": report.usage.bytes_up,
-            "bytes_down": report.usage.bytes_down,
-            "amount": report.amount,
-            "vouchers": record.vouchers,
-            "exit_seen": record.exit_seen,
+            "seconds": statement.seconds,
+            "bytes_up": statement.bytes_up,
+            "bytes_down": statement.bytes_down,
+            "used": statement.used,
+            "amount": statement.amount,
+            "vouchers": statement.vouchers,
+            "exit_seen": statement.exit_seen,
         }));
-        self.line(format!(
-            "ended     {}: {}, {} up, {} down, {} promised in {} vouchers",
-            ending.reason,
-            duration::format(report.usage.secs),
-            bytes(report.usage.bytes_up),
-            bytes(report.usage.bytes_down),
-            amount::tokens(report.amount),
-            record.vouchers,
+        self.line(format!("ended     {}", ending.reason));
+        self.output.line(format!(
+            "used      {}, {} up, {} down: {}",
+            duration::format(statement.seconds),
+            bytes(statement.bytes_up),
+            bytes(statement.bytes_down),
+            amount::tokens(statement.used),
+        ));
+        self.output.line(format!(
+            "promised  {} in {} vouchers",
+            amount::tokens(statement.amount),
+            statement.vouchers,
         ));
         self.output.line(format!(
             "          ipsx leases --statement {}",
