@@ -55,7 +55,11 @@ pub(crate) struct People {
 
 impl People {
     pub(crate) fn new() -> Self {
-        let root = Wallet::random();
+        Self::of(&Wallet::random())
+    }
+
+    /// The same people for the same root.
+    pub(crate) fn of(root: &Wallet) -> Self {
         Self {
             founder: root.derive(b"founder"),
             admin: root.derive(b"admin"),
@@ -95,10 +99,16 @@ pub(crate) fn manual_clock() -> (Arc<AtomicU64>, Clock) {
 
 impl World {
     pub(crate) async fn embedded() -> Self {
-        let people = People::new();
+        Self::embedded_for(People::new()).await.0
+    }
+
+    /// The same for given people, with the chain itself, to look at its blocks.
+    pub(crate) async fn embedded_for(people: People) -> (Self, EmbeddedChain) {
         let (time, clock) = manual_clock();
         let chain = EmbeddedChain::in_memory(Genesis::funding(people.addresses()), clock);
-        Self::set_up(Backend::Embedded(time), Arc::new(chain), people).await
+        let shared = Arc::new(chain.clone());
+        let world = Self::set_up(Backend::Embedded(time), shared, people).await;
+        (world, chain)
     }
 
     pub(crate) async fn served() -> Self {
