@@ -131,8 +131,8 @@ fn limits(terms: &OfferTerms) -> String {
         hours => format!("in {hours} of the 168 hours of a week"),
     };
     format!(
-        "Your limits\n  At most {} lease(s) at a time, together {} Mbit/s up and {} Mbit/s down; each {} to {} s long, {hours};\n  {month}.\n",
-        capacity.leases, capacity.mbit_up, capacity.mbit_down, terms.min_seconds, terms.max_seconds,
+        "Your limits\n  At most {} lease(s) at a time, each {} to {} s long, {hours};\n  {month}.\n  Sold are {} Mbit/s up and {} Mbit/s down together; a lease may use more while your line has it.\n",
+        capacity.leases, terms.min_seconds, terms.max_seconds, capacity.mbit_up, capacity.mbit_down,
     )
 }
 

@@ -354,6 +354,38 @@ async fn reservations_are_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_fails_is_made_later() {
+    let mut market = Market::start().await;
+    let origin = origin(0).await;
+    let wallet = Arc::new(Wallet::random());
+    let config = market.provider_config(12, origin).await;
+    let mut provider = market.provider(config, &wallet).await;
+    let mut requester = Requester::new(&market).await;
+    let mut lease = requester.lease(5).await;
+    lease.run(Duration::from_secs(2)).await;
+    // The embedded chain goes away with its broker.
+    market.kill_broker();
+    lease.run(Duration::from_secs(20)).await;
+    assert_eq!(end(&mut provider).await.0, EndCause::Completed);
+    let failed = |event: &ProviderEvent| matches!(event, ProviderEvent::ClaimFailed { .. });
+    wait_for(&mut provider, failed).await;
+    market.restart_broker().await;
+    let claimed = |event: &ProviderEvent| matches!(event, ProviderEvent::Claimed { .. });
+    wait_for(&mut provider, claimed).await;
+    let network = market.network().await;
+    let paid = network.contract.claimed(lease.deal.channel().id()).await;
+    assert_eq!(paid.unwrap(), Amount(5 * PRICE));
+    // The broker is told of the end that it missed.
+    requester
+        .wait_until(lease.deal.id(), |view| {
+            view.amount == Some(Amount(5 * PRICE))
+        })
+        .await;
+    let left = provider.shutdown().await;
+    assert!(!left.iter().any(claimed), "claimed twice: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_operator_is_not_spoken_to() {
     let market = Market::start().await;
     let origin = origin(0).await;
