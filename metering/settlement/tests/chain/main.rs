@@ -21,6 +21,7 @@ mod model;
 mod money;
 mod permits;
 mod persistence;
+mod rows;
 mod sale;
 mod sale_attacks;
 mod served;

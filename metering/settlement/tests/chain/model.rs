@@ -45,6 +45,8 @@ pub(crate) struct Model {
     pub(crate) operator: u64,
     pub(crate) rotated_at: u64,
     pub(crate) bond: u128,
+    pub(crate) bond_pending: u128,
+    pub(crate) bond_requested_at: u64,
     pub(crate) treasury: u128,
     pub(crate) provider: u128,
     pub(crate) payers: [Payer; PAYERS],
@@ -104,6 +106,33 @@ impl Model {
             self.rotated_at = self.now;
         }
         allowed
+    }
+
+    pub(crate) fn request_bond(&mut self, amount: u128) {
+        self.bond_pending = amount;
+        self.bond_requested_at = self.now;
+    }
+
+    /// What is taken, or `None` if the contract refuses.
+    pub(crate) fn withdraw_bond(&mut self) -> Option<u128> {
+        if self.bond_pending == 0 || self.now <= self.bond_requested_at + 7 * DAY {
+            return None;
+        }
+        let taken = std::mem::take(&mut self.bond_pending).min(self.bond);
+        self.bond -= taken;
+        Some(taken)
+    }
+
+    pub(crate) fn take_credits(&mut self, treasury: bool, amount: u128) -> bool {
+        let credits = match treasury {
+            true => &mut self.treasury,
+            false => &mut self.provider,
+        };
+        let enough = amount <= *credits;
+        if enough {
+            *credits -= amount;
+        }
+        enough
     }
 
     pub(crate) fn settle(&mut self, row: &ModelRow) -> RowOutcome {
