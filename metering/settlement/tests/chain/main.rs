@@ -16,6 +16,7 @@ mod gas;
 mod histories;
 mod keys;
 mod kills;
+mod leaving;
 mod lifecycle;
 mod model;
 mod money;
