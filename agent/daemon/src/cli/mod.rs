@@ -15,6 +15,8 @@ use ipsx_metering::{Address, Amount, DealId};
 use crate::amount;
 use crate::exit_code::ExitCode;
 use crate::provider::ProvideArgs;
+#[cfg(target_os = "linux")]
+use crate::tunnel::TunnelArgs;
 
 /// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
 #[derive(Debug, Parser)]
@@ -58,7 +60,7 @@ pub struct CommonArgs {
     /// Print JSON for programs instead of text for people
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say more on standard error; twice for every packet's worth
+    /// Say more on standard error; repeat for still more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
@@ -84,8 +86,14 @@ pub enum Command {
     /// Take tokens out: the deposit, or a provider's earnings
     #[command(subcommand)]
     Withdraw(WithdrawCommand),
+    /// Run a plain WireGuard interface, configured by `wg` (Linux)
+    #[cfg(target_os = "linux")]
+    Tunnel(TunnelArgs),
     /// Run the whole market on this machine: broker, chain, three providers, one lease
     #[cfg(feature = "demo")]
+    #[command(
+        after_help = "Everything lives in a temporary folder, unless --data DIR names one to keep."
+    )]
     Demo(DemoArgs),
     /// List the program's exit codes
     #[command(long_about = ExitCode::table())]

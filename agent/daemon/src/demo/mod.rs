@@ -34,7 +34,7 @@ use fetch::{Page, Way, fetch};
 use report::Report;
 use world::{DEPOSIT, MILLI, World};
 
-/// The most that is paid for a second: a fortieth of a hundredth of a token.
+/// The most that is paid for a second: two and a half thousandths of a token.
 const MAX_PER_SECOND: Amount = Amount(MILLI * 5 / 2);
 /// The most that is paid for a GiB.
 const MAX_PER_GIB: Amount = Amount(20 * MILLI);
