@@ -25,6 +25,8 @@ mod search;
 mod settle;
 pub mod statement;
 pub mod store;
+#[cfg(target_os = "linux")]
+pub mod tunnel;
 mod wallet;
 mod withdraw;
 
@@ -78,6 +80,8 @@ fn start_logging(verbose: u8) {
 async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
     let settings = Settings::load(&cli.common)?;
     match cli.command {
+        #[cfg(target_os = "linux")]
+        Command::Tunnel(args) => tunnel::run(&args, output).await,
         Command::Wallet(command) => wallet::run(command, &settings, output).await,
         Command::Provide(args) => provider::run(*args, &settings, output).await,
         Command::Search(args) => search::run(args, &settings, output).await,

@@ -1,8 +1,9 @@
-//! The tunnel of a lease on a real machine, without privileges: WireGuard over UDP sockets, an exit that ends the
+//! The tunnel of a lease on a real machine: WireGuard over UDP sockets, an exit that ends the
 //! peers' flows in ordinary sockets, a client that opens connections through it, and a local proxy on top.
 //!
 //! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace exit.
 //! - [`ClientTunnel`] uses it: connections are [`TunnelStream`]s, names are resolved at the far end.
+//! - [`BareDevice`] is a plain WireGuard interface on Linux, configured by `wg`.
 //! - [`Proxy`] offers a client tunnel to local programs as SOCKS5 and HTTP proxy on one port.
 //!
 //! Everything that decides (sessions, gates, usage, exit policy) is in `ipsx-tunnel-core`.
@@ -10,6 +11,8 @@
 // A shell crate: the clock and the system's randomness enter the tunnel here.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[cfg(target_os = "linux")]
+mod bare;
 mod client;
 mod deadlines;
 mod engine;
@@ -22,6 +25,8 @@ mod stack;
 mod sys;
 mod udp;
 
+#[cfg(target_os = "linux")]
+pub use bare::{BareDevice, BareError};
 pub use client::{
     ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus, TunnelStream,
 };

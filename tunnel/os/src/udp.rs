@@ -31,20 +31,39 @@ pub(crate) struct UdpIo {
     local: SocketAddr,
     buffers: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
+    /// Datagrams, or runs of them, that one call receives.
+    batch: usize,
 }
 
 impl UdpIo {
     pub(crate) fn bind(address: SocketAddr) -> Result<Self, TunnelError> {
-        Self::open(address).map_err(|source| TunnelError::Bind { address, source })
+        Self::open(address, false, BATCH_SIZE)
+            .map_err(|source| TunnelError::Bind { address, source })
     }
 
-    fn open(address: SocketAddr) -> io::Result<Self> {
+    /// Like [`bind`](Self::bind), for this address's family alone, and `batch` receptions per call.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn bind_alone(address: SocketAddr, batch: usize) -> Result<Self, TunnelError> {
+        Self::open(address, true, batch.clamp(1, BATCH_SIZE))
+            .map_err(|source| TunnelError::Bind { address, source })
+    }
+
+    /// Marks everything that is sent, for the host's routing rules; 0 for no mark.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {
+        socket2::SockRef::from(&self.socket).set_mark(mark)
+    }
+
+    fn open(address: SocketAddr, alone: bool, batch: usize) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
             Some(Protocol::UDP),
         )?;
         socket.set_nonblocking(true)?;
+        if alone && address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         sys::enlarge_buffers(&socket, SOCKET_BUFFER);
         socket.bind(&address.into())?;
         let socket = UdpSocket::from_std(socket.into());
@@ -54,8 +73,9 @@ impl UdpIo {
             socket,
             state,
             local,
-            buffers: vec![0; BUFFER * BATCH_SIZE],
+            buffers: vec![0; BUFFER * batch],
             metas: [RecvMeta::default(); BATCH_SIZE],
+            batch,
         })
     }
 
@@ -107,7 +127,8 @@ impl UdpIo {
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
         let (socket, state, metas) = (&self.socket, &self.state, &mut self.metas);
-        let received = socket.try_io(|| state.recv(socket.into(), &mut slices, metas))?;
+        let slots = &mut slices[..self.batch];
+        let received = socket.try_io(|| state.recv(socket.into(), slots, metas))?;
         for (meta, buffer) in metas.iter().zip(&slices).take(received) {
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
                 take(meta.addr, datagram);

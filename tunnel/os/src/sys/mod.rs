@@ -4,7 +4,11 @@
 mod interfaces;
 mod options;
 mod resolve;
+#[cfg(target_os = "linux")]
+mod tun;
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::tun::{TunFile, open_tun};
 pub(crate) use interfaces::own_networks;
 pub(crate) use options::{defer_port, enlarge_buffers, raise_file_limit};
 pub(crate) use resolve::{LookupFailure, lookup};

@@ -1,0 +1,85 @@
+//! `ipsx tunnel`: a plain WireGuard interface, configured by `wg`.
+
+use clap::Args;
+use ipsx_tunnel_os::{BareDevice, BareError};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit_code::{ExitCode, Failure};
+use crate::output::Output;
+
+/// `ipsx tunnel …`
+#[derive(Debug, Args)]
+pub struct TunnelArgs {
+    /// Name of the interface to make, such as wg0
+    #[arg(value_name = "IFNAME")]
+    pub interface: String,
+}
+
+/// Runs an interface until it is deleted, or until SIGINT or SIGTERM.
+pub async fn run(args: &TunnelArgs, output: &Output) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).map_err(Failure::internal);
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut device = BareDevice::start(&args.interface).map_err(failure)?;
+    let name = &args.interface;
+    output.line(format!(
+        "interface {name} ready for `wg setconf {name} FILE`"
+    ));
+    let ended = tokio::select! {
+        ended = device.ended() => ended,
+        _ = interrupt.recv() => stop(&mut device).await,
+        _ = terminate.recv() => stop(&mut device).await,
+    };
+    match ended {
+        // Deleting the interface is how wg-quick ends it.
+        Err(gone @ BareError::Gone(_)) => {
+            output.line(gone.to_string());
+            Ok(())
+        }
+        other => other.map_err(failure),
+    }
+}
+
+async fn stop(device: &mut BareDevice) -> Result<(), BareError> {
+    device.stop();
+    device.ended().await
+}
+
+fn failure(error: BareError) -> Failure {
+    let code = match error {
+        BareError::Name(_) | BareError::Privilege { .. } | BareError::Tun { .. } => ExitCode::Usage,
+        BareError::InUse(_) | BareError::Control { .. } | BareError::Udp(_) => ExitCode::PortInUse,
+        BareError::Random(_) | BareError::Start(_) | BareError::Gone(_) => ExitCode::Internal,
+    };
+    Failure::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipsx_tunnel_os::BareDevice;
+
+    #[test]
+    fn names_that_linux_would_not_take_are_usage_errors() {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "sixteen-letters-",
+            "wg 0",
+            "wg\n0",
+            "ü",
+        ] {
+            let Err(error) = BareDevice::start(name) else {
+                panic!("{name:?} was taken");
+            };
+            let failure = failure(error);
+            assert_eq!(failure.code, ExitCode::Usage, "{name:?}");
+            assert!(
+                failure.message.contains("is no interface name"),
+                "{failure}"
+            );
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What can go wrong with a plain interface.
+
+use std::{io, path::PathBuf};
+
+use crate::error::TunnelError;
+
+/// Why an interface could not be made, or has gone.
+#[derive(Debug, thiserror::Error)]
+pub enum BareError {
+    /// The name is none that Linux takes.
+    #[error(
+        "{0:?} is no interface name: use 1 to 15 letters, digits, dots, dashes or underscores, such as wg0"
+    )]
+    Name(String),
+    /// The process may not make interfaces.
+    #[error(
+        "making the interface {name} needs the capability CAP_NET_ADMIN: run this as root, or give it to the \
+         program with `setcap cap_net_admin+ep`"
+    )]
+    Privilege {
+        /// The interface.
+        name: String,
+    },
+    /// The interface could not be made.
+    #[error(
+        "cannot make the interface {name}: {source}; choose a name that is free, and see that /dev/net/tun exists"
+    )]
+    Tun {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process serves the control socket.
+    #[error("another process serves {0}; stop it, or choose another interface name")]
+    InUse(PathBuf),
+    /// The control socket could not be made.
+    #[error("cannot make the control socket {path}: {source}")]
+    Control {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The outer UDP sockets could not be opened.
+    #[error(transparent)]
+    Udp(#[from] TunnelError),
+    /// The system gave no randomness.
+    #[error("the system's random source failed: {0}")]
+    Random(#[from] rand::Error),
+    /// The event loop could not be set up, or failed.
+    #[error("the interface's event loop failed: {0}")]
+    Start(#[source] io::Error),
+    /// Somebody deleted the interface.
+    #[error("the interface {0} was deleted")]
+    Gone(String),
+}

@@ -1,0 +1,156 @@
+//! The outer side: one UDP socket per address family, on one port.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ipsx_tunnel_core::{Device, Transmit};
+use mio::{Registry, Token, event::Event};
+
+use super::BareError;
+use crate::{error::TunnelError, udp::UdpIo};
+
+pub(super) const UDP_V4: Token = Token(0);
+pub(super) const UDP_V6: Token = Token(1);
+
+/// Runs of datagrams received in one call: enough to spare calls, few enough to stay in the processor's cache.
+const BATCH: usize = 8;
+
+/// A socket and whether there may be something to read.
+struct Outer {
+    io: UdpIo,
+    readable: bool,
+    /// A batch that the socket did not take.
+    blocked: Option<Transmit>,
+}
+
+/// Both sockets; a host without IPv6 has one.
+pub(super) struct Sockets {
+    v4: Outer,
+    v6: Option<Outer>,
+    mark: u32,
+}
+
+impl Sockets {
+    /// Listens on `port`; 0 takes a free one.
+    pub(super) fn open(port: u16, mark: u32, registry: &Registry) -> Result<Self, BareError> {
+        let v4 = Outer::open((Ipv4Addr::UNSPECIFIED, port).into(), mark, registry, UDP_V4)?;
+        let same = SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.io.local_addr().port()));
+        let v6 = match Outer::open(same, mark, registry, UDP_V6) {
+            Ok(v6) => Some(v6),
+            Err(TunnelError::Bind { source, .. })
+                if matches!(
+                    source.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { v4, v6, mark })
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.v4.io.local_addr().port()
+    }
+
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    pub(super) fn set_mark(&mut self, mark: u32) -> io::Result<()> {
+        for outer in self.all() {
+            outer.io.set_mark(mark)?;
+        }
+        self.mark = mark;
+        Ok(())
+    }
+
+    pub(super) fn take_event(&mut self, event: &Event) {
+        let outer = match event.token() {
+            UDP_V4 => Some(&mut self.v4),
+            _ => self.v6.as_mut(),
+        };
+        if let Some(outer) = outer {
+            outer.readable |= event.is_readable();
+        }
+    }
+
+    pub(super) fn readable(&self) -> bool {
+        self.v4.readable || self.v6.as_ref().is_some_and(|outer| outer.readable)
+    }
+
+    /// Whether a socket takes no more at this time.
+    pub(super) fn blocked(&self) -> bool {
+        self.v4.blocked.is_some()
+            || self
+                .v6
+                .as_ref()
+                .is_some_and(|outer| outer.blocked.is_some())
+    }
+
+    /// Receives once from each socket that may have something.
+    pub(super) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) {
+        for outer in self.all().filter(|outer| outer.readable) {
+            if let Err(error) = outer.io.receive(&mut take) {
+                // Anything but "nothing there" is an ICMP error of an earlier send, which a tunnel ignores.
+                outer.readable = error.kind() != io::ErrorKind::WouldBlock;
+            }
+        }
+    }
+
+    /// Sends what the device has to send, as far as the sockets take it.
+    pub(super) fn send_all(&mut self, device: &mut Device) {
+        for outer in self.all() {
+            if let Some(transmit) = outer.blocked.take() {
+                outer.send(transmit, device);
+            }
+        }
+        while !self.blocked() {
+            let Some(transmit) = device.poll_transmit() else {
+                break;
+            };
+            match (transmit.destination, self.v6.as_mut()) {
+                (SocketAddr::V4(_), _) => self.v4.send(transmit, device),
+                (SocketAddr::V6(_), Some(v6)) => v6.send(transmit, device),
+                (SocketAddr::V6(_), None) => device.recycle(transmit),
+            }
+        }
+        device.set_max_segments(self.v4.io.max_segments());
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Outer> {
+        std::iter::once(&mut self.v4).chain(self.v6.as_mut())
+    }
+}
+
+impl Outer {
+    fn open(
+        address: SocketAddr,
+        mark: u32,
+        registry: &Registry,
+        token: Token,
+    ) -> Result<Self, TunnelError> {
+        let mut io = UdpIo::bind_alone(address, BATCH)?;
+        if mark != 0 {
+            io.set_mark(mark).map_err(TunnelError::Start)?;
+        }
+        io.register(registry, token).map_err(TunnelError::Start)?;
+        Ok(Self {
+            io,
+            readable: true,
+            blocked: None,
+        })
+    }
+
+    fn send(&mut self, transmit: Transmit, device: &mut Device) {
+        match self.io.send(&transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked = Some(transmit);
+            }
+            _ => device.recycle(transmit),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The TUN side: super-packets in, super-packets out.
+
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    time::Instant,
+};
+
+use ipsx_tunnel_core::{
+    Device,
+    offload::{MAX_IP_PACKET, Merger, OFFLOAD_HEADER_LEN, OffloadHeader, Segments},
+};
+use mio::{Interest, Registry, Token, unix::SourceFd};
+use std::os::fd::AsRawFd;
+
+use super::BareError;
+use crate::sys::{self, TunFile};
+
+/// MTU of a new interface: 1,500 less the outer IPv6, UDP and WireGuard headers.
+const MTU: u16 = 1420;
+
+/// Bytes of decrypted packets gathered before they are written: a few super-packets, that stay in the processor's
+/// cache.
+const ARENA: usize = 256 << 10;
+
+/// Ranges of one super-packet, and its header.
+const PIECES: usize = 65;
+
+/// The interface with its buffers.
+pub(super) struct Tun {
+    name: String,
+    file: TunFile,
+    input: Vec<u8>,
+    arena: Vec<u8>,
+    used: usize,
+    merger: Merger,
+}
+
+/// How reading or writing ended early.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// There is nothing more at this time.
+    Empty,
+    /// The interface was deleted.
+    Gone,
+}
+
+impl Tun {
+    pub(super) fn open(name: &str) -> Result<Self, BareError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) || name.starts_with('.')
+        {
+            return Err(BareError::Name(name.to_owned()));
+        }
+        let file = sys::open_tun(name, MTU).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => BareError::Privilege {
+                name: name.to_owned(),
+            },
+            _ => BareError::Tun {
+                name: name.to_owned(),
+                source,
+            },
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            merger: Merger::new(file.cuts_udp()),
+            file,
+            input: vec![0; OFFLOAD_HEADER_LEN + MAX_IP_PACKET],
+            arena: vec![0; ARENA],
+            used: 0,
+        })
+    }
+
+    pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(
+            &mut SourceFd(&self.file.as_raw_fd()),
+            token,
+            Interest::READABLE,
+        )
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's MTU, which anybody may change at any time.
+    pub(super) fn mtu(&self) -> Result<usize, Stop> {
+        self.file.mtu().map_err(|_| Stop::Gone)
+    }
+
+    /// Reads one packet or super-packet and gives it to the device.
+    pub(super) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
+        let len = match self.file.read(&mut self.input) {
+            Ok(len) => len,
+            Err(error) => return self.judge(&error),
+        };
+        let Some((header, packet)) =
+            self.input[..len].split_first_chunk_mut::<OFFLOAD_HEADER_LEN>()
+        else {
+            return Ok(());
+        };
+        let segments =
+            OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet));
+        match segments {
+            Ok(segments) => {
+                if let Err(reason) = device.handle_segments(&segments, now) {
+                    tracing::trace!(%reason, "packet dropped");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "packet of the interface dropped"),
+        }
+        Ok(())
+    }
+
+    /// A buffer of at least `len` bytes for the next packet; what was gathered may have to be written first.
+    pub(super) fn slot(&mut self, len: usize) -> Result<&mut [u8], Stop> {
+        if self.arena.len() - self.used < len {
+            self.flush()?;
+        }
+        Ok(&mut self.arena[self.used..])
+    }
+
+    /// Keeps the packet of `len` bytes that was put into the last slot.
+    pub(super) fn keep(&mut self, len: usize) {
+        let range: Range<usize> = self.used..self.used + len;
+        self.used = range.end;
+        self.merger.push(&self.arena, range);
+    }
+
+    /// Writes all kept packets, joined as far as they may be.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        if self.merger.is_empty() {
+            return Ok(());
+        }
+        self.merger.finish(&mut self.arena);
+        let mut result = Ok(());
+        for merged in self.merger.merged() {
+            let header = merged.header.to_bytes();
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            pieces[0] = IoSlice::new(&header);
+            let mut count = 1;
+            for (piece, range) in pieces[1..].iter_mut().zip(merged) {
+                *piece = IoSlice::new(&self.arena[range]);
+                count += 1;
+            }
+            if let Err(error) = self.file.write(&pieces[..count]) {
+                result = self.judge(&error);
+                if result == Err(Stop::Gone) {
+                    break;
+                }
+                // A full queue, an interface that is down, or a packet the kernel does not take: dropped, as a
+                // network may.
+                tracing::trace!(%error, "the interface takes no packet");
+                result = Ok(());
+            }
+        }
+        self.merger.clear();
+        self.used = 0;
+        result
+    }
+
+    fn judge(&self, error: &io::Error) -> Result<(), Stop> {
+        match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::Interrupted, _) => Ok(()),
+            (_, Some(libc::EBADFD | libc::EBADF | libc::ENODEV)) => Err(Stop::Gone),
+            _ => Err(Stop::Empty),
+        }
+    }
+}
