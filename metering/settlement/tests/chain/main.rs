@@ -25,6 +25,7 @@ mod persistence;
 mod rows;
 mod sale;
 mod sale_attacks;
+mod sale_histories;
 mod served;
 mod signatures;
 mod tokens;

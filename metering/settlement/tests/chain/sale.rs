@@ -107,6 +107,18 @@ impl Sale {
         sale
     }
 
+    /// Without limits yet, and everything for one person, the treasury.
+    pub(crate) async fn for_one(world: World) -> Self {
+        let one = world.people.treasury.address();
+        let terms = SaleTerms {
+            beneficiary: one,
+            recipients: [one; 3],
+            ..terms(&world).await
+        };
+        let address = deploy(&world, terms).await.unwrap();
+        Self { world, address }
+    }
+
     pub(crate) async fn limits(&self, goal: u128, cap: u128) -> Result<(), Error> {
         let call = TokenSale::setLimitsCall {
             goal_: goal,
@@ -234,6 +246,18 @@ pub(crate) async fn read<C: SolCall>(world: &World, from: Address, call: C) -> C
     let question = Call::read(from, call.abi_encode());
     let answer = world.chain.call(&question).await.unwrap();
     C::abi_decode_returns(&answer).unwrap()
+}
+
+/// Sends ether in a way that no contract can refuse: a contract is created whose construction is to destroy itself in
+/// favour of the sale (PUSH20 sale, SELFDESTRUCT).
+pub(crate) async fn force(sale: &Sale, wei: u128) {
+    let mut bomb = vec![0x73];
+    bomb.extend_from_slice(sale.address.as_slice());
+    bomb.push(0xff);
+    let founder = &sale.world.people.founder;
+    perform(&sale.world, founder, None, wei, bomb)
+        .await
+        .unwrap();
 }
 
 pub(crate) fn not_now(phase: Phase) -> Result<(), Error> {

@@ -5,7 +5,8 @@ use alloy_sol_types::SolCall;
 use ipsx_settlement::{ChainError, Signer, Transaction, Wallet, send};
 
 use crate::sale::{
-    CAP, ETH, Error, GOAL, PERIOD, Phase, Sale, TokenSale, not_now, nothing_due, read, transact,
+    CAP, ETH, Error, GOAL, PERIOD, Phase, Sale, TokenSale, force, not_now, nothing_due, read,
+    transact,
 };
 use crate::tokens::{create, test_code};
 use crate::world::{HOUR, World};
@@ -124,25 +125,16 @@ pub(crate) async fn who_refuses_its_refund_stops_nobody(world: World) {
 pub(crate) async fn forced_ether_changes_nothing(world: World) {
     let sale = Sale::open(world).await;
     let people = &sale.world.people;
-    let transaction = |to, data: Vec<u8>, wei: u128| Transaction {
-        to,
-        data: data.into(),
-        value: U256::from(wei),
-    };
     // Sent like to a wallet, it comes back.
-    let plain = transaction(Some(sale.address), Vec::new(), ETH);
+    let plain = Transaction {
+        to: Some(sale.address),
+        data: Default::default(),
+        value: U256::from(ETH),
+    };
     let refused = send(sale.world.chain.as_ref(), &people.payer, plain).await;
     assert!(matches!(refused, Err(ChainError::Reverted { .. })));
     sale.contribute(&people.payer, GOAL - 1).await.unwrap();
-    // A contract whose construction is to destroy itself in favour of the sale: PUSH20 sale, SELFDESTRUCT.
-    let mut bomb = vec![0x73];
-    bomb.extend_from_slice(sale.address.as_slice());
-    bomb.push(0xff);
-    let forced = transaction(None, bomb, 2 * CAP);
-    let receipt = send(sale.world.chain.as_ref(), &people.stranger, forced)
-        .await
-        .unwrap();
-    assert!(receipt.success);
+    force(&sale, 2 * CAP).await;
     assert_eq!(sale.wei(sale.address).await, GOAL - 1 + 2 * CAP);
     // Neither the cap nor the goal is nearer, and nobody can take it.
     assert_eq!(sale.raised().await, GOAL - 1);
