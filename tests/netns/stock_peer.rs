@@ -36,8 +36,16 @@ struct Topology {
 
 fn topology() -> Topology {
     let [requester, provider, web] = ["requester", "provider", "web"].map(Namespace::new);
-    requester.join(("veth-out", "10.99.0.1/24"), &provider, ("veth-lease", "10.99.0.2/24"));
-    provider.join(("veth-wan", "10.98.0.1/24"), &web, ("veth-web", &format!("{WEB}/24")));
+    requester.join(
+        ("veth-out", "10.99.0.1/24"),
+        &provider,
+        ("veth-lease", "10.99.0.2/24"),
+    );
+    provider.join(
+        ("veth-wan", "10.98.0.1/24"),
+        &web,
+        ("veth-web", &format!("{WEB}/24")),
+    );
     // The leased address is the provider's own, 10.99.0.2; the web must know the way back to it.
     web.ip(&["route", "add", "10.99.0.2/32", "via", "10.98.0.1"]);
     Topology {
