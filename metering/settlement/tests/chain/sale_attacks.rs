@@ -5,7 +5,7 @@ use alloy_sol_types::SolCall;
 use ipsx_settlement::{ChainError, Signer, Transaction, Wallet, send};
 
 use crate::sale::{
-    CAP, ETH, Error, GOAL, PERIOD, Phase, Sale, TokenSale, force, not_now, nothing_due, read,
+    CAP, ETH, Error, GOAL, HALF, PERIOD, Phase, Sale, TokenSale, force, not_now, nothing_due, read,
     transact,
 };
 use crate::tokens::{create, test_code};
@@ -47,7 +47,7 @@ impl Attacker {
         transact(&sale.world, who, self.0, 0, call).await.unwrap();
     }
 
-    /// That it called the sale once while it was paid, and got nowhere.
+    /// That it called the sale so often while it was paid, and got nowhere.
     async fn assert_failed(&self, sale: &Sale, attempts: u64) {
         let tried = read(&sale.world, self.0, triedCall {}).await;
         assert_eq!(tried.attempts, U256::from(attempts));
@@ -83,21 +83,31 @@ pub(crate) async fn a_beneficiary_that_calls_back_is_paid_once(world: World) {
     let sale = Sale::open_for(world, attacker.0).await;
     let people = &sale.world.people;
     sale.contribute(&people.payer, CAP - ETH).await.unwrap();
-    // The attacker fills the cap, and is owed what it sent above: it is paid by each call, and calls the other one.
+    // The attacker fills the cap, and is owed what it sent above. Whenever it is paid, it asks for something else.
     attacker
         .act(&sale, 3 * ETH, TokenSale::contributeCall {})
         .await
         .unwrap();
     let refund = TokenSale::refundCall { to: attacker.0 };
     let collect = TokenSale::collectCall { to: attacker.0 };
+    let claim = TokenSale::claimCall { to: attacker.0 };
     attacker.plan(&sale, collect.abi_encode(), false).await;
     attacker.act(&sale, 0, refund.clone()).await.unwrap();
     assert_eq!(sale.wei(attacker.0).await, 2 * ETH);
+    attacker.plan(&sale, claim.abi_encode(), false).await;
     attacker.act(&sale, 0, collect.clone()).await.unwrap();
     attacker.assert_failed(&sale, 2).await;
     assert_eq!(sale.wei(attacker.0).await, CAP + 2 * ETH);
-    assert_eq!(attacker.act(&sale, 0, collect).await, nothing_due());
-    assert_eq!(attacker.act(&sale, 0, refund).await, nothing_due());
+    assert_eq!(sale.tokens(attacker.0).await, 0);
+    attacker.act(&sale, 0, claim.clone()).await.unwrap();
+    assert_eq!(sale.tokens(attacker.0).await, HALF / 1_000);
+    for again in [
+        attacker.act(&sale, 0, collect).await,
+        attacker.act(&sale, 0, refund).await,
+    ] {
+        assert_eq!(again, nothing_due());
+    }
+    assert_eq!(attacker.act(&sale, 0, claim).await, nothing_due());
     assert_eq!(sale.wei(sale.address).await, 0);
 }
 
