@@ -26,6 +26,7 @@ mod rows;
 mod sale;
 mod sale_attacks;
 mod sale_histories;
+mod selling;
 mod served;
 mod signatures;
 mod tokens;
@@ -76,13 +77,14 @@ on_every_backend![
     tokens::a_token_that_takes_a_fee_is_measured,
     tokens::a_token_that_calls_back_gets_nothing,
     tokens::a_blocked_address_is_paid_elsewhere,
-    sale::a_sale_that_succeeds_pays_in_proportion,
-    sale::a_sale_that_fails_pays_everything_back,
-    sale::a_sale_ends_at_its_cap,
-    sale::limits_are_set_before_the_period_and_never_in_it,
-    sale::a_sale_without_limits_never_opens,
-    sale::tokens_are_created_in_the_period_and_move_after_success,
-    sale::terms_that_make_no_sale_are_refused,
+    selling::a_sale_that_succeeds_pays_in_proportion,
+    selling::a_sale_that_fails_pays_everything_back,
+    selling::a_sale_ends_at_its_cap,
+    selling::limits_are_set_before_the_period_and_never_in_it,
+    selling::a_sale_without_limits_never_opens,
+    selling::tokens_are_created_in_the_period_and_move_after_success,
+    selling::leases_can_be_paid_in_the_sales_token,
+    selling::terms_that_make_no_sale_are_refused,
     sale_attacks::a_refund_that_calls_back_pays_once,
     sale_attacks::a_beneficiary_that_calls_back_is_paid_once,
     sale_attacks::who_refuses_its_refund_stops_nobody,
