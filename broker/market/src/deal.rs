@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipsx_metering::{
-    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Signed,
+    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Signed, Terms,
     TypedData, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,19 @@ impl Deal {
         DealId(self.struct_hash())
     }
 
+    /// The part of the deal that is metered.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            deal_id: self.id(),
+            channel: self.channel(),
+            prices: self.prices,
+            max_seconds: u64::from(self.seconds),
+            budget: self.budget,
+            agent_key: self.agent_key,
+            counter_source: self.counter_source,
+        }
+    }
+
     /// The payment channel that pays for it.
     pub fn channel(&self) -> Channel {
         Channel {
@@ -158,7 +171,7 @@ impl TypedData for Deal {
             pricePerGib: price_per_gib(self.prices.per_gib),
             budget: self.budget.0,
             numSeconds: self.seconds,
-            counterSource: self.counter_source.into(),
+            counterSource: crate::typed_data::counter_source(self.counter_source),
             signBy: uint40(self.sign_by),
             startBy: uint40(self.start_by),
             salt: self.salt,

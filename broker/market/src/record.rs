@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, Terms, UnixSeconds, capacity};
+use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, UnixSeconds, capacity};
 use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
 use crate::http::DealView;
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Offer, Placement};
-use crate::request::{CounterSource, Filter};
+use crate::request::Filter;
 use crate::status::{DealClock, DealStatus, ProviderStatus, RequesterStatus, Side, deal_status};
 
 /// Why a side changed its status.
@@ -136,28 +136,11 @@ impl DealRecord {
         self.reservation.is_some()
     }
 
-    /// The part of the deal that is metered.
-    pub fn terms(&self) -> Terms {
-        let deal = &self.deal;
-        Terms {
-            deal_id: self.deal_id,
-            channel: deal.channel(),
-            prices: deal.prices,
-            max_seconds: u64::from(deal.seconds),
-            budget: deal.budget,
-            agent_key: deal.agent_key,
-            counter_source: match deal.counter_source {
-                CounterSource::Both => ipsx_metering::CounterSource::Both,
-                CounterSource::Provider => ipsx_metering::CounterSource::Provider,
-            },
-        }
-    }
-
     /// Capacity that the channel should have once its vouchers reach `cumulative`.
     pub fn capacity(&self, cumulative: Amount) -> Amount {
         let latest = cumulative.max(self.paid_before);
         let paid = latest.saturating_sub(self.paid_before);
-        let full_price = self.terms().full_price_per_second();
+        let full_price = self.deal.terms().full_price_per_second();
         capacity(full_price, self.deal.budget, latest, paid)
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::offer::{Country, Protocols, Tier, price_per_gib, price_per_second};
 use crate::typed_data::{sol, uint40};
+pub use ipsx_metering::CounterSource;
 
 /// Which IP versions the leased address may be of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,26 +50,6 @@ pub struct Filter {
     /// At least this rate to the requester, Mbit/s.
     #[serde(default)]
     pub mbit_down: u32,
-}
-
-/// Whose byte counts the deal is paid by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CounterSource {
-    /// The provider counts, the payer compares with its own tunnel.
-    #[default]
-    Both,
-    /// The provider counts alone: the payer does not run the tunnel.
-    Provider,
-}
-
-impl From<CounterSource> for u8 {
-    fn from(source: CounterSource) -> Self {
-        match source {
-            CounterSource::Both => 0,
-            CounterSource::Provider => 1,
-        }
-    }
 }
 
 /// A WireGuard public key (Curve25519).
@@ -160,7 +141,7 @@ impl TypedData for Request {
             payerSigner: self.payer_signer,
             channelSalt: self.channel_salt,
             tunnelKey: self.tunnel_key.0,
-            counterSource: self.counter_source.into(),
+            counterSource: crate::typed_data::counter_source(self.counter_source),
             expiresAt: uint40(self.expires_at),
         }
     }

@@ -1,7 +1,7 @@
 //! The market's signed messages as EIP-712 sees them.
 
 use alloy_primitives::aliases::U40;
-use ipsx_metering::UnixSeconds;
+use ipsx_metering::{CounterSource, UnixSeconds};
 
 /// Solidity's view; names and fields make the type hashes.
 pub(crate) mod sol {
@@ -40,4 +40,12 @@ pub(crate) mod sol {
 /// A `uint40`; later times are the latest that fits.
 pub(crate) fn uint40(time: UnixSeconds) -> U40 {
     U40::from(time.0.min(UnixSeconds::MAX.0))
+}
+
+/// Whose byte counts are paid, as it is signed.
+pub(crate) fn counter_source(source: CounterSource) -> u8 {
+    match source {
+        CounterSource::Both => 0,
+        CounterSource::Provider => 1,
+    }
 }

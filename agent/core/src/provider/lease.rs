@@ -8,7 +8,7 @@ use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
     Amount, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
-    Reservation, SecretKey, Signed, Terms, UnixSeconds, Usage, VoucherOutcome,
+    Reservation, SecretKey, Signed, UnixSeconds, Usage, VoucherOutcome,
 };
 
 use super::command::{Command, LeaseRecord, PaymentPath};
@@ -364,21 +364,6 @@ impl Lease {
             Stage::Signed => Some(self.sign_deadline),
             Stage::Checking { .. } | Stage::Opening | Stage::Ready => Some(self.start_deadline),
             Stage::Serving | Stage::Lingering { .. } | Stage::Gone { .. } => None,
-        }
-    }
-
-    pub(super) fn terms(&self) -> Terms {
-        Terms {
-            deal_id: self.id,
-            channel: self.channel.clone(),
-            prices: self.deal.prices,
-            max_seconds: u64::from(self.deal.seconds),
-            budget: self.deal.budget,
-            agent_key: self.deal.agent_key,
-            counter_source: match self.deal.counter_source {
-                CounterSource::Both => ipsx_metering::CounterSource::Both,
-                CounterSource::Provider => ipsx_metering::CounterSource::Provider,
-            },
         }
     }
 

@@ -90,7 +90,7 @@ impl Lease {
             Err(reason) => return self.retry_chain(&reason, now, commands),
         };
         if self.meter.is_none() {
-            let meter = ProviderMeter::new(self.terms(), network.domain, state, ROUND_TRIP);
+            let meter = ProviderMeter::new(self.deal.terms(), network.domain, state, ROUND_TRIP);
             match meter {
                 Ok(meter) => self.meter = Some(meter),
                 Err(error) => {

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use ipsx_market::deal::Deal;
 use ipsx_market::messages::{EndCause, EndReport};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
-use ipsx_market::request::CounterSource;
 use ipsx_metering::{
     Amount, ChannelState, EndCause as MeterCause, Misbehaved, PayerEvent, PayerMeter,
-    ProviderFault, Receipt, Reservation, SecretKey, ServiceProof, Signed, Terms, TermsError,
-    Voucher, VoucherOrder,
+    ProviderFault, Receipt, Reservation, SecretKey, ServiceProof, Signed, TermsError, Voucher,
+    VoucherOrder,
 };
 
 use super::echo::Echoes;
@@ -113,7 +112,7 @@ impl Lease {
         let echoes = Echoes::new(next_random(&mut seed), settings.path, now);
         let exit = ExitCheck::new(settings.deal.exit_address, settings.exit_check, seed);
         let meter = PayerMeter::new(
-            terms(&settings.deal),
+            settings.deal.terms(),
             settings.network.domain,
             channel,
             ROUND_TRIP,
@@ -461,21 +460,5 @@ impl Lease {
         self.events.push_back(LeaseEvent::Store(Box::new(state)));
         self.events
             .push_back(LeaseEvent::Ended(Box::new(Ending { reason, report })));
-    }
-}
-
-/// The part of a deal that is metered.
-pub fn terms(deal: &Deal) -> Terms {
-    Terms {
-        deal_id: deal.id(),
-        channel: deal.channel(),
-        prices: deal.prices,
-        max_seconds: u64::from(deal.seconds),
-        budget: deal.budget,
-        agent_key: deal.agent_key,
-        counter_source: match deal.counter_source {
-            CounterSource::Both => ipsx_metering::CounterSource::Both,
-            CounterSource::Provider => ipsx_metering::CounterSource::Provider,
-        },
     }
 }

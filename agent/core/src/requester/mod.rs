@@ -24,5 +24,5 @@ pub use check::{
 pub use ending::{Blame, EndReason, Ending, in_words};
 pub use event::{LeaseEvent, PaymentPath, Progress};
 pub use exit_check::ExitSeen;
-pub use lease::{Lease, LeaseSettings, terms};
+pub use lease::{Lease, LeaseSettings};
 pub use wishes::{Identity, WishError, Wishes};

@@ -1,7 +1,7 @@
 //! What a lease can cost at most, and how much of it is paid ahead.
 
 use ipsx_agent_core::provider::ROUND_TRIP;
-use ipsx_agent_core::requester::{Wishes, terms};
+use ipsx_agent_core::requester::Wishes;
 use ipsx_market::deal::Deal;
 use ipsx_market::http::OfferView;
 use ipsx_market::search::OfferQuery;
@@ -29,7 +29,7 @@ pub(super) async fn needed(broker: &Broker, wishes: &Wishes) -> Amount {
 
 /// What is promised before anything is used.
 pub(super) fn ahead(deal: &Deal) -> Amount {
-    Slices::new(&terms(deal), ROUND_TRIP).first()
+    Slices::new(&deal.terms(), ROUND_TRIP).first()
 }
 
 /// The dearest that one of the offers can become: all of the time, and twice the traffic that its rates carry in it.

@@ -10,7 +10,7 @@ use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::Request;
 use ipsx_metering::{
     Amount, ChainView, ChannelId, ChannelState, DealId, OfferId, PayerEvent, PayerMeter,
-    ServiceProof, Signed, Terms, TypedData, UnixSeconds, Voucher,
+    ServiceProof, Signed, TypedData, UnixSeconds, Voucher,
 };
 use ipsx_tunnel_core::Gate;
 
@@ -337,7 +337,7 @@ impl World {
             ..ChannelState::default()
         };
         let mut meter = PayerMeter::new(
-            payer_terms(&deal),
+            deal.terms(),
             network().domain,
             state,
             ROUND_TRIP,
@@ -483,17 +483,5 @@ fn addresses() -> PeerAddresses {
         gateway: Ipv4Addr::new(10, 64, 0, 1),
         control_port: 7777,
         mtu: 1420,
-    }
-}
-
-fn payer_terms(deal: &Deal) -> Terms {
-    Terms {
-        deal_id: deal.id(),
-        channel: deal.channel(),
-        prices: deal.prices,
-        max_seconds: u64::from(deal.seconds),
-        budget: deal.budget,
-        agent_key: deal.agent_key,
-        counter_source: ipsx_metering::CounterSource::Both,
     }
 }

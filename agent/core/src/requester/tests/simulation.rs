@@ -7,7 +7,7 @@ use ipsx_market::messages::EndCause;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_metering::{
     ChainView, ChannelState, EndCause as MeterCause, ProviderEvent, ProviderMeter, Receipt,
-    Reservation, ServiceGate, Terms,
+    Reservation, ServiceGate,
 };
 
 use super::*;
@@ -74,15 +74,7 @@ impl Simulation {
             seed: 11,
             connect_within: Duration::from_secs(10),
         };
-        let terms = Terms {
-            deal_id: deal.id(),
-            channel: deal.channel(),
-            prices: deal.prices,
-            max_seconds: u64::from(deal.seconds),
-            budget: deal.budget,
-            agent_key: deal.agent_key,
-            counter_source: ipsx_metering::CounterSource::Both,
-        };
+        let terms = deal.terms();
         let meter = ProviderMeter::new(terms, network().domain, theirs, ROUND_TRIP).unwrap();
         let mut simulation = Self {
             now,

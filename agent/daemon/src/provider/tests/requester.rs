@@ -16,7 +16,7 @@ use ipsx_market::request::{CounterSource, Filter, Request};
 use ipsx_market::sealed::{Direction, FrameSealer};
 use ipsx_metering::{
     Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter, Prices,
-    ServiceProof, Signed, Terms, TypedData, Voucher,
+    ServiceProof, Signed, TypedData, Voucher,
 };
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tunnel_core::{PrivateKey, PublicKey};
@@ -164,7 +164,7 @@ impl Requester {
         } else {
             ServiceProof::Echoes
         };
-        let terms = payer_terms(&deal);
+        let terms = deal.terms();
         let mut meter = PayerMeter::new(terms, domain, state, ROUND_TRIP, proof).unwrap();
         meter.handle_ready(Instant::now().into_std());
         Use {
@@ -349,20 +349,5 @@ impl Use {
                 PayerEvent::Settled => {}
             }
         }
-    }
-}
-
-fn payer_terms(deal: &Deal) -> Terms {
-    Terms {
-        deal_id: deal.id(),
-        channel: deal.channel(),
-        prices: deal.prices,
-        max_seconds: u64::from(deal.seconds),
-        budget: deal.budget,
-        agent_key: deal.agent_key,
-        counter_source: match deal.counter_source {
-            CounterSource::Both => ipsx_metering::CounterSource::Both,
-            CounterSource::Provider => ipsx_metering::CounterSource::Provider,
-        },
     }
 }
