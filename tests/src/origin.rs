@@ -1,4 +1,5 @@
-//! A web server that answers with the source address it saw, or with as many bytes as the path asks for.
+//! A web server that answers with the source address it saw, or with as many bytes as the path asks for: all the same
+//! (`/bytes/N`), or none like another (`/noise/N`).
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -73,10 +74,28 @@ fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
             write(&block[..next as usize])?;
             left -= next;
         }
+    } else if let Some(length) = path.strip_prefix("/noise/").and_then(|n| n.parse().ok()) {
+        write(head(length as u64).as_bytes())?;
+        write(&noise(length))?;
     } else {
         let body = source.to_string();
         write(head(body.len() as u64).as_bytes())?;
         write(body.as_bytes())?;
     }
     Some(())
+}
+
+/// What `/noise/N` answers: bytes that show every loss, repetition and exchange.
+pub fn noise(length: usize) -> Vec<u8> {
+    // Numerical Recipes' generator: any would do that does not repeat within the length.
+    let mut state = 1u64;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend(state.to_be_bytes());
+    }
+    bytes.truncate(length);
+    bytes
 }

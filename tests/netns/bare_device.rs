@@ -1,0 +1,372 @@
+//! `ipsx tunnel` as a drop-in for wireguard-go: against it in both roles, against itself, and by `wg` alone.
+//!
+//! ```text
+//! left 10.99.1.1 ──── 10.99.1.2 right        inside: 10.98.1.1, fd98::1 ──── 10.98.1.2, fd98::2
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use ipsx_tests::namespace::{Namespace, run};
+use ipsx_tests::origin::noise;
+use ipsx_tests::program::{Program, built};
+use serde_json::Value;
+
+const PORT: &str = "51820";
+const SOON: Duration = Duration::from_secs(20);
+/// Bytes fetched and compared, in each direction and over both IP versions.
+const FETCHED: usize = 8 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Implementation {
+    Ipsx,
+    WireguardGo,
+}
+
+/// One end: a namespace with an interface in it.
+struct End {
+    namespace: Namespace,
+    interface: String,
+    key: String,
+    public_key: String,
+    /// Last part of its addresses, inside and outside.
+    number: u8,
+    daemon: Option<Program>,
+}
+
+impl End {
+    fn new(label: &str, number: u8) -> Self {
+        let key = run("wg", &["genkey"]).trim().to_owned();
+        let public_key = sh(&format!("echo {key} | wg pubkey"));
+        Self {
+            namespace: Namespace::new(label),
+            // Unique on this machine: the control sockets are not in any namespace.
+            interface: format!("{label}-{}", std::process::id() % 100_000),
+            key,
+            public_key,
+            number,
+            daemon: None,
+        }
+    }
+
+    fn command(&self, implementation: Implementation) -> Command {
+        match implementation {
+            Implementation::Ipsx => {
+                let mut command = self.namespace.command(built("ipsx").get_program());
+                command.args(["tunnel", &self.interface]);
+                command
+            }
+            Implementation::WireguardGo => {
+                let mut command = self.namespace.command("wireguard-go");
+                command
+                    .args(["--foreground", &self.interface])
+                    .env("LOG_LEVEL", "error");
+                command
+            }
+        }
+    }
+
+    fn start(&mut self, implementation: Implementation) {
+        let name = format!("{implementation:?} as {}", self.interface);
+        let daemon = Program::start(&name, &mut self.command(implementation));
+        let started = Instant::now();
+        while !self.socket().exists() {
+            assert!(
+                started.elapsed() < SOON,
+                "{name} makes no control socket: {}",
+                daemon.stderr()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.daemon = Some(daemon);
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        Path::new("/var/run/wireguard").join(format!("{}.sock", self.interface))
+    }
+
+    /// Configures it by a file and brings it up; `calls` says whether it knows where the other is.
+    fn configure(&self, other: &Self, calls: bool, folder: &Path) {
+        let endpoint = format!("Endpoint = 10.99.1.{}:{PORT}\n", other.number);
+        let text = format!(
+            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\n{}\
+             AllowedIPs = 10.98.1.{n}/32, fd98::{n}/128\n",
+            self.key,
+            other.public_key,
+            if calls { &endpoint } else { "" },
+            n = other.number,
+        );
+        let file = folder.join(format!("{}.conf", self.interface));
+        fs::write(&file, text).unwrap();
+        self.wg(&["setconf", &self.interface, file.to_str().unwrap()]);
+        for address in [
+            format!("10.98.1.{}/24", self.number),
+            format!("fd98::{}/64", self.number),
+        ] {
+            let words = ["address", "add", &address, "dev", &self.interface];
+            let nodad = if address.contains(':') {
+                &["nodad"][..]
+            } else {
+                &[]
+            };
+            self.namespace.ip(&[&words[..], nodad].concat());
+        }
+        let up = ["link", "set", &self.interface, "mtu", "1420", "up"];
+        self.namespace.ip(&up);
+    }
+
+    fn wg(&self, words: &[&str]) -> String {
+        let output = self.namespace.command("wg").args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "wg {words:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Bytes received and sent, as `wg show` tells.
+    fn transfer(&self) -> (f64, f64) {
+        let text = self.wg(&["show", &self.interface, "transfer"]);
+        let mut words = text.split_whitespace().skip(1).map(|w| w.parse().unwrap());
+        (words.next().unwrap(), words.next().unwrap())
+    }
+
+    fn pings(&self, address: &str) -> bool {
+        let mut ping = self.namespace.command("ping");
+        ping.args(["-c", "3", "-i", "0.2", "-W", "5", address]);
+        ping.output().unwrap().status.success()
+    }
+}
+
+fn sh(script: &str) -> String {
+    run("sh", &["-c", script]).trim().to_owned()
+}
+
+/// `test` keeps the tests of this process apart.
+fn two_ends(test: &str) -> (End, End, tempfile::TempDir) {
+    let (left, right) = (
+        End::new(&format!("{test}-l"), 1),
+        End::new(&format!("{test}-r"), 2),
+    );
+    left.namespace.join(
+        ("veth-left", "10.99.1.1/24"),
+        &right.namespace,
+        ("veth-right", "10.99.1.2/24"),
+    );
+    (left, right, tempfile::tempdir().unwrap())
+}
+
+/// Everything that two ends have to do for each other; the left one calls.
+fn work_together(test: &str, left: Implementation, right: Implementation) {
+    let (mut caller, mut called, folder) = two_ends(test);
+    caller.start(left);
+    called.start(right);
+    caller.configure(&called, true, folder.path());
+    called.configure(&caller, false, folder.path());
+    assert!(caller.pings("10.98.1.2"), "{left:?} can't reach {right:?}");
+    assert!(called.pings("fd98::1"), "{right:?} can't reach {left:?}");
+    for (from, to) in [(&caller, &called), (&called, &caller)] {
+        data_arrives_intact(from, to);
+    }
+    for reverse in [false, true] {
+        let moved = iperf3(&caller, &called, reverse);
+        assert!(moved > 1e6, "iperf3 moved {moved} bytes, reverse {reverse}");
+    }
+    both_say_the_same(&caller, &called);
+}
+
+fn data_arrives_intact(from: &End, to: &End) {
+    let mut origin = from.namespace.command(env!("CARGO_BIN_EXE_origin"));
+    let _origin = Program::start("origin", origin.arg("[::]:8080"));
+    for host in [
+        format!("10.98.1.{}", from.number),
+        format!("[fd98::{}]", from.number),
+    ] {
+        let mut curl = to.namespace.command("curl");
+        let url = format!("http://{host}:8080/noise/{FETCHED}");
+        curl.args(["--silent", "--globoff", "--max-time", "60", "--retry", "20"]);
+        let fetched = curl
+            .args(["--retry-connrefused", "--retry-delay", "1", &url])
+            .output()
+            .unwrap();
+        assert!(
+            fetched.stdout == noise(FETCHED),
+            "{} of {FETCHED} bytes arrived from {host}, or others: {}",
+            fetched.stdout.len(),
+            fetched.status
+        );
+    }
+}
+
+/// Bytes that one connection moves within two seconds.
+fn iperf3(client: &End, server: &End, reverse: bool) -> f64 {
+    let mut command = server.namespace.command("iperf3");
+    let mut listening = Program::start(
+        "iperf3",
+        command.args(["--server", "--one-off", "--forceflush"]),
+    );
+    listening.wait_for("Server listening", SOON);
+    let mut command = client.namespace.command("iperf3");
+    let address = format!("10.98.1.{}", server.number);
+    command.args(["--client", &address, "--time", "2", "--json"]);
+    if reverse {
+        command.arg("--reverse");
+    }
+    let output = command.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    report["end"]["sum_received"]["bytes"]
+        .as_f64()
+        .unwrap_or_else(|| panic!("iperf3 says {report:#}"))
+}
+
+fn both_say_the_same(left: &End, right: &End) {
+    // What is under way arrives.
+    std::thread::sleep(Duration::from_millis(500));
+    for (a, b) in [(left, right), (right, left)] {
+        let ((received, _), (_, sent)) = (a.transfer(), b.transfer());
+        // A busy machine loses datagrams on the way.
+        assert!(
+            received <= sent * 1.001 && received > sent * 0.6,
+            "{received} of {sent} bytes arrived at {}",
+            a.interface
+        );
+        assert!(received > 4.0 * FETCHED as f64 * 0.5, "{received}");
+        let dump = a.wg(&["show", &a.interface, "dump"]);
+        let peer: Vec<_> = dump.lines().nth(1).unwrap().split('\t').collect();
+        assert_eq!(peer[0], b.public_key);
+        assert_eq!(peer[2], format!("10.99.1.{}:{PORT}", b.number));
+        assert_eq!(
+            peer[3],
+            format!("10.98.1.{n}/32,fd98::{n}/128", n = b.number)
+        );
+        let handshake: u64 = peer[4].parse().unwrap();
+        let now: u64 = sh("date +%s").parse().unwrap();
+        assert!(
+            (now - 120..=now).contains(&handshake),
+            "{handshake} at {now}"
+        );
+    }
+}
+
+#[test]
+fn calls_wireguard_go() {
+    work_together("out", Implementation::Ipsx, Implementation::WireguardGo);
+}
+
+#[test]
+fn is_called_by_wireguard_go() {
+    work_together("in", Implementation::WireguardGo, Implementation::Ipsx);
+}
+
+#[test]
+fn works_with_itself() {
+    work_together("self", Implementation::Ipsx, Implementation::Ipsx);
+}
+
+#[test]
+fn wg_changes_it_while_it_runs_and_peers_roam() {
+    let (mut left, mut right, folder) = two_ends("wg");
+    left.start(Implementation::Ipsx);
+    right.start(Implementation::WireguardGo);
+    left.configure(&right, false, folder.path());
+    right.configure(&left, true, folder.path());
+    assert!(right.pings("10.98.1.1"));
+
+    // Another port and a mark; the other end learns it from the next packet.
+    left.wg(&[
+        "set",
+        &left.interface,
+        "listen-port",
+        "51999",
+        "fwmark",
+        "0x7",
+    ]);
+    assert!(left.pings("10.98.1.2"), "roaming");
+    let endpoints = right.wg(&["show", &right.interface, "endpoints"]);
+    assert!(endpoints.contains("10.99.1.1:51999"), "{endpoints}");
+    assert_eq!(left.wg(&["show", &left.interface, "fwmark"]).trim(), "0x7");
+
+    // A key for both, then for one only.
+    let shared = folder.path().join("shared");
+    fs::write(&shared, run("wg", &["genpsk"])).unwrap();
+    let share = |end: &End, other: &End, file: &str| {
+        end.wg(&[
+            "set",
+            &end.interface,
+            "peer",
+            &other.public_key,
+            "preshared-key",
+            file,
+        ]);
+    };
+    share(&left, &right, shared.to_str().unwrap());
+    share(&right, &left, shared.to_str().unwrap());
+    // wireguard-go keeps its session, which the other end has forgotten, until it hears a handshake.
+    assert!(left.pings("10.98.1.2"), "with a key for both");
+    share(&left, &right, "/dev/null");
+    assert!(!left.pings("10.98.1.2"), "the keys differ");
+    share(&left, &right, shared.to_str().unwrap());
+
+    let peer = ["set", &left.interface, "peer", &right.public_key];
+    left.wg(&[&peer[..], &["persistent-keepalive", "25"]].concat());
+    let keepalive = left.wg(&["show", &left.interface, "persistent-keepalive"]);
+    assert_eq!(keepalive.trim(), format!("{}\t25", right.public_key));
+
+    // Addresses, a peer and the own key are taken away.
+    left.wg(&[&peer[..], &["allowed-ips", "10.98.1.9/32"]].concat());
+    assert!(!left.pings("10.98.1.2"), "the address is no peer's");
+    left.wg(&[&peer[..], &["remove"]].concat());
+    assert_eq!(left.wg(&["show", &left.interface, "peers"]), "");
+    left.wg(&["set", &left.interface, "private-key", "/dev/null"]);
+    assert_eq!(
+        left.wg(&["show", &left.interface, "private-key"]).trim(),
+        "(none)"
+    );
+}
+
+#[test]
+fn ends_as_it_should() {
+    let mut end = End::new("end", 1);
+    for signal in ["TERM", "INT"] {
+        end.start(Implementation::Ipsx);
+        let second = Program::start("second", &mut end.command(Implementation::Ipsx));
+        let refused = second.finish(SOON);
+        assert_eq!(refused.code, Some(2), "{refused:#?}");
+        let daemon = end.daemon.take().unwrap();
+        daemon.signal(signal);
+        let finished = daemon.finish(SOON);
+        assert_eq!(finished.code, Some(0), "{signal}: {finished:#?}");
+        assert!(!end.socket().exists(), "the socket is left after {signal}");
+    }
+    // Deleted by somebody else.
+    end.start(Implementation::Ipsx);
+    end.namespace.ip(&["link", "delete", &end.interface]);
+    let finished = end.daemon.take().unwrap().finish(SOON);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert!(finished.stdout.join("\n").contains("was deleted"));
+    // Killed: what it left behind is in nobody's way.
+    end.start(Implementation::Ipsx);
+    end.daemon.take().unwrap().kill();
+    assert!(end.socket().exists());
+    fs::remove_file(end.socket()).unwrap();
+    end.start(Implementation::Ipsx);
+}
+
+#[test]
+fn says_which_privilege_is_missing() {
+    let end = End::new("none", 1);
+    let mut command = end.namespace.command("setpriv");
+    command
+        .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
+        .arg(built("ipsx").get_program())
+        .args(["tunnel", &end.interface]);
+    let finished = Program::start("ipsx without privilege", &mut command).finish(SOON);
+    assert_eq!(finished.code, Some(2), "{finished:#?}");
+    assert!(finished.stderr.contains("CAP_NET_ADMIN"), "{finished:#?}");
+    assert!(!end.socket().exists());
+}
