@@ -188,3 +188,26 @@ fn a_broker_that_is_not_there_is_named() {
     );
     assert_says(&finished, 4, &[&closed.to_string()]);
 }
+
+#[test]
+fn help_names_every_command_in_manual_pages_and_completions() {
+    let help = finish(built("ipsx").arg("--help")).stdout.join("\n");
+    let page = finish(built("ipsx").arg("man")).stdout.join("\n");
+    let script = finish(built("ipsx").args(["completions", "bash"]))
+        .stdout
+        .join("\n");
+    for command in [
+        "wallet", "provide", "search", "deposit", "connect", "leases", "settle", "withdraw", "demo",
+    ] {
+        for text in [&help, &page, &script] {
+            assert!(text.contains(command), "{command}");
+        }
+        let own = finish(built("ipsx").args(["man", command]));
+        assert_eq!(own.code, Some(0), "{own:#?}");
+    }
+    assert_says(
+        &finish(built("ipsx").args(["man", "nonsense"])),
+        2,
+        &["nonsense"],
+    );
+}

@@ -17,6 +17,7 @@ mod deposit;
 mod earnings;
 pub mod exit_code;
 mod leases;
+mod manual;
 mod measure;
 pub mod network;
 pub mod output;
@@ -92,6 +93,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Withdraw(command) => withdraw::run(command, &settings, output).await,
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, cli.common.data, output).await,
+        Command::Completions { shell } => manual::completions(shell, output),
+        Command::Man { command } => manual::page(command.as_deref(), output),
         Command::ExitCodes => {
             output.line(exit_code::ExitCode::table());
             Ok(())

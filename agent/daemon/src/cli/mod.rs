@@ -95,6 +95,17 @@ pub enum Command {
         after_help = "Everything lives in a temporary folder, unless --data DIR names one to keep."
     )]
     Demo(DemoArgs),
+    /// Print a shell's completions: `ipsx completions bash > /etc/bash_completion.d/ipsx`
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of the program, or of one command: `ipsx man connect | man -l -`
+    Man {
+        /// Which command [default: the program itself]
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
     /// List the program's exit codes
     #[command(long_about = ExitCode::table())]
     ExitCodes,
