@@ -18,6 +18,7 @@ mod gate;
 mod keys;
 mod noise;
 pub mod offload;
+mod own_numbers;
 pub mod packet;
 mod peer;
 mod policy;

@@ -31,21 +31,23 @@ pub(crate) struct UdpIo {
     local: SocketAddr,
     buffers: Vec<u8>,
     metas: [RecvMeta; BATCH_SIZE],
-    /// Datagrams, or runs of them, that one call receives.
+    /// Bytes that one call should receive at most, as far as the last call can tell.
+    most: usize,
+    /// Datagrams, or runs of them, that the next call receives.
     batch: usize,
 }
 
 impl UdpIo {
     pub(crate) fn bind(address: SocketAddr) -> Result<Self, TunnelError> {
-        Self::open(address, false, BATCH_SIZE)
+        Self::open(address, false, usize::MAX)
             .map_err(|source| TunnelError::Bind { address, source })
     }
 
-    /// Like [`bind`](Self::bind), for this address's family alone, and `batch` receptions per call.
+    /// Like [`bind`](Self::bind), for this address's family alone, and about `most` bytes per call: what is received
+    /// should be handled before it falls out of the processor's cache.
     #[cfg(target_os = "linux")]
-    pub(crate) fn bind_alone(address: SocketAddr, batch: usize) -> Result<Self, TunnelError> {
-        Self::open(address, true, batch.clamp(1, BATCH_SIZE))
-            .map_err(|source| TunnelError::Bind { address, source })
+    pub(crate) fn bind_alone(address: SocketAddr, most: usize) -> Result<Self, TunnelError> {
+        Self::open(address, true, most).map_err(|source| TunnelError::Bind { address, source })
     }
 
     /// Marks everything that is sent, for the host's routing rules; 0 for no mark.
@@ -54,7 +56,7 @@ impl UdpIo {
         socket2::SockRef::from(&self.socket).set_mark(mark)
     }
 
-    fn open(address: SocketAddr, alone: bool, batch: usize) -> io::Result<Self> {
+    fn open(address: SocketAddr, alone: bool, most: usize) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
@@ -73,9 +75,10 @@ impl UdpIo {
             socket,
             state,
             local,
-            buffers: vec![0; BUFFER * batch],
+            buffers: vec![0; BUFFER * BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
-            batch,
+            most,
+            batch: BATCH_SIZE,
         })
     }
 
@@ -134,6 +137,9 @@ impl UdpIo {
                 take(meta.addr, datagram);
             }
         }
+        let bytes: usize = metas.iter().take(received).map(|meta| meta.len).sum();
+        let each = (bytes / received.max(1)).max(1);
+        self.batch = (self.most / each).clamp(1, BATCH_SIZE);
         Ok(())
     }
 }

@@ -31,7 +31,10 @@ const CONTROL: Token = Token(3);
 const WAKE: Token = Token(4);
 
 /// Packets or super-packets read from the interface before they are sent: together they fill the batches better.
-const READS_PER_TURN: usize = 4;
+const READS_PER_TURN: usize = 64;
+
+/// Bytes to be sent at which a turn stops reading: two full batches, that stay in the processor's cache.
+const BYTES_PER_TURN: usize = 128 << 10;
 
 /// Turns between looks at everything but packets.
 const TURNS_PER_POLL: usize = 8;
@@ -194,6 +197,9 @@ impl Loop {
             return Ok(());
         }
         for _ in 0..READS_PER_TURN {
+            if self.device.transmit_backlog() >= BYTES_PER_TURN {
+                break;
+            }
             match self.tun.read_into(&mut self.device, now) {
                 Ok(()) => {}
                 Err(Stop::Empty) => {

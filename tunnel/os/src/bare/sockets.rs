@@ -14,8 +14,8 @@ use crate::{error::TunnelError, udp::UdpIo};
 pub(super) const UDP_V4: Token = Token(0);
 pub(super) const UDP_V6: Token = Token(1);
 
-/// Runs of datagrams received in one call: enough to spare calls, few enough to stay in the processor's cache.
-const BATCH: usize = 8;
+/// Bytes received in one call, about.
+const BYTES_PER_CALL: usize = 256 << 10;
 
 /// A socket and whether there may be something to read.
 struct Outer {
@@ -133,7 +133,7 @@ impl Outer {
         registry: &Registry,
         token: Token,
     ) -> Result<Self, TunnelError> {
-        let mut io = UdpIo::bind_alone(address, BATCH)?;
+        let mut io = UdpIo::bind_alone(address, BYTES_PER_CALL)?;
         if mark != 0 {
             io.set_mark(mark).map_err(TunnelError::Start)?;
         }
