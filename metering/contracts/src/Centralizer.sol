@@ -329,7 +329,9 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
         }
         uint256 covered = s.claimed + held;
         uint256 balance = a.balance;
-        uint256 amount = row.capacity > covered ? _min(row.capacity - covered, _free(a, balance, row.validUntil)) : 0;
+        // What was asked for is free only for a hold that is over by then: an older hold may outlast the reservation.
+        uint256 free = _free(a, balance, until - GRACE);
+        uint256 amount = row.capacity > covered ? _min(row.capacity - covered, free) : 0;
         require(amount != 0, HoldRejected(Skip.Unfunded));
         a.balance = uint96(balance - amount);
         s.held = uint96(held + amount);

@@ -225,3 +225,39 @@ fn assert_refused_as_early<T: std::fmt::Debug>(result: Result<T, ContractError>)
         "{result:?}"
     );
 }
+
+pub(crate) async fn a_long_hold_takes_nothing_of_what_leaves(world: World) {
+    let (client, people) = (&world.centralizer, &world.people);
+    let payer = people.payer.address();
+    let now = world.now().await;
+    let channel = world.channel(1);
+    let hold = async |until: UnixSeconds| {
+        let mut row = world.row(&channel, 10, until);
+        row.reservation = world.reserve(&channel, u128::MAX, until);
+        client.hold(&people.provider, &row).await
+    };
+    client
+        .request_withdraw(&people.payer, world.network, DEPOSIT)
+        .await
+        .unwrap();
+    // Somebody adds a little to the deposit, for a hold that lasts past the 48 hours.
+    client
+        .deposit(&people.founder, world.network, payer, Amount(5))
+        .await
+        .unwrap();
+    world.advance(10 * HOUR).await;
+    hold(now.after(30 * HOUR)).await.unwrap();
+    // It is not enlarged by what the payer asked for, though this reservation itself could draw on it.
+    assert_refused(
+        hold(now.after(23 * HOUR)).await,
+        Refusal::HoldRejected(SkipReason::Unfunded),
+    );
+    world.advance(2 * DAY - 10 * HOUR + 60).await;
+    let before = world.tokens(payer).await;
+    client
+        .withdraw(&people.payer, world.network, payer)
+        .await
+        .unwrap();
+    assert_eq!(world.tokens(payer).await - before, DEPOSIT.0);
+    world.check_books().await;
+}

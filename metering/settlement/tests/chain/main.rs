@@ -73,6 +73,7 @@ on_every_backend![
     exits::a_withdrawal_can_not_be_hoarded,
     exits::a_hold_is_the_channels_until_it_lapses,
     exits::a_hold_is_not_kept_longer_against_a_payer_who_leaves,
+    exits::a_long_hold_takes_nothing_of_what_leaves,
     permits::a_front_run_permit_does_no_harm,
     tokens::a_token_that_takes_a_fee_is_measured,
     tokens::a_token_that_calls_back_gets_nothing,

@@ -192,25 +192,23 @@ impl Model {
             self.release(row.channel);
         }
         let payer = row.channel % PAYERS;
-        let end = row.until + DAY;
         let channel = &self.channels[row.channel];
+        let mut end = row.until + DAY;
         let late = self.outlasts_exit(payer, row.until);
         let prolongs = channel.held > 0 && end > channel.held_until;
+        if channel.held > 0 {
+            end = end.max(channel.held_until);
+        }
         let uncovered = row.capacity.saturating_sub(channel.claimed + channel.held);
-        let moved = uncovered.min(self.free(payer, row.until));
+        let moved = uncovered.min(self.free(payer, end - DAY));
         if (late && prolongs) || moved == 0 {
             *self = untouched;
             return false;
         }
         self.payers[payer].balance -= moved;
         let channel = &mut self.channels[row.channel];
-        let kept_until = if channel.held > 0 {
-            channel.held_until
-        } else {
-            0
-        };
         channel.held += moved;
-        channel.held_until = end.max(kept_until);
+        channel.held_until = end;
         true
     }
 
