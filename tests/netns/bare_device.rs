@@ -143,6 +143,14 @@ impl End {
     }
 }
 
+impl Drop for End {
+    fn drop(&mut self) {
+        // A program that is killed leaves its control socket behind.
+        self.daemon = None;
+        let _ = fs::remove_file(self.socket());
+    }
+}
+
 fn sh(script: &str) -> String {
     run("sh", &["-c", script]).trim().to_owned()
 }
