@@ -1,7 +1,7 @@
 //! A web server that answers with the source address it saw, or with as many bytes as the path asks for: all the same
 //! (`/bytes/N`), or none like another (`/noise/N`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,10 +45,15 @@ fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut request = String::new();
     reader.read_line(&mut request).ok()?;
-    let mut header = String::new();
+    let (mut header, mut length) = (String::new(), 0);
     while reader.read_line(&mut header).ok()? > 2 {
+        let (name, value) = header.split_once(':').unwrap_or_default();
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok()?;
+        }
         header.clear();
     }
+    let uploaded = std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?;
     let path = request.split(' ').nth(1)?;
     let path = path
         .strip_prefix("http://")
@@ -78,7 +83,10 @@ fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
         write(head(length as u64).as_bytes())?;
         write(&noise(length))?;
     } else {
-        let body = source.to_string();
+        let body = match uploaded {
+            0 => source.to_string(),
+            bytes => bytes.to_string(),
+        };
         write(head(body.len() as u64).as_bytes())?;
         write(body.as_bytes())?;
     }
