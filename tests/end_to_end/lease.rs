@@ -90,6 +90,21 @@ fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
     let finished = lease.finish(Duration::from_secs(30));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
 
+    // The person who lends the address sees what was tried in vain, by reason.
+    let dropped = running[1].wait_for("packets dropped: ", SOON);
+    for reason in [
+        "private",
+        "metadata",
+        "carrier_nat",
+        "loopback",
+        "multicast",
+    ] {
+        assert!(
+            dropped.contains(reason),
+            "{reason} is missing from {dropped:?}"
+        );
+    }
+
     let leases = market.run(&requester, &["leases", "--all"]);
     let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
     let statement = market.run(&requester, &["leases", "--statement", &id]);

@@ -1,5 +1,6 @@
 //! What happens, for people and for the programs that they watch it with.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipsx_market::messages::EndCause;
@@ -131,6 +132,11 @@ pub enum ProviderEvent {
         amount: Amount,
         /// What vouchers on disk cover of it.
         paid: Amount,
+    },
+    /// Packets that the tunnel dropped since the last such event: denied by the exit's policy, or unusable.
+    PacketsDropped {
+        /// How many, by reason.
+        reasons: BTreeMap<&'static str, u64>,
     },
     /// Vouchers were claimed on the chain.
     Claimed {

@@ -1,6 +1,6 @@
 //! Every side effect of a provider: sockets, files, the chain and what people see.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,10 @@ use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
 use ipsx_metering::{Amount, ChainView, ChannelId, DealId, Domain, Signed, TypedData, UnixSeconds};
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
-use ipsx_tunnel_core::{Bucket, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey, Usage};
+use ipsx_tunnel_core::{
+    Bucket, DropCounts, DropReason, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey,
+    Usage,
+};
 use ipsx_tunnel_os as tunnel;
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
@@ -73,6 +76,8 @@ pub(super) struct Io {
     pub(super) tasks: JoinSet<()>,
     pub(super) events: mpsc::Sender<ProviderEvent>,
     pub(super) peers: Peers,
+    /// What was told of dropped packets.
+    pub(super) dropped: DropCounts,
     pub(super) frames: Bucket,
 }
 
@@ -322,7 +327,25 @@ impl Io {
             self.peers.by_id.remove(&peer);
             self.peers.addresses.give_back(address);
             let _ = self.tunnel.remove_peer(peer).await;
+            self.tell_dropped().await;
         }
+    }
+
+    /// Shows a person what was tried in vain through the address since the last time.
+    async fn tell_dropped(&mut self) {
+        // Without the tunnel there is nothing new to tell.
+        let Ok(dropped) = self.tunnel.dropped().await else {
+            return;
+        };
+        let new = |(reason, count): (DropReason, u64)| {
+            let count = count.saturating_sub(self.dropped.get(reason));
+            (count > 0).then_some((reason.as_str(), count))
+        };
+        let reasons: BTreeMap<_, _> = dropped.iter().filter_map(new).collect();
+        if !reasons.is_empty() {
+            self.tell(ProviderEvent::PacketsDropped { reasons });
+        }
+        self.dropped = dropped;
     }
 
     fn pay(&mut self, lease: DealId, path: PaymentPath, message: &ProviderMessage) {

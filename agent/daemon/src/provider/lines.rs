@@ -44,6 +44,10 @@ pub fn line(event: &ProviderEvent) -> String {
         }
         ProviderEvent::DealAborted { deal_id } => format!("{} was not bound", short(deal_id)),
         ProviderEvent::Warning { text } => text.clone(),
+        ProviderEvent::PacketsDropped { reasons } => {
+            let counts: Vec<_> = reasons.iter().map(|(r, n)| format!("{n} {r}")).collect();
+            format!("packets dropped: {}", counts.join(", "))
+        }
         ProviderEvent::Claimed {
             channels,
             amount,

@@ -10,7 +10,7 @@ use ipsx_agent_core::provider::{
 };
 use ipsx_metering::Address;
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
-use ipsx_tunnel_core::{ExitPolicy, PublicKey, Rule};
+use ipsx_tunnel_core::{DropCounts, ExitPolicy, PublicKey, Rule};
 use ipsx_tunnel_os as tunnel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -153,6 +153,7 @@ pub async fn start(
         tasks: background.tasks,
         events: told,
         peers: Peers::default(),
+        dropped: DropCounts::default(),
         frames: frames(),
         wallet,
     };
