@@ -31,7 +31,7 @@ pub enum Tier {
     /// TCP to ports 80 and 443, and UDP to any port but mail's.
     #[serde(rename = "web+udp")]
     WebUdp,
-    /// TCP and UDP to any port but mail's.
+    /// TCP and UDP to any port but mail's, and echo requests.
     #[serde(rename = "open")]
     Open,
 }
@@ -166,6 +166,28 @@ impl Matcher {
             Ok(())
         } else {
             Err(DropReason::OutsideTier)
+        }
+    }
+
+    /// Whether an echo request may be sent to `address`, and why not. Echoes have no port: a rule is about them only if
+    /// it names all protocols and all ports, and of the tiers only `open` has them.
+    pub fn check_echo(&self, address: IpAddr) -> Result<(), DropReason> {
+        let embedded = ranges::embedded_v4(address).map(IpAddr::V4);
+        if self
+            .policy
+            .deny
+            .iter()
+            .any(|rule| rule.names_all(address) || embedded.is_some_and(|v4| rule.names_all(v4)))
+        {
+            return Err(DropReason::DenyRule);
+        }
+        if !self.policy.allow.iter().any(|rule| rule.names_all(address)) {
+            self.check_range(address)?;
+        }
+        if self.policy.tier == Tier::Open {
+            Ok(())
+        } else {
+            Err(DropReason::EchoOutside)
         }
     }
 

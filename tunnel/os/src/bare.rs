@@ -5,7 +5,6 @@ mod control;
 mod error;
 mod run;
 mod sockets;
-mod tun;
 
 use std::{
     sync::{

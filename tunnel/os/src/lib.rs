@@ -19,10 +19,16 @@ mod engine;
 mod error;
 mod exit;
 mod link;
+#[cfg(target_os = "linux")]
+pub mod nft;
 mod provider;
 mod proxy;
 mod stack;
 mod sys;
+#[cfg(target_os = "linux")]
+mod tool;
+#[cfg(target_os = "linux")]
+mod tun;
 mod udp;
 
 #[cfg(target_os = "linux")]
@@ -34,3 +40,7 @@ pub use error::TunnelError;
 pub use exit::ExitLimits;
 pub use provider::{Provider, ProviderConfig, ProviderEvent};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
+#[cfg(target_os = "linux")]
+pub use tool::ToolError;
+#[cfg(target_os = "linux")]
+pub use tun::TunError;

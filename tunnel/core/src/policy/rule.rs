@@ -73,6 +73,16 @@ impl PortRange {
         (first != 0 && first <= last).then_some(Self { first, last })
     }
 
+    /// The first port.
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The last port.
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
     /// Whether the range holds `port`.
     pub fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
@@ -101,6 +111,23 @@ impl Rule {
     /// The network that the rule names.
     pub fn prefix(&self) -> IpNet {
         self.prefix
+    }
+
+    /// The protocol that the rule names.
+    pub fn protocol(&self) -> RuleProtocol {
+        self.protocol
+    }
+
+    /// The ports that the rule names.
+    pub fn ports(&self) -> PortRange {
+        self.ports
+    }
+
+    /// Whether the rule names all of an address, and not some of its ports.
+    pub fn names_all(&self, address: IpAddr) -> bool {
+        self.protocol == RuleProtocol::Any
+            && self.ports == PortRange::ALL
+            && self.prefix.contains(&address)
     }
 
     /// Whether the rule names this destination.

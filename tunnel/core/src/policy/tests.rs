@@ -513,3 +513,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn echoes_pass_in_the_open_tier_and_obey_rules_about_everything() {
+    let echo = |matcher: &Matcher, address: &str| matcher.check_echo(address.parse().unwrap());
+    for tier in [Tier::Web, Tier::WebUdp] {
+        let matcher = ExitPolicy::new(tier).compile(&[]);
+        assert_eq!(echo(&matcher, "1.1.1.1"), Err(DropReason::EchoOutside));
+        assert_eq!(echo(&matcher, "10.0.0.1"), Err(DropReason::Private));
+    }
+    assert_eq!(echo(&open(), "1.1.1.1"), Ok(()));
+    assert_eq!(echo(&open(), "::ffff:10.0.0.1"), Err(DropReason::Private));
+
+    let policy = ExitPolicy {
+        tier: Tier::Open,
+        allow: rules(&["10.0.0.1:any/*", "10.0.0.2:any/80"]),
+        deny: rules(&["1.1.1.1:any/*", "1.1.1.2:tcp/*"]),
+    };
+    let matcher = policy.compile(&["8.8.8.0/24".parse().unwrap()]);
+    assert_eq!(echo(&matcher, "10.0.0.1"), Ok(()));
+    assert_eq!(echo(&matcher, "10.0.0.2"), Err(DropReason::Private));
+    assert_eq!(echo(&matcher, "1.1.1.1"), Err(DropReason::DenyRule));
+    assert_eq!(
+        echo(&matcher, "64:ff9b::101:101"),
+        Err(DropReason::DenyRule)
+    );
+    assert_eq!(echo(&matcher, "1.1.1.2"), Ok(()));
+    assert_eq!(echo(&matcher, "8.8.8.8"), Err(DropReason::OwnNetwork));
+}

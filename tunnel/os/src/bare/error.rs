@@ -2,35 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use crate::error::TunnelError;
+use crate::{error::TunnelError, tun::TunError};
 
 /// Why an interface could not be made, or has gone.
 #[derive(Debug, thiserror::Error)]
 pub enum BareError {
-    /// The name is none that Linux takes.
-    #[error(
-        "{0:?} is no interface name: use 1 to 15 letters, digits, dots, dashes or underscores, such as wg0"
-    )]
-    Name(String),
-    /// The process may not make interfaces.
-    #[error(
-        "making the interface {name} needs the capability CAP_NET_ADMIN: run this as root, or give it to the \
-         program with `setcap cap_net_admin+ep`"
-    )]
-    Privilege {
-        /// The interface.
-        name: String,
-    },
     /// The interface could not be made.
-    #[error(
-        "cannot make the interface {name}: {source}; choose a name that is free, and see that /dev/net/tun exists"
-    )]
-    Tun {
-        /// The interface.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Tun(#[from] TunError),
     /// Another process serves the control socket.
     #[error("another process serves {0}; stop it, or choose another interface name")]
     InUse(PathBuf),

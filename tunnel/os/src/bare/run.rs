@@ -17,13 +17,15 @@ use mio::{Events, Poll, Token};
 use rand::{RngCore, rngs::OsRng};
 use zeroize::Zeroizing;
 
-use crate::error::TunnelError;
+use crate::{
+    error::TunnelError,
+    tun::{Stop, Tun},
+};
 
 use super::{
     BareError,
     control::Control,
     sockets::{Sockets, UDP_V4, UDP_V6},
-    tun::{Stop, Tun},
 };
 
 const TUN: Token = Token(2);

@@ -1,12 +1,16 @@
 //! Everything that needs `unsafe`: calls of the C library that no dependency wraps.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+mod capability;
 mod interfaces;
 mod options;
 mod resolve;
 #[cfg(target_os = "linux")]
 mod tun;
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::capability::lend_net_admin;
 #[cfg(target_os = "linux")]
 pub(crate) use self::tun::{TunFile, open_tun};
 pub(crate) use interfaces::own_networks;

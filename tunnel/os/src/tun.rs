@@ -13,7 +13,6 @@ use ipsx_tunnel_core::{
 use mio::{Interest, Registry, Token, unix::SourceFd};
 use std::os::fd::AsRawFd;
 
-use super::BareError;
 use crate::sys::{self, TunFile};
 
 /// MTU of a new interface: 1,500 less the outer IPv6, UDP and WireGuard headers.
@@ -27,7 +26,7 @@ const ARENA: usize = 256 << 10;
 const PIECES: usize = 65;
 
 /// The interface with its buffers.
-pub(super) struct Tun {
+pub(crate) struct Tun {
     name: String,
     file: TunFile,
     input: Vec<u8>,
@@ -36,9 +35,38 @@ pub(super) struct Tun {
     merger: Merger,
 }
 
+/// Why an interface could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The name is none that Linux takes.
+    #[error(
+        "{0:?} is no interface name: use 1 to 15 letters, digits, dots, dashes or underscores, such as wg0"
+    )]
+    Name(String),
+    /// The process may not make interfaces.
+    #[error(
+        "making the interface {name} needs the capability CAP_NET_ADMIN: run this as root, or give it to the \
+         program with `setcap cap_net_admin+ep`"
+    )]
+    Privilege {
+        /// The interface.
+        name: String,
+    },
+    /// The interface could not be made.
+    #[error(
+        "cannot make the interface {name}: {source}; choose a name that is free, and see that /dev/net/tun exists"
+    )]
+    Open {
+        /// The interface.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
 /// How reading or writing ended early.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// There is nothing more at this time.
     Empty,
     /// The interface was deleted.
@@ -46,17 +74,17 @@ pub(super) enum Stop {
 }
 
 impl Tun {
-    pub(super) fn open(name: &str) -> Result<Self, BareError> {
+    pub(crate) fn open(name: &str) -> Result<Self, TunError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
         if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) || name.starts_with('.')
         {
-            return Err(BareError::Name(name.to_owned()));
+            return Err(TunError::Name(name.to_owned()));
         }
         let file = sys::open_tun(name, MTU).map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => BareError::Privilege {
+            io::ErrorKind::PermissionDenied => TunError::Privilege {
                 name: name.to_owned(),
             },
-            _ => BareError::Tun {
+            _ => TunError::Open {
                 name: name.to_owned(),
                 source,
             },
@@ -71,7 +99,7 @@ impl Tun {
         })
     }
 
-    pub(super) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(
             &mut SourceFd(&self.file.as_raw_fd()),
             token,
@@ -79,17 +107,17 @@ impl Tun {
         )
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The interface's MTU, which anybody may change at any time.
-    pub(super) fn mtu(&self) -> Result<usize, Stop> {
+    pub(crate) fn mtu(&self) -> Result<usize, Stop> {
         self.file.mtu().map_err(|_| Stop::Gone)
     }
 
     /// Reads one packet or super-packet and gives it to the device.
-    pub(super) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
+    pub(crate) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
         let len = match self.file.read(&mut self.input) {
             Ok(len) => len,
             Err(error) => return self.judge(&error),
@@ -113,7 +141,7 @@ impl Tun {
     }
 
     /// A buffer of at least `len` bytes for the next packet; what was gathered may have to be written first.
-    pub(super) fn slot(&mut self, len: usize) -> Result<&mut [u8], Stop> {
+    pub(crate) fn slot(&mut self, len: usize) -> Result<&mut [u8], Stop> {
         if self.arena.len() - self.used < len {
             self.flush()?;
         }
@@ -121,14 +149,14 @@ impl Tun {
     }
 
     /// Keeps the packet of `len` bytes that was put into the last slot.
-    pub(super) fn keep(&mut self, len: usize) {
+    pub(crate) fn keep(&mut self, len: usize) {
         let range: Range<usize> = self.used..self.used + len;
         self.used = range.end;
         self.merger.push(&self.arena, range);
     }
 
     /// Writes all kept packets, joined as far as they may be.
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+    pub(crate) fn flush(&mut self) -> Result<(), Stop> {
         if self.merger.is_empty() {
             return Ok(());
         }
