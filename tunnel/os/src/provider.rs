@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     engine::Engine,
     error::TunnelError,
-    exit::{Egress, ExitConfig, ExitLimits, UserspaceExit},
+    exit::{Egress, ExitConfig, ExitLimits, GatewayConfig, UserspaceExit},
     link::Link,
 };
 use role::ProviderRole;
@@ -127,9 +127,11 @@ impl Provider {
                     v4: config.egress_v4,
                     v6: config.egress_v6,
                 },
-                gateway_v4: config.gateway_v4,
-                gateway_v6: config.gateway_v6,
-                policy: config.policy,
+                gateway: GatewayConfig {
+                    v4: config.gateway_v4,
+                    v6: config.gateway_v6,
+                    policy: config.policy,
+                },
                 limits: config.limits,
                 window: engine.window(),
             },

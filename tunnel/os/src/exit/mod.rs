@@ -4,6 +4,7 @@
 //! ordinary socket. A kernel exit (TUN and NAT) can take its place.
 
 mod dns;
+mod gateway;
 mod tcp;
 mod udp;
 mod userspace;
@@ -21,6 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::sys;
 
 pub(crate) use crate::engine::Context;
+pub(crate) use gateway::GatewayConfig;
 pub(crate) use userspace::{ExitConfig, UserspaceExit};
 
 /// Delivers inner packets to the internet and brings back what answers.
