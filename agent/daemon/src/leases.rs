@@ -1,4 +1,4 @@
-//! `ipsx leases`: what this wallet has leased, and the account of each.
+//! `ipsx leases`: what this wallet has leased.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,11 @@ use ipsx_metering::DealId;
 use serde_json::json;
 
 use crate::amount;
-use crate::cli::{LeasesArgs, duration, parse_deal};
+use crate::cli::{LeasesArgs, duration};
 use crate::clock::unix_now;
 use crate::config::Settings;
 use crate::connect::{self, Requester, is_over};
 use crate::exit_code::{ExitCode, Failure};
-use crate::network::contract_failure;
 use crate::output::Output;
 use crate::statement::Statement;
 use crate::store::{LeaseRecord, Stage, Store};
@@ -26,12 +25,6 @@ pub(crate) async fn run(
     settings: &Settings,
     output: &Output,
 ) -> Result<(), Failure> {
-    let wanted = args
-        .statement
-        .as_deref()
-        .map(parse_deal)
-        .transpose()
-        .map_err(Failure::usage)?;
     let requester = match connect::open(settings, output).await {
         Ok(requester) => Some(requester),
         Err(failure) if failure.code == ExitCode::Unreachable => {
@@ -41,38 +34,7 @@ pub(crate) async fn run(
         Err(failure) => return Err(failure),
     };
     let store = Store::new(&settings.data);
-    match wanted {
-        Some(deal) => statement(&store, requester.as_ref(), deal, output).await,
-        None => list(&store, requester.as_ref(), args.all, output).await,
-    }
-}
-
-async fn statement(
-    store: &Store,
-    requester: Option<&Requester>,
-    deal: DealId,
-    output: &Output,
-) -> Result<(), Failure> {
-    let record = store.lease(deal)?.ok_or_else(|| {
-        Failure::usage(format!(
-            "there is no record of lease {deal} here; `ipsx leases --all` lists them"
-        ))
-    })?;
-    let mut claimed = None;
-    if let Some(requester) = requester {
-        if record.domain != requester.network.info.domain {
-            return Err(Failure::usage(format!(
-                "lease {deal} was on another chain; name its broker with --broker {}",
-                record.broker
-            )));
-        }
-        let channel = record.deal.channel().id();
-        let paid = requester.network.contract.claimed(channel).await;
-        claimed = Some(paid.map_err(contract_failure)?);
-    }
-    let statement = Statement::compute(&record, claimed);
-    statement.show(output);
-    statement.verdict()
+    list(&store, requester.as_ref(), args.all, output).await
 }
 
 async fn list(

@@ -28,6 +28,7 @@ pub mod statement;
 pub mod store;
 #[cfg(target_os = "linux")]
 pub mod tunnel;
+mod verify;
 mod wallet;
 mod withdraw;
 
@@ -89,6 +90,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Deposit(args) => deposit::run(args, &settings, output).await,
         Command::Connect(args) => connect::run(*args, &settings, output).await,
         Command::Leases(args) => leases::run(args, &settings, output).await,
+        Command::Statement(args) => statement::run(args, &settings, output).await,
+        Command::Verify(args) => verify::run(&args, output),
         Command::Settle(args) => settle::run(args, &settings, output).await,
         Command::Withdraw(command) => withdraw::run(command, &settings, output).await,
         #[cfg(feature = "demo")]

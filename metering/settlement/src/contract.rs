@@ -2,6 +2,7 @@
 
 mod claim;
 mod deposits;
+mod history;
 mod keys;
 mod networks;
 mod state;
@@ -22,6 +23,7 @@ use crate::wallet::Signer;
 
 pub use claim::{ClaimRow, RowOutcome, Settlement, SkipReason};
 pub use deposits::SignedPermit;
+pub use history::PaidClaim;
 pub use networks::NewNetwork;
 pub use state::{AccountState, ChannelState, Credits, NetworkState};
 

@@ -34,7 +34,7 @@ mod rpc_format;
 pub use chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};
 pub use contract::{
     AccountState, Centralizer, ChannelState, ClaimRow, ContractError, Credits, Deployment,
-    NetworkState, NewNetwork, RowOutcome, Settlement, SignedPermit, SkipReason, deploy,
+    NetworkState, NewNetwork, PaidClaim, RowOutcome, Settlement, SignedPermit, SkipReason, deploy,
     deploy_centralizer,
 };
 #[cfg(feature = "embedded")]

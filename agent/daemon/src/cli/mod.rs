@@ -15,6 +15,7 @@ use ipsx_metering::{Address, Amount, DealId};
 use crate::amount;
 use crate::exit_code::ExitCode;
 use crate::provider::ProvideArgs;
+use crate::statement::Month;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
 
@@ -79,8 +80,12 @@ pub enum Command {
     Deposit(DepositArgs),
     /// Lease an address and use it
     Connect(Box<ConnectArgs>),
-    /// List the leases of this wallet, or show one's statement
+    /// List the leases of this wallet
     Leases(LeasesArgs),
+    /// Show who paid whom in a lease or a month, with everything that was signed
+    Statement(StatementArgs),
+    /// Check a statement offline: every hash, signature and sum is computed again
+    Verify(VerifyArgs),
     /// Claim what requesters have signed for (providers)
     Settle(SettleArgs),
     /// Take tokens out: the deposit, or a provider's earnings
@@ -266,12 +271,37 @@ pub struct ConnectArgs {
 /// `ipsx leases`
 #[derive(Clone, Debug, Args)]
 pub struct LeasesArgs {
-    /// Show who paid whom in one lease, recomputed from the signed records
-    #[arg(long, value_name = "ID")]
-    pub statement: Option<String>,
     /// Show every lease, also those that ended long ago
     #[arg(long)]
     pub all: bool,
+}
+
+/// `ipsx statement`
+#[derive(Clone, Debug, Default, Args)]
+pub struct StatementArgs {
+    /// The lease's id, from `ipsx leases`
+    #[arg(value_name = "LEASE", conflicts_with = "month")]
+    pub lease: Option<String>,
+    /// All leases of a month (UTC), such as 2026-11 [default: this month, when no lease is named]
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: Option<Month>,
+    /// What this machine has lent, instead of what it has leased
+    #[arg(long)]
+    pub provider: bool,
+    /// Print a table for spreadsheets (RFC 4180)
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+    /// Also write a page that prints well
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// `ipsx verify`
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// What `ipsx statement --json` wrote; `-` reads it from standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// `ipsx settle`

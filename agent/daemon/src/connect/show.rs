@@ -163,10 +163,8 @@ impl<'a> Shown<'a> {
             amount::tokens(statement.amount),
             statement.vouchers,
         ));
-        self.output.line(format!(
-            "          ipsx leases --statement {}",
-            record.deal.id()
-        ));
+        self.output
+            .line(format!("          ipsx statement {}", record.deal.id()));
         judge(finished)
     }
 

@@ -8,7 +8,7 @@ use ipsx_agent_core::requester::{Blame, Wishes};
 use ipsx_market::messages::EndCause;
 use ipsx_market::request::CounterSource;
 use ipsx_market::search::OfferQuery;
-use ipsx_metering::{Amount, PricePerSecond};
+use ipsx_metering::{Amount, DealId, PricePerSecond};
 use ipsx_settlement::Signer;
 use ipsx_tunnel_core::PrivateKey;
 use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
@@ -264,11 +264,7 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
         settings(&world, "requester"),
         settings(&world, "provider-fr"),
     );
-    let statement = LeasesArgs {
-        statement: Some(deal.id().to_string()),
-        all: true,
-    };
-    crate::leases::run(statement, &requester, &QUIET)
+    crate::leases::run(LeasesArgs { all: true }, &requester, &QUIET)
         .await
         .unwrap();
     crate::settle::run(SettleArgs { yes: true }, &provider, &QUIET)
@@ -277,6 +273,7 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     let contract = &world.network.contract;
     let claimed = contract.claimed(deal.channel().id()).await.unwrap();
     assert_eq!(claimed, finished.record.paid());
+    both_sides_state_the_same(deal.id(), &requester, &provider).await;
 
     let credits = WithdrawCommand::Credits(WithdrawCreditsArgs { to: None });
     crate::withdraw::run(credits, &provider, &QUIET)
@@ -288,6 +285,33 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     withdraw_both_ways(&world, &requester).await;
     assert!(contract.totals().await.unwrap().conserved());
     world.stop().await;
+}
+
+/// Each side's statement holds, with and without a month, and they agree on every amount.
+async fn both_sides_state_the_same(lease: DealId, requester: &Settings, provider: &Settings) {
+    use crate::statement::{Asked, Month, document};
+    let stated = async |asked, lent, settings: &Settings| {
+        let document = document(asked, lent, settings, &QUIET).await.unwrap();
+        let found = crate::verify::check(&serde_json::to_string(&document).unwrap()).unwrap();
+        assert_eq!(found.failed(), 0, "{:?}", found.checked);
+        document
+    };
+    let paid = stated(Asked::Lease(lease), false, requester).await;
+    let earned = stated(Asked::Lease(lease), true, provider).await;
+    assert_eq!(paid.entries[0].account, earned.entries[0].account);
+    assert_eq!(paid.totals, earned.totals);
+    assert_eq!(paid.totals.claimed, Some(paid.totals.promised));
+    assert!(paid.totals.promised > Amount::ZERO);
+    let month = Asked::Month(Month::of(paid.entries[0].account.at));
+    assert_eq!(stated(month, false, requester).await.totals, paid.totals);
+    // Without its broker a requester still has everything but the claims.
+    let alone = Settings {
+        broker: "http://127.0.0.1:9".into(),
+        ..requester.clone()
+    };
+    let known = stated(Asked::Lease(lease), false, &alone).await;
+    assert_eq!(known.totals.promised, paid.totals.promised);
+    assert_eq!(known.totals.claimed, None);
 }
 
 /// At once what is free, by the operator's consent; the rest by waiting, against anybody.

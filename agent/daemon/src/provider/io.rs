@@ -12,7 +12,9 @@ use ipsx_market::codec;
 use ipsx_market::messages::AgentMessage;
 use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
-use ipsx_metering::{Amount, ChainView, ChannelId, DealId, Domain, Signed, TypedData, UnixSeconds};
+use ipsx_metering::{
+    Amount, ChainView, ChannelId, DealId, Domain, Receipt, Signed, TypedData, UnixSeconds,
+};
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
 use ipsx_tunnel_core::{
     Bucket, DropCounts, DropReason, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey,
@@ -88,6 +90,8 @@ pub(super) struct Peers {
     by_id: HashMap<PeerId, DealId>,
     opening: HashMap<DealId, Peer>,
     sealers: HashMap<DealId, FrameSealer>,
+    /// The latest receipt of each lease, kept with its end.
+    receipts: HashMap<DealId, Box<Signed<Receipt>>>,
     addresses: AddressPool,
 }
 
@@ -155,7 +159,11 @@ impl Io {
             Command::OpenFrame { lease, sealed } => self.open_frame(lease, &sealed),
             // A job that finds no room is warned of; the meter then holds the lease for want of a stored voucher.
             Command::Store(store) => drop(self.keep(Job::Voucher(store))),
-            Command::StoreEnd { lease, report } => drop(self.keep(Job::End(lease, report))),
+            Command::StoreEnd { lease, report } => {
+                let receipt = self.peers.receipts.remove(&lease);
+                // A job that finds no room is warned of.
+                let _ = self.keep(Job::End(lease, report, receipt));
+            }
             Command::StoreMonth(traffic) => drop(self.keep(Job::Month(traffic))),
             Command::Claim { urgent } => {
                 if urgent || self.claim_at_end {
@@ -349,6 +357,9 @@ impl Io {
     }
 
     fn pay(&mut self, lease: DealId, path: PaymentPath, message: &ProviderMessage) {
+        if let ProviderMessage::Receipt(receipt) = message {
+            self.peers.receipts.insert(lease, Box::new(receipt.clone()));
+        }
         let payload = match codec::encode(message) {
             Ok(payload) if payload.len() <= MAX_PAYMENT_MESSAGE => payload,
             _ => return tracing::error!(%lease, "a payment message is too long to be sent"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipsx_agent_core::provider::{LeaseRecord, MonthTraffic, ProviderEvent, StoreVoucher};
 use ipsx_market::messages::EndReport;
-use ipsx_metering::{ChannelId, DealId, NetworkId, Signature};
+use ipsx_metering::{ChannelId, DealId, NetworkId, Receipt, Signature, Signed};
 use ipsx_settlement::VoucherStore;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,13 +24,16 @@ pub(super) enum Job {
     Lease(DealId, Box<LeaseRecord>),
     /// A channel's latest; answered by [`Happening::VoucherKept`].
     Voucher(Box<StoreVoucher>),
-    /// How a lease ended.
-    End(DealId, Box<EndReport>),
+    /// How a lease ended, with its last receipt.
+    End(DealId, Box<EndReport>, Option<Box<Signed<Receipt>>>),
     /// The month's traffic.
     Month(MonthTraffic),
     /// Answer when everything before is done.
     Flush(oneshot::Sender<()>),
 }
+
+/// The end of a lease that could not be written yet.
+pub(super) type End = (DealId, Box<EndReport>, Option<Box<Signed<Receipt>>>);
 
 /// The task's state.
 pub(super) struct Keeper {
@@ -41,7 +44,7 @@ pub(super) struct Keeper {
     /// Latest of each channel that could not be written yet.
     pub(super) behind: HashMap<DealId, Box<StoreVoucher>>,
     /// Ends that could not be written yet.
-    pub(super) ends_behind: Vec<(DealId, Box<EndReport>)>,
+    pub(super) ends_behind: Vec<End>,
     /// The reservation of each channel that is on disk.
     pub(super) reserved: HashMap<ChannelId, Signature>,
 }
@@ -76,7 +79,7 @@ impl Keeper {
                 self.say(Happening::LeaseKept(lease, kept));
             }
             Job::Voucher(store) => self.keep(store).await,
-            Job::End(lease, report) => self.keep_end(lease, report).await,
+            Job::End(lease, report, receipt) => self.keep_end((lease, report, receipt)).await,
             Job::Month(traffic) => {
                 let kept = self.records.put_month(self.network, traffic).await;
                 self.warn(kept);
@@ -93,14 +96,19 @@ impl Keeper {
         for store in std::mem::take(&mut self.behind).into_values() {
             self.keep(store).await;
         }
-        for (lease, report) in std::mem::take(&mut self.ends_behind) {
-            self.keep_end(lease, report).await;
+        for end in std::mem::take(&mut self.ends_behind) {
+            self.keep_end(end).await;
         }
     }
 
-    async fn keep_end(&mut self, lease: DealId, report: Box<EndReport>) {
-        if let Err(error) = self.records.put_end(lease, &report, unix_now()).await {
-            self.ends_behind.push((lease, report));
+    async fn keep_end(&mut self, end: End) {
+        let (lease, report, receipt) = &end;
+        let kept = self
+            .records
+            .put_end(*lease, report, receipt.as_deref(), unix_now())
+            .await;
+        if let Err(error) = kept {
+            self.ends_behind.push(end);
             self.warn(Err(error));
         }
     }

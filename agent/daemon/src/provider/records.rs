@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use ipsx_agent_core::provider::{ConsentRecord, LeaseRecord, MonthTraffic};
 use ipsx_market::messages::EndReport;
-use ipsx_metering::{Address, B256, ChannelId, ChannelState, DealId, NetworkId, UnixSeconds};
+use ipsx_metering::{
+    Address, B256, ChannelId, ChannelState, DealId, NetworkId, Receipt, Signed, UnixSeconds,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::Row;
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS leases (
     ended_at INTEGER
 ) STRICT;
 CREATE INDEX IF NOT EXISTS unfinished ON leases (network) WHERE report IS NULL;
+CREATE TABLE IF NOT EXISTS receipts (deal_id BLOB PRIMARY KEY, receipt TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS channels (id BLOB PRIMARY KEY, state TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS months (
     network BLOB NOT NULL,
@@ -159,13 +162,24 @@ impl Records {
         Ok(())
     }
 
-    /// Records how a lease ended.
+    /// Records how a lease ended, and the last receipt that was signed for it.
     pub async fn put_end(
         &self,
         lease: DealId,
         report: &EndReport,
+        receipt: Option<&Signed<Receipt>>,
         now: UnixSeconds,
     ) -> Result<(), ProviderError> {
+        if let Some(receipt) = receipt {
+            sqlx::query(
+                "INSERT INTO receipts (deal_id, receipt) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(lease.0.to_vec())
+            .bind(self.json(receipt)?)
+            .execute(&self.pool)
+            .await
+            .map_err(self.failed("write"))?;
+        }
         sqlx::query(
             "UPDATE leases SET report = ?, ended_at = ? WHERE deal_id = ? AND report IS NULL",
         )
@@ -187,6 +201,20 @@ impl Records {
         .await
         .map_err(self.failed("read"))?;
         rows.iter().map(|row| self.lease(row)).collect()
+    }
+
+    /// The last receipt of each lease that ended.
+    pub async fn receipts(&self) -> Result<HashMap<DealId, Signed<Receipt>>, ProviderError> {
+        let rows = sqlx::query("SELECT deal_id, receipt FROM receipts")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed("read"))?;
+        let mut receipts = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let deal = DealId(B256::new(self.bytes(&row, "deal_id")?));
+            receipts.insert(deal, self.parsed(&row, "receipt")?);
+        }
+        Ok(receipts)
     }
 
     /// The leases of a network that were open when the program ended.

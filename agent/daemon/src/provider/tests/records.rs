@@ -71,7 +71,7 @@ async fn what_was_written_is_there_after_opening_again() {
     records.put_lease(&lease(1), UnixSeconds(10)).await.unwrap();
     records.put_lease(&lease(2), UnixSeconds(20)).await.unwrap();
     records
-        .put_end(lease(1).deal.id(), &report(), UnixSeconds(30))
+        .put_end(lease(1).deal.id(), &report(), None, UnixSeconds(30))
         .await
         .unwrap();
     let later = EndReport {
@@ -79,7 +79,7 @@ async fn what_was_written_is_there_after_opening_again() {
         ..report()
     };
     records
-        .put_end(lease(1).deal.id(), &later, UnixSeconds(40))
+        .put_end(lease(1).deal.id(), &later, None, UnixSeconds(40))
         .await
         .unwrap();
     let state = ChannelState {

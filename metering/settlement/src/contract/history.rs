@@ -1,0 +1,52 @@
+//! What the contract's events say of one channel.
+
+use alloy_primitives::B256;
+use alloy_sol_types::SolEvent;
+use ipsx_metering::{Amount, ChannelId};
+
+use super::{Centralizer, ContractError, amount};
+use crate::bindings::Centralizer as abi;
+use crate::chain::LogFilter;
+
+/// A claim that was paid, wholly or in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaidClaim {
+    /// Its transaction.
+    pub transaction: B256,
+    /// Height of its block.
+    pub block: u64,
+    /// Moved by it, fee included.
+    pub paid: Amount,
+    /// The network's part of it.
+    pub fee: Amount,
+    /// Moved on the channel in all after it.
+    pub claimed: Amount,
+}
+
+impl Centralizer {
+    /// Every claim that was paid on a channel, oldest first, from the contract's events.
+    pub async fn claims_of(&self, channel: ChannelId) -> Result<Vec<PaidClaim>, ContractError> {
+        let filter = LogFilter {
+            addresses: vec![self.deployment().centralizer],
+            topics: vec![vec![abi::Settled::SIGNATURE_HASH], vec![channel.0]],
+            ..LogFilter::default()
+        };
+        let logs = self.chain().logs(&filter).await;
+        let logs = logs.map_err(ContractError::at("list the channel's claims"))?;
+        let paid = |log: &crate::chain::Log| {
+            let event = abi::Settled::decode_raw_log(log.topics.iter().copied(), &log.data)?;
+            Ok(PaidClaim {
+                transaction: log.transaction_hash,
+                block: log.block_number,
+                paid: amount(event.paid),
+                fee: amount(event.fee),
+                claimed: amount(event.claimed),
+            })
+        };
+        let claims: Result<Vec<_>, alloy_sol_types::Error> = logs.iter().map(paid).collect();
+        claims.map_err(|error| ContractError::Unreadable {
+            action: "list the channel's claims",
+            reason: error.to_string(),
+        })
+    }
+}
