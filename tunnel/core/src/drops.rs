@@ -53,6 +53,10 @@ drop_reasons! {
     GateClosed = "gate_closed",
     /// Data above the peer's throttle.
     Throttled = "throttled",
+    /// Data above the peer's share of what the endpoint carries.
+    Capacity = "capacity",
+    /// Data beyond what the peer has paid for.
+    ByteCredit = "byte_credit",
     /// Control datagrams arriving too fast.
     ControlRate = "control_rate",
     /// Control datagram larger than allowed.

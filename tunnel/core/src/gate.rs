@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::device::Side;
+
 const NANOS: u128 = 1_000_000_000;
 
 /// What a peer's data packets may do. Handshakes, keepalives and control datagrams pass every gate.
@@ -12,11 +14,55 @@ pub enum Gate {
     Closed,
     /// Data at any rate.
     Open,
-    /// Data up to a rate, in each direction by itself.
-    Throttled {
-        /// Inner IP bytes per second and direction.
-        bytes_per_second: u64,
-    },
+    /// Data within limits.
+    Limited(Limits),
+}
+
+impl Gate {
+    /// Data up to this many inner IP bytes per second, in each direction by itself.
+    pub const fn throttled(bytes_per_second: u64) -> Self {
+        Self::Limited(Limits {
+            rates: Rates {
+                up: bytes_per_second,
+                down: bytes_per_second,
+            },
+            byte_limit: u64::MAX,
+        })
+    }
+}
+
+/// Limits of one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The most in each direction.
+    pub rates: Rates,
+    /// Usage, both directions added up, that is never passed: a packet that would is refused. `u64::MAX` for no limit.
+    pub byte_limit: u64,
+}
+
+/// Inner IP bytes per second, seen from the one who uses the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// From the client towards the internet.
+    pub up: u64,
+    /// From the internet towards the client.
+    pub down: u64,
+}
+
+impl Rates {
+    /// No limit in either direction.
+    pub const UNLIMITED: Self = Self {
+        up: u64::MAX,
+        down: u64::MAX,
+    };
+
+    /// These rates in the directions of a device: what comes from its peer, and what goes to it.
+    pub(crate) fn of(self, side: Side) -> (u64, u64) {
+        match side {
+            Side::Provider => (self.up, self.down),
+            Side::Client { .. } | Side::Bare => (self.down, self.up),
+        }
+    }
 }
 
 /// Token bucket: lets `rate` units per second pass, in bursts of at most `capacity`.
@@ -42,14 +88,17 @@ impl Bucket {
 
     /// Takes `amount` units if they are there.
     pub fn take(&mut self, amount: u64, now: Instant) -> bool {
-        self.refill(now);
-        match self.level.checked_sub(u128::from(amount) * NANOS) {
-            Some(rest) => {
-                self.level = rest;
-                true
-            }
-            None => false,
+        let holds = self.level(now) >= amount;
+        if holds {
+            self.level -= u128::from(amount) * NANOS;
         }
+        holds
+    }
+
+    /// How many whole units could be taken.
+    pub fn level(&mut self, now: Instant) -> u64 {
+        self.refill(now);
+        u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
     }
 
     fn refill(&mut self, now: Instant) {
@@ -79,20 +128,39 @@ pub(crate) struct GateKeeper {
 pub(crate) enum Refused {
     Closed,
     Throttled,
+    Credit,
+    Capacity,
+}
+
+/// Where a packet goes, seen from the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Inbound,
+    Outbound,
 }
 
 impl GateKeeper {
-    pub(crate) fn new(gate: Gate, now: Instant) -> Self {
-        let bucket = match gate {
-            Gate::Throttled { bytes_per_second } => {
-                Some(Bucket::new(bytes_per_second, burst(bytes_per_second), now))
+    pub(crate) fn new(gate: Gate, side: Side, now: Instant) -> Self {
+        let (inbound, outbound) = match gate {
+            Gate::Limited(limits) => {
+                let (inbound, outbound) = limits.rates.of(side);
+                (bucket(inbound, now), bucket(outbound, now))
             }
-            Gate::Closed | Gate::Open => None,
+            Gate::Closed | Gate::Open => (None, None),
         };
         Self {
             gate,
-            inbound: bucket.clone(),
-            outbound: bucket,
+            inbound,
+            outbound,
+        }
+    }
+
+    /// Another gate. At the same rates the buckets stay as full as they are.
+    pub(crate) fn set(&mut self, gate: Gate, side: Side, now: Instant) {
+        match (self.gate, gate) {
+            (Gate::Limited(old), Gate::Limited(new)) if old.rates == new.rates => self.gate = gate,
+            _ if self.gate == gate => {}
+            _ => *self = Self::new(gate, side, now),
         }
     }
 
@@ -100,32 +168,61 @@ impl GateKeeper {
         self.gate
     }
 
-    pub(crate) fn pass_inbound(&mut self, bytes: usize, now: Instant) -> Result<(), Refused> {
-        pass(self.gate, self.inbound.as_mut(), bytes, now)
+    /// Lets a packet of `bytes` pass, or says why not. `used` is what has passed so far, and `share` the peer's part
+    /// of what the device carries in this direction. A refused packet takes nothing from either.
+    pub(crate) fn pass(
+        &mut self,
+        direction: Direction,
+        bytes: usize,
+        used: u64,
+        share: impl FnOnce(u64) -> bool,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let bytes = bytes as u64;
+        self.afford(bytes, used)?;
+        let mut bucket = self.bucket(direction);
+        if let Some(bucket) = &mut bucket
+            && bucket.level(now) < bytes
+        {
+            return Err(Refused::Throttled);
+        }
+        if !share(bytes) {
+            return Err(Refused::Capacity);
+        }
+        if let Some(bucket) = bucket {
+            bucket.take(bytes, now);
+        }
+        Ok(())
     }
 
-    pub(crate) fn pass_outbound(&mut self, bytes: usize, now: Instant) -> Result<(), Refused> {
-        pass(self.gate, self.outbound.as_mut(), bytes, now)
+    /// Whether a packet of `bytes` may pass as far as rates don't matter: those are asked once, also for a packet that
+    /// has to wait.
+    pub(crate) fn afford(&self, bytes: u64, used: u64) -> Result<(), Refused> {
+        match self.gate {
+            Gate::Closed => Err(Refused::Closed),
+            Gate::Limited(limits) if used.saturating_add(bytes) > limits.byte_limit => {
+                Err(Refused::Credit)
+            }
+            Gate::Open | Gate::Limited(_) => Ok(()),
+        }
+    }
+
+    /// Bytes that the peer's own bucket would let pass at once.
+    pub(crate) fn room(&mut self, direction: Direction, now: Instant) -> u64 {
+        self.bucket(direction)
+            .map_or(u64::MAX, |bucket| bucket.level(now))
+    }
+
+    fn bucket(&mut self, direction: Direction) -> Option<&mut Bucket> {
+        match direction {
+            Direction::Inbound => self.inbound.as_mut(),
+            Direction::Outbound => self.outbound.as_mut(),
+        }
     }
 }
 
-fn pass(
-    gate: Gate,
-    bucket: Option<&mut Bucket>,
-    bytes: usize,
-    now: Instant,
-) -> Result<(), Refused> {
-    match (gate, bucket) {
-        (Gate::Closed, _) => Err(Refused::Closed),
-        (Gate::Throttled { .. }, Some(bucket)) => {
-            if bucket.take(bytes as u64, now) {
-                Ok(())
-            } else {
-                Err(Refused::Throttled)
-            }
-        }
-        _ => Ok(()),
-    }
+fn bucket(rate: u64, now: Instant) -> Option<Bucket> {
+    (rate != u64::MAX).then(|| Bucket::new(rate, burst(rate), now))
 }
 
 /// A quarter of a second, but never less than two full packets: a smaller burst would pass nothing at all.
@@ -139,34 +236,84 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pass(
+        keeper: &mut GateKeeper,
+        direction: Direction,
+        bytes: usize,
+        used: u64,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        keeper.pass(direction, bytes, used, |_| true, now)
+    }
+
     #[test]
     fn closed_passes_nothing_and_open_everything() {
         let now = Instant::now();
-        let mut closed = GateKeeper::new(Gate::Closed, now);
-        assert_eq!(closed.pass_inbound(1, now), Err(Refused::Closed));
-        assert_eq!(closed.pass_outbound(1, now), Err(Refused::Closed));
-        let mut open = GateKeeper::new(Gate::Open, now);
+        let mut closed = GateKeeper::new(Gate::Closed, Side::Provider, now);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            assert_eq!(
+                pass(&mut closed, direction, 1, 0, now),
+                Err(Refused::Closed)
+            );
+        }
+        let mut open = GateKeeper::new(Gate::Open, Side::Provider, now);
         for _ in 0..10_000 {
-            assert_eq!(open.pass_inbound(1420, now), Ok(()));
+            assert_eq!(pass(&mut open, Direction::Inbound, 1420, 0, now), Ok(()));
         }
     }
 
     #[test]
     fn directions_are_throttled_apart() {
         let now = Instant::now();
-        let mut keeper = GateKeeper::new(
-            Gate::Throttled {
-                bytes_per_second: 1000,
+        let limits = Limits {
+            rates: Rates {
+                up: 1_000,
+                down: 100_000,
             },
-            now,
-        );
-        assert_eq!(keeper.pass_inbound(2840, now), Ok(()));
-        assert_eq!(keeper.pass_inbound(1, now), Err(Refused::Throttled));
-        assert_eq!(keeper.pass_outbound(2840, now), Ok(()));
+            byte_limit: u64::MAX,
+        };
+        let mut keeper = GateKeeper::new(Gate::Limited(limits), Side::Provider, now);
+        let inbound = Direction::Inbound;
+        assert_eq!(pass(&mut keeper, inbound, 2840, 0, now), Ok(()));
         assert_eq!(
-            keeper.pass_inbound(1, now + Duration::from_millis(1)),
+            pass(&mut keeper, inbound, 1, 0, now),
+            Err(Refused::Throttled)
+        );
+        assert_eq!(
+            pass(&mut keeper, Direction::Outbound, 25_000, 0, now),
             Ok(())
         );
+        let later = now + Duration::from_millis(1);
+        assert_eq!(pass(&mut keeper, inbound, 1, 0, later), Ok(()));
+        // The other end calls the same directions by the other names.
+        let client = Side::Client {
+            inner_v4: [10, 0, 0, 2].into(),
+        };
+        let mut keeper = GateKeeper::new(Gate::Limited(limits), client, now);
+        assert_eq!(pass(&mut keeper, inbound, 25_000, 0, now), Ok(()));
+    }
+
+    #[test]
+    fn a_packet_past_the_byte_limit_takes_nothing_with_it() {
+        let now = Instant::now();
+        let limits = Limits {
+            rates: Rates {
+                up: 10,
+                down: u64::MAX,
+            },
+            byte_limit: 1_000,
+        };
+        let mut keeper = GateKeeper::new(Gate::Limited(limits), Side::Provider, now);
+        let inbound = Direction::Inbound;
+        assert_eq!(
+            pass(&mut keeper, inbound, 501, 500, now),
+            Err(Refused::Credit)
+        );
+        assert_eq!(pass(&mut keeper, inbound, 500, 500, now), Ok(()));
+        // Neither does one that the other limit refuses.
+        let refused = keeper.pass(inbound, 1_000, 0, |_| false, now);
+        assert_eq!(refused, Err(Refused::Capacity));
+        assert_eq!(keeper.room(inbound, now), 2 * 1420 - 500);
     }
 
     proptest! {

@@ -23,6 +23,7 @@ pub mod packet;
 mod peer;
 mod policy;
 mod routes;
+mod share;
 mod transmit;
 pub mod uapi;
 mod usage;
@@ -33,7 +34,7 @@ pub use device::{
     PeerStatus, Side, Transfer,
 };
 pub use drops::{DropCounts, DropReason};
-pub use gate::{Bucket, Gate};
+pub use gate::{Bucket, Gate, Limits, Rates};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use policy::{ExitPolicy, Matcher, PolicyError, PortRange, Rule, RuleProtocol, Tier};

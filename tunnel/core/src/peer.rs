@@ -29,6 +29,8 @@ pub(crate) struct Peer {
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) allowed_ips: Vec<IpNet>,
     pub(crate) gate: GateKeeper,
+    /// Its number in the device's shares.
+    pub(crate) share: usize,
     pub(crate) control: ControlLimits,
     /// Where the other end sent its last control datagram from.
     pub(crate) control_port: u16,
@@ -54,7 +56,7 @@ impl Peer {
         index: u32,
         session: Session,
         allowed_ips: Vec<IpNet>,
-        gate: GateKeeper,
+        (gate, share): (GateKeeper, usize),
         control_port: u16,
         now: Instant,
     ) -> Self {
@@ -67,6 +69,7 @@ impl Peer {
             endpoint: config.endpoint,
             allowed_ips,
             gate,
+            share,
             control: ControlLimits::new(now),
             control_port,
             usage: Usage::default(),

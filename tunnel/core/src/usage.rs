@@ -14,3 +14,10 @@ pub struct Usage {
     /// Inner IP bytes from the internet towards the client.
     pub bytes_down: u64,
 }
+
+impl Usage {
+    /// Both directions added up.
+    pub fn bytes(self) -> u64 {
+        self.bytes_up.saturating_add(self.bytes_down)
+    }
+}

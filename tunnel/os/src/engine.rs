@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::{Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, Transmit};
+use ipsx_tunnel_core::{Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, PeerId, Transmit};
 use mio::{Events, Poll, Registry, Token, event::Event};
 
 use crate::{error::TunnelError, link::Link, udp::UdpIo};
@@ -41,6 +41,12 @@ impl Context<'_> {
     /// Sends an inner packet; the device counts what it refuses.
     pub(crate) fn send(&mut self, packet: &[u8]) {
         let _ = self.device.handle_packet(packet, self.now);
+    }
+
+    /// How many full packets to a peer would pass its limits now: making more would only have them dropped.
+    pub(crate) fn packets(&mut self, peer: PeerId) -> usize {
+        let room = self.device.room(peer, self.now);
+        usize::try_from(room).unwrap_or(usize::MAX) / INNER_MTU
     }
 
     /// Whether so much waits for the network that making more packets is pointless.

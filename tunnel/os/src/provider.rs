@@ -10,7 +10,7 @@ use std::{
 
 use ipsx_tunnel_core::{
     AddPeerError, Device, DeviceConfig, DropCounts, ExitPolicy, Gate, MAX_CONTROL_PAYLOAD,
-    PeerConfig, PeerId, PeerStatus, PrivateKey, PublicKey, Side, Usage,
+    PeerConfig, PeerId, PeerStatus, PrivateKey, PublicKey, Rates, Side, Usage,
 };
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
@@ -83,6 +83,8 @@ pub(crate) enum Command {
     ),
     RemovePeer(PeerId, oneshot::Sender<Option<Usage>>),
     SetGate(PeerId, Gate),
+    SetCapacity(Rates),
+    SetWeights(PeerId, Rates),
     Status(PeerId, oneshot::Sender<Option<PeerStatus>>),
     SendControl(PeerId, Vec<u8>),
     Dropped(oneshot::Sender<DropCounts>),
@@ -184,6 +186,18 @@ impl Provider {
     /// Changes what a peer's data may do; takes effect before any later call of this handle.
     pub fn set_gate(&self, peer: PeerId, gate: Gate) -> Result<(), TunnelError> {
         self.inner.link.send(Command::SetGate(peer, gate))
+    }
+
+    /// Limits what all peers together move. When they want more, each gets its share by weight, and what one does not
+    /// use is for the others; see [`set_weights`](Self::set_weights).
+    pub fn set_capacity(&self, rates: Rates) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::SetCapacity(rates))
+    }
+
+    /// Sets how much of the capacity a peer gets beside others that want all they can get. To be set after the
+    /// capacity; only how the peers' weights compare matters.
+    pub fn set_weights(&self, peer: PeerId, weights: Rates) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::SetWeights(peer, weights))
     }
 
     /// What a peer has moved so far, or none if there is no such peer.

@@ -11,7 +11,7 @@ use ipsx_metering::{
     Address, Amount, Channel, ChannelId, ChannelState, DealId, NetworkId, Reservation, Signature,
     Signed, Voucher,
 };
-use ipsx_tunnel_core::Gate;
+use ipsx_tunnel_core::{Gate, Rates};
 use serde::{Deserialize, Serialize};
 
 use super::event::ProviderEvent;
@@ -117,6 +117,8 @@ pub struct Peer {
     pub key: TunnelKey,
     /// Address that the lease's traffic leaves from.
     pub exit_address: IpAddr,
+    /// Its part of the capacity, beside those of the other leases.
+    pub weights: Rates,
 }
 
 /// By which path payment messages travel.

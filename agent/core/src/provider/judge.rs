@@ -6,6 +6,7 @@ use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::offer::{Offer, WeeklyHours};
 use ipsx_market::request::{Filter, IpVersion, Request};
 use ipsx_metering::{Address, Amount, B256, ChannelId, UnixSeconds, Usage, VerifyError};
+use ipsx_tunnel_core::Rates;
 
 use super::settings::{ExposureLimits, Settings};
 
@@ -116,6 +117,7 @@ pub(crate) struct Taken {
     pub(crate) channel: ChannelId,
     pub(crate) mbit_up: u32,
     pub(crate) mbit_down: u32,
+    pub(crate) weights: Rates,
     pub(crate) started: bool,
 }
 

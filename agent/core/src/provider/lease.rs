@@ -11,6 +11,8 @@ use ipsx_metering::{
     Reservation, SecretKey, Signed, UnixSeconds, Usage, VoucherOutcome,
 };
 
+use ipsx_tunnel_core::Rates;
+
 use super::command::{Command, LeaseRecord, PaymentPath};
 use super::event::ProviderEvent;
 use super::gate::GateKeeper;
@@ -110,6 +112,11 @@ impl Lease {
             stored: Amount::ZERO,
             deal,
         }
+    }
+
+    /// Its part of the capacity.
+    pub(super) fn weights(&self) -> Rates {
+        self.taken.weights
     }
 
     /// What it takes of the capacity; nothing any more once it is over.

@@ -50,6 +50,10 @@ impl Provider {
                     channel: deal.channel().id(),
                     mbit_up: request.filter.mbit_up,
                     mbit_down: request.filter.mbit_down,
+                    weights: self
+                        .settings
+                        .terms
+                        .weights(request.filter.mbit_up, request.filter.mbit_down),
                     started: false,
                 };
                 let lease = Lease::new(deal.clone(), taken, agent_key, now);

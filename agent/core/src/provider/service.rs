@@ -121,8 +121,7 @@ impl Lease {
     }
 
     fn update_gate(&mut self, commands: &mut Vec<Command>) {
-        let total = self.meter.as_ref().map_or(0, |meter| meter.usage().bytes());
-        if let Some(gate) = self.gate.change(total) {
+        if let Some(gate) = self.gate.change() {
             commands.push(Command::SetGate {
                 lease: self.id,
                 gate,

@@ -7,6 +7,10 @@ use ipsx_market::offer::{
     Capacity, LONGEST_LEASE, Offer, Protocols, SHORTEST_LEASE, Tier, WeeklyHours,
 };
 use ipsx_metering::{Address, Amount, B256, Domain, NetworkId, Prices, UnixSeconds};
+use ipsx_tunnel_core::Rates;
+
+/// A Mbit/s, in bytes per second.
+const BYTES_PER_MBIT: u64 = 125_000;
 
 /// Both clocks at one moment: deadlines run on the monotonic one, signed times on the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +119,25 @@ impl OfferTerms {
         Ok(())
     }
 
+    /// The rates that all leases together are held to.
+    pub fn rates(&self) -> Rates {
+        Rates {
+            up: bytes_per_second(self.capacity.mbit_up),
+            down: bytes_per_second(self.capacity.mbit_down),
+        }
+    }
+
+    /// A lease's part of these rates: what it was sold, but at least a tenth of an even part, which is what a lease
+    /// that asked for no rate has beside those that did.
+    pub(crate) fn weights(&self, mbit_up: u32, mbit_down: u32) -> Rates {
+        let least = 10 * u64::from(self.capacity.leases.max(1));
+        let all = self.rates();
+        Rates {
+            up: bytes_per_second(mbit_up).max(all.up / least),
+            down: bytes_per_second(mbit_down).max(all.down / least),
+        }
+    }
+
     /// The offer of these terms, unsigned.
     pub(crate) fn offer(&self, settings: &Settings, nonce: u64, expires_at: UnixSeconds) -> Offer {
         Offer {
@@ -133,6 +156,10 @@ impl OfferTerms {
             expires_at,
         }
     }
+}
+
+fn bytes_per_second(mbit: u32) -> u64 {
+    u64::from(mbit) * BYTES_PER_MBIT
 }
 
 /// The most that may be served without having been claimed: what an operator and a payer acting together could

@@ -49,10 +49,10 @@ pub struct ProvideArgs {
     /// Leases at the same time.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub max_leases: u32,
-    /// Mbit/s from requesters that are sold, all leases together; counted, not enforced on traffic.
+    /// Mbit/s from requesters, all leases together; when they want more, each gets its part of it.
     #[arg(long, default_value_t = 20, value_name = "MBIT")]
     pub mbit_up: u32,
-    /// Mbit/s to requesters that are sold, all leases together; counted, not enforced on traffic.
+    /// Mbit/s to requesters, all leases together; when they want more, each gets its part of it.
     #[arg(long, default_value_t = 100, value_name = "MBIT")]
     pub mbit_down: u32,
     /// Bytes in a calendar month (UTC), both directions; no limit by default.

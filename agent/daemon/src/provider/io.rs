@@ -308,6 +308,8 @@ impl Io {
                 return Err(error.to_string());
             }
         };
+        // A tunnel that is gone carries nothing.
+        let _ = self.tunnel.set_weights(id, peer.weights);
         self.peers.open.insert(lease, (id, address));
         self.peers.by_id.insert(id, lease);
         let sealer = FrameSealer::new(*self.tunnel_key.expose_bytes(), peer.key, lease);

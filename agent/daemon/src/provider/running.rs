@@ -118,6 +118,7 @@ pub async fn start(
     let (records, vouchers, restored) = open_files(&config, wallet.address()).await?;
     let private_key = tunnel_key(&wallet);
     let (endpoint, tunnel_events) = tunnel::Provider::start(tunnel_config(&config, &private_key))?;
+    endpoint.set_capacity(config.terms.rates())?;
     let listen = endpoint.local_addr();
     let keys = WalletKeys {
         wallet: wallet.clone(),

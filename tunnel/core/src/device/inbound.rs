@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{Device, DeviceEvent, Inbound, PeerId, Side};
+use super::{Device, DeviceEvent, Inbound, PeerId, Side, pass};
 use crate::{
     drops::DropReason,
-    gate::Refused,
+    gate::{Direction, Refused},
     noise::{self, Admission, Kind, MIN_BUFFER, Opened},
     packet,
 };
@@ -162,10 +162,14 @@ impl Device {
                 }
                 passed
             }
-            None => peer
-                .gate
-                .pass_inbound(packet.len(), now)
-                .map_err(DropReason::from),
+            None => pass(
+                peer,
+                &mut self.shares,
+                Direction::Inbound,
+                packet.len(),
+                now,
+            )
+            .map_err(DropReason::from),
         };
         match (passed, found) {
             (Err(reason), _) => self.dropped_because(reason),
@@ -183,6 +187,8 @@ impl From<Refused> for DropReason {
         match refused {
             Refused::Closed => Self::GateClosed,
             Refused::Throttled => Self::Throttled,
+            Refused::Credit => Self::ByteCredit,
+            Refused::Capacity => Self::Capacity,
         }
     }
 }

@@ -5,11 +5,12 @@ use std::{
     time::Instant,
 };
 
-use super::{Device, PeerId, Side};
+use super::{Device, PeerId, Side, pass};
 use crate::{
     DATA_OVERHEAD,
     control::{self, ControlPacket},
     drops::DropReason,
+    gate::Direction,
     noise::{MIN_BUFFER, padded_len},
     offload::Segments,
     packet,
@@ -93,7 +94,13 @@ impl Device {
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         match &control {
             Some(control) => peer.control.pass_outbound(control.payload.len(), now)?,
-            None => peer.gate.pass_outbound(packet.len(), now)?,
+            None => pass(
+                peer,
+                &mut self.shares,
+                Direction::Outbound,
+                packet.len(),
+                now,
+            )?,
         }
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
         let counted = control.is_none();
@@ -135,7 +142,7 @@ impl Device {
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
         for index in 0..segments.count() {
             let len = segments.len_of(index);
-            if let Err(refused) = peer.gate.pass_outbound(len, now) {
+            if let Err(refused) = pass(peer, &mut self.shares, Direction::Outbound, len, now) {
                 self.drops.add(refused.into());
                 continue;
             }
@@ -197,6 +204,11 @@ impl Device {
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
         for pending in peer.take_pending() {
+            let (len, used) = (pending.packet.len() as u64, peer.usage.bytes());
+            if let (true, Err(refused)) = (pending.counted, peer.gate.afford(len, used)) {
+                self.drops.add(refused.into());
+                continue;
+            }
             let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&pending.packet);
             let sealer = Sealer {
                 endpoint,

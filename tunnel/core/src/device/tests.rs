@@ -7,6 +7,7 @@ mod bare;
 mod histories;
 mod hostile;
 mod lease;
+mod limits;
 
 use super::*;
 use crate::{INNER_MTU, MAX_CONTROL_PAYLOAD, noise::padded_len, packet};

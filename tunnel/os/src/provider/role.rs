@@ -52,6 +52,10 @@ impl<E: Exit> Role for ProviderRole<E> {
             Command::SetGate(peer, gate) => {
                 let _ = cx.device.set_gate(peer, gate, cx.now);
             }
+            Command::SetCapacity(rates) => cx.device.set_capacity(rates, cx.now),
+            Command::SetWeights(peer, weights) => {
+                let _ = cx.device.set_weights(peer, weights);
+            }
             Command::Status(peer, reply) => {
                 let _ = reply.send(cx.device.status(peer));
             }

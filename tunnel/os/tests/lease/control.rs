@@ -1,8 +1,14 @@
 //! Gates, control datagrams, handles.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use ipsx_tunnel_core::{DropReason, Gate, MAX_CONTROL_PAYLOAD, PeerConfig, Tier, Usage};
+use ipsx_tunnel_core::{DropReason, Gate, MAX_CONTROL_PAYLOAD, PeerConfig, Rates, Tier, Usage};
 use ipsx_tunnel_os::{ClientEvent, ClientTunnel, ConnectError, ProviderEvent, TunnelError};
 use tokio::{
     io::AsyncReadExt,
@@ -105,12 +111,7 @@ async fn a_throttle_holds_the_rate() {
     let lease = lease(Tier::Web, &[tcp(address)]).await;
     lease
         .provider
-        .set_gate(
-            lease.peer,
-            Gate::Throttled {
-                bytes_per_second: 200_000,
-            },
-        )
+        .set_gate(lease.peer, Gate::throttled(200_000))
         .unwrap();
     let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
     let mut sink = Vec::new();
@@ -126,6 +127,47 @@ async fn a_throttle_holds_the_rate() {
         down > 50_000 && down <= 50_000 + 200_000 * 32 / 10,
         "{down} bytes in three seconds"
     );
+}
+
+/// The capacity limits a download without any loss: what does not fit waits at the exit, and its source with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_waits_for_the_capacity() {
+    const RATE: u64 = 1_000_000;
+    let (server, address) = listener().await;
+    let written = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&written);
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        let (mut stream, _) = server.accept().await.unwrap();
+        let chunk = pattern(4, 64 << 10);
+        while stream.write_all(&chunk).await.is_ok() {
+            counter.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        }
+    });
+    let lease = lease(Tier::Web, &[tcp(address)]).await;
+    let capacity = Rates {
+        up: u64::MAX,
+        down: RATE,
+    };
+    lease.provider.set_capacity(capacity).unwrap();
+    let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
+    let started = Instant::now();
+    let mut sink = Vec::new();
+    let _ = timeout(Duration::from_secs(4), stream.read_to_end(&mut sink)).await;
+    let most = RATE * started.elapsed().as_millis() as u64 / 1_000 + RATE / 10 + 3_000;
+    let usage = lease.provider.usage(lease.peer).await.unwrap().unwrap();
+    assert!(
+        usage.bytes_down <= most && usage.bytes_down > most / 2,
+        "{} of {most} bytes",
+        usage.bytes_down
+    );
+    assert!(sink.len() as u64 > most / 2);
+    let dropped = lease.provider.dropped().await.unwrap();
+    let refused = dropped.get(DropReason::Capacity);
+    assert!(refused < 20, "{refused} packets lost to the limit");
+    // Whatever the source has written and the client has not read lies in buffers of a bounded size.
+    let ahead = written.load(Ordering::Relaxed) - sink.len() as u64;
+    assert!(ahead < 16 << 20, "{ahead} bytes are under way");
 }
 
 #[tokio::test(flavor = "multi_thread")]

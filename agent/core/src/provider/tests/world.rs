@@ -12,7 +12,7 @@ use ipsx_metering::{
     Amount, ChainView, ChannelId, ChannelState, DealId, OfferId, PayerEvent, PayerMeter,
     ServiceProof, Signed, TypedData, UnixSeconds, Voucher,
 };
-use ipsx_tunnel_core::Gate;
+use ipsx_tunnel_core::{Gate, Rates};
 
 use super::fixture::*;
 use crate::provider::{
@@ -356,13 +356,18 @@ impl World {
         let (up, down) = self.weather.traffic;
         for (lease, payer) in &mut self.payers {
             let open = !matches!(self.gates.get(lease), None | Some(Gate::Closed));
-            let most = match self.gates.get(lease) {
-                Some(Gate::Throttled { bytes_per_second }) => *bytes_per_second / 10,
-                _ => u64::MAX,
+            let (rates, mut left) = match self.gates.get(lease) {
+                Some(Gate::Limited(limits)) => {
+                    let used = payer.bytes.0 + payer.bytes.1;
+                    (limits.rates, limits.byte_limit.saturating_sub(used))
+                }
+                _ => (Rates::UNLIMITED, u64::MAX),
             };
             if open && self.weather.payer_pays {
-                payer.bytes.0 += (up / 10).min(most);
-                payer.bytes.1 += (down / 10).min(most);
+                let moved_up = (up.min(rates.up) / 10).min(left);
+                left -= moved_up;
+                payer.bytes.0 += moved_up;
+                payer.bytes.1 += (down.min(rates.down) / 10).min(left);
             }
         }
     }

@@ -72,7 +72,7 @@ proptest! {
                 Step::ControlUp(len) => { let _ = pair.client.send_control(pair.gateway, &fill(len), pair.now); }
                 Step::ControlDown(len) => { let _ = pair.provider.send_control(pair.peer, &fill(len), pair.now); }
                 Step::Gate(which) => {
-                    let gate = [Gate::Closed, Gate::Open, Gate::Throttled { bytes_per_second: 10_000 }][usize::from(which)];
+                    let gate = [Gate::Closed, Gate::Open, Gate::throttled(10_000)][usize::from(which)];
                     pair.provider.set_gate(pair.peer, gate, pair.now);
                 }
                 Step::Carry => {

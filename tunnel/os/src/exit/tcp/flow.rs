@@ -27,6 +27,9 @@ const PACKETS_PER_TURN: usize = 128;
 /// Bytes that a flow may move in one turn and direction.
 const BYTES_PER_TURN: usize = 256 << 10;
 
+/// How long a flow waits whose peer's limits let nothing pass.
+const HELD_BACK: Duration = Duration::from_millis(1);
+
 /// Bytes of the opening segment kept for an ICMP error.
 const KEPT: usize = 120;
 
@@ -58,6 +61,16 @@ pub(super) enum Progress {
     Wait(Instant),
     /// Nothing: it is over.
     Over,
+}
+
+/// What a flow has sent to its peer.
+enum Sent {
+    /// All that it had.
+    Everything,
+    /// As much as one turn may.
+    Turn,
+    /// As much as the peer's limits let pass.
+    Allowed,
 }
 
 impl Flow {
@@ -107,11 +120,11 @@ impl Flow {
         if self.idle_deadline() <= cx.now {
             self.stack.abort();
         }
-        more |= self
-            .stack
-            .egress(cx.now, PACKETS_PER_TURN, scratch, &mut |packet| {
-                cx.send(packet)
-            });
+        match self.egress(scratch, cx) {
+            Sent::Everything => {}
+            Sent::Turn => more = true,
+            Sent::Allowed => return Progress::Wait(cx.now + HELD_BACK),
+        }
         if more {
             return Progress::More;
         }
@@ -120,6 +133,25 @@ impl Flow {
         }
         let idle = self.idle_deadline();
         Progress::Wait(self.stack.deadline(cx.now).map_or(idle, |at| at.min(idle)))
+    }
+
+    /// To the peer, as much as its limits let pass: what they hold back waits in the buffers, and once these are full
+    /// the destination has to wait.
+    fn egress(&mut self, scratch: &mut Vec<u8>, cx: &mut Context<'_>) -> Sent {
+        let mut left = PACKETS_PER_TURN;
+        while left > 0 {
+            let packets = cx.packets(self.key.peer).min(left);
+            if packets == 0 {
+                return Sent::Allowed;
+            }
+            let stack = &mut self.stack;
+            let unsent = stack.egress(cx.now, packets, scratch, &mut |packet| cx.send(packet));
+            if !unsent {
+                return Sent::Everything;
+            }
+            left -= packets;
+        }
+        Sent::Turn
     }
 
     /// Looks whether the destination has answered. False if the flow ends here without a word to the peer's TCP.
