@@ -37,7 +37,7 @@ pub use client::{
     ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus, TunnelStream,
 };
 pub use error::TunnelError;
-pub use exit::ExitLimits;
+pub use exit::{ExitLimits, FlowEvent};
 pub use provider::{Provider, ProviderConfig, ProviderEvent};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
 #[cfg(target_os = "linux")]

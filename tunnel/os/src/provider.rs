@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     engine::Engine,
     error::TunnelError,
-    exit::{Egress, ExitConfig, ExitLimits, GatewayConfig, UserspaceExit},
+    exit::{Egress, ExitConfig, ExitLimits, FlowEvent, FlowLog, GatewayConfig, UserspaceExit},
     link::Link,
 };
 use role::ProviderRole;
@@ -109,6 +109,22 @@ impl Provider {
     pub fn start(
         config: ProviderConfig,
     ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
+        Self::start_logged(config, FlowLog::default())
+    }
+
+    /// The same, with `flows` told of every outside flow. A flow whose opening finds no room there is refused, so that
+    /// none is missing; the reader must go on until the endpoint has ended.
+    pub fn start_recorded(
+        config: ProviderConfig,
+        flows: mpsc::Sender<FlowEvent>,
+    ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
+        Self::start_logged(config, FlowLog::to(flows))
+    }
+
+    fn start_logged(
+        config: ProviderConfig,
+        flow_log: FlowLog,
+    ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
         let mut seed = [0; 32];
         rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
         let now = Instant::now();
@@ -136,6 +152,7 @@ impl Provider {
                 },
                 limits: config.limits,
                 window: engine.window(),
+                flow_log,
             },
             link.waker(),
             now,

@@ -85,10 +85,10 @@ fn overview(document: &Document) -> String {
     for entry in &document.entries {
         let account = &entry.account;
         let data = bytes(account.bytes_up.saturating_add(account.bytes_down));
-        let _ = write!(
+        let _ = writeln!(
             rows,
             "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{data}</td>\
-             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n",
+             <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             calendar::minute(account.at),
             entry.evidence.deal.exit_address,
             duration::format(account.seconds),

@@ -4,6 +4,7 @@
 //! ordinary socket. A kernel exit (TUN and NAT) can take its place.
 
 mod dns;
+mod flow_log;
 mod gateway;
 mod tcp;
 mod udp;
@@ -22,6 +23,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::sys;
 
 pub(crate) use crate::engine::Context;
+pub use flow_log::FlowEvent;
+pub(crate) use flow_log::{FlowLog, LoggedFlow};
 pub(crate) use gateway::GatewayConfig;
 pub(crate) use userspace::{ExitConfig, UserspaceExit};
 

@@ -8,12 +8,12 @@ use std::{
     time::Instant,
 };
 
-use ipsx_tunnel_core::{DropReason, PeerId, packet::Unreachable};
+use ipsx_tunnel_core::{DropReason, PeerId, RuleProtocol, packet::Unreachable};
 use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
 
-use super::{Context, Egress, ExitLimits, FlowKey};
+use super::{Context, Egress, ExitLimits, FlowKey, FlowLog, LoggedFlow};
 use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
@@ -59,6 +59,7 @@ fn no_socket(error: ErrorKind) -> Refusal {
 /// Every TCP flow of every peer.
 pub(super) struct TcpFlows {
     egress: Egress,
+    log: FlowLog,
     limits: ExitLimits,
     /// Buffers of a peer's first connections.
     large: Buffers,
@@ -73,9 +74,10 @@ pub(super) struct TcpFlows {
 }
 
 impl TcpFlows {
-    pub(super) fn new(egress: Egress, limits: ExitLimits, window: usize) -> Self {
+    pub(super) fn new(egress: Egress, limits: ExitLimits, window: usize, log: FlowLog) -> Self {
         Self {
             egress,
+            log,
             limits,
             large: Buffers {
                 receive: window,
@@ -138,7 +140,7 @@ impl TcpFlows {
                 because: None,
             });
         }
-        let mut stream = self.connect(&key).map_err(|error| {
+        let (mut stream, logged) = self.connect(&key).map_err(|error| {
             tracing::debug!(destination = %key.destination, %error, "no outside connection");
             no_socket(error.kind())
         })?;
@@ -156,14 +158,21 @@ impl TcpFlows {
             .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
             .map_err(|error| no_socket(error.kind()))?;
         self.generation += 1;
-        entry.insert(Flow::new(key, self.generation, stack, stream, syn, cx.now));
+        entry.insert(Flow::new(
+            key,
+            self.generation,
+            stack,
+            (stream, logged),
+            syn,
+            cx.now,
+        ));
         self.by_key.insert(key, id);
         *self.per_peer.entry(key.peer).or_default() += 1;
         self.wake(id);
         Ok(())
     }
 
-    fn connect(&self, key: &FlowKey) -> std::io::Result<TcpStream> {
+    fn connect(&self, key: &FlowKey) -> std::io::Result<(TcpStream, LoggedFlow)> {
         let socket = self
             .egress
             .socket(key.destination, Type::STREAM, Protocol::TCP)?;
@@ -172,7 +181,13 @@ impl TcpFlows {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
             _ => {}
         }
-        Ok(TcpStream::from_std(socket.into()))
+        let stream = TcpStream::from_std(socket.into());
+        let port = stream.local_addr()?.port();
+        let logged = self
+            .log
+            .open(key.peer, RuleProtocol::Tcp, port, key.destination)
+            .ok_or(ErrorKind::OutOfMemory)?;
+        Ok((stream, logged))
     }
 
     pub(super) fn handle_io(&mut self, id: usize, event: &Event, cx: &mut Context<'_>) {

@@ -7,14 +7,14 @@ use std::{
 };
 
 use ipsx_tunnel_core::{
-    DropReason, INNER_MTU, PeerId,
+    DropReason, INNER_MTU, PeerId, RuleProtocol,
     packet::{self, Unreachable},
 };
 use mio::{Interest, Token, event::Event, net::UdpSocket};
 use slab::Slab;
 use socket2::{Protocol, Type};
 
-use super::{Context, Egress, ExitLimits, FlowKey};
+use super::{Context, Egress, ExitLimits, FlowKey, FlowLog, LoggedFlow};
 use crate::{deadlines::Deadlines, engine::FIRST_FREE_TOKEN};
 
 /// How long a flow may be silent (RFC 4787, requirement 5, recommends five minutes).
@@ -30,6 +30,7 @@ struct Flow {
     key: FlowKey,
     generation: u64,
     socket: UdpSocket,
+    logged: LoggedFlow,
     readable: bool,
     queued: bool,
     answered: bool,
@@ -39,6 +40,7 @@ struct Flow {
 /// Every UDP flow of every peer.
 pub(super) struct UdpFlows {
     egress: Egress,
+    log: FlowLog,
     limits: ExitLimits,
     flows: Slab<Flow>,
     by_key: HashMap<FlowKey, usize>,
@@ -51,9 +53,10 @@ pub(super) struct UdpFlows {
 }
 
 impl UdpFlows {
-    pub(super) fn new(egress: Egress, limits: ExitLimits) -> Self {
+    pub(super) fn new(egress: Egress, limits: ExitLimits, log: FlowLog) -> Self {
         Self {
             egress,
+            log,
             limits,
             flows: Slab::new(),
             by_key: HashMap::new(),
@@ -76,7 +79,7 @@ impl UdpFlows {
         if open >= self.limits.udp_per_peer || self.flows.len() >= self.limits.total {
             return Err(DropReason::FlowLimit);
         }
-        let mut socket = self.connect(&key).map_err(|error| {
+        let (mut socket, logged) = self.connect(&key).map_err(|error| {
             tracing::debug!(destination = %key.destination, %error, "no outside socket");
             DropReason::SocketFailed
         })?;
@@ -95,6 +98,7 @@ impl UdpFlows {
             key,
             generation,
             socket,
+            logged,
             readable: false,
             queued: false,
             answered: false,
@@ -107,12 +111,18 @@ impl UdpFlows {
         Ok(())
     }
 
-    fn connect(&self, key: &FlowKey) -> std::io::Result<UdpSocket> {
+    fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, LoggedFlow)> {
         let socket = self
             .egress
             .socket(key.destination, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&key.destination.into())?;
-        Ok(UdpSocket::from_std(socket.into()))
+        let socket = UdpSocket::from_std(socket.into());
+        let port = socket.local_addr()?.port();
+        let logged = self
+            .log
+            .open(key.peer, RuleProtocol::Udp, port, key.destination)
+            .ok_or(ErrorKind::OutOfMemory)?;
+        Ok((socket, logged))
     }
 
     /// Sends a payload on an open flow.
@@ -131,7 +141,10 @@ impl UdpFlows {
             sent = flow.socket.send(payload);
         }
         match sent {
-            Ok(_) => Ok(()),
+            Ok(count) => {
+                flow.logged.bytes_up += count as u64;
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::SocketBusy),
             Err(_) => Err(DropReason::SocketFailed),
         }
@@ -228,6 +241,7 @@ fn receive(
             Ok(len) => {
                 flow.active_at = cx.now;
                 flow.answered = true;
+                flow.logged.bytes_down += len as u64;
                 if packet::udp(
                     packet,
                     flow.key.destination,

@@ -9,7 +9,7 @@ use ipsx_tunnel_core::{
 use mio::event::Event;
 
 use super::{
-    Context, Egress, Exit, ExitLimits, FlowKey,
+    Context, Egress, Exit, ExitLimits, FlowKey, FlowLog,
     gateway::{Gateway, GatewayConfig},
     tcp::TcpFlows,
     udp::UdpFlows,
@@ -24,6 +24,8 @@ pub(crate) struct ExitConfig {
     pub(crate) limits: ExitLimits,
     /// Bytes that one connection may have under way to us.
     pub(crate) window: usize,
+    /// Told of every flow.
+    pub(crate) flow_log: FlowLog,
 }
 
 /// Ends the peers' TCP and UDP flows in sockets of this process.
@@ -43,8 +45,13 @@ impl UserspaceExit {
         let limits = config.limits.within(sys::raise_file_limit());
         Ok(Self {
             gateway: Gateway::new(config.gateway, waker, now)?,
-            tcp: TcpFlows::new(config.egress, limits, config.window),
-            udp: UdpFlows::new(config.egress, limits),
+            tcp: TcpFlows::new(
+                config.egress,
+                limits,
+                config.window,
+                config.flow_log.clone(),
+            ),
+            udp: UdpFlows::new(config.egress, limits, config.flow_log),
         })
     }
 

@@ -8,6 +8,7 @@
 
 mod control;
 mod exit;
+mod flows;
 mod names;
 mod proxy;
 mod raw;

@@ -51,7 +51,11 @@ pub(crate) fn provider(
     policy: ExitPolicy,
     limits: ExitLimits,
 ) -> (Provider, Receiver<ProviderEvent>) {
-    Provider::start(ProviderConfig {
+    Provider::start(provider_config(policy, limits)).unwrap()
+}
+
+pub(crate) fn provider_config(policy: ExitPolicy, limits: ExitLimits) -> ProviderConfig {
+    ProviderConfig {
         private_key: key(),
         listen: "127.0.0.1:0".parse().unwrap(),
         egress_v4: Some(EGRESS),
@@ -61,8 +65,7 @@ pub(crate) fn provider(
         control_port: CONTROL_PORT,
         policy,
         limits,
-    })
-    .unwrap()
+    }
 }
 
 pub(crate) fn client_config(provider: &Provider, private_key: PrivateKey) -> ClientConfig {

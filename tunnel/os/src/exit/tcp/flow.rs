@@ -9,7 +9,7 @@ use std::{
 use ipsx_tunnel_core::packet::{self, Unreachable};
 use mio::net::TcpStream;
 
-use super::{Context, FlowKey};
+use super::{Context, FlowKey, LoggedFlow};
 use crate::stack::Stack;
 
 /// How long a destination may take to answer.
@@ -38,6 +38,7 @@ pub(super) struct Flow {
     pub(super) generation: u64,
     pub(super) stack: Stack,
     pub(super) stream: TcpStream,
+    logged: LoggedFlow,
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) queued: bool,
@@ -78,7 +79,7 @@ impl Flow {
         key: FlowKey,
         generation: u64,
         stack: Stack,
-        stream: TcpStream,
+        (stream, logged): (TcpStream, LoggedFlow),
         opening: &[u8],
         now: Instant,
     ) -> Self {
@@ -87,6 +88,7 @@ impl Flow {
             generation,
             stack,
             stream,
+            logged,
             readable: false,
             writable: false,
             queued: false,
@@ -205,7 +207,10 @@ impl Flow {
                 Err(error) => (0, Err(error)),
             });
             match written {
-                Ok(Ok(count)) => moved += count,
+                Ok(Ok(count)) => {
+                    moved += count;
+                    self.logged.bytes_up += count as u64;
+                }
                 Ok(Err(error)) => self.writable = self.survives(&error),
                 Err(_) => break,
             }
@@ -235,7 +240,10 @@ impl Flow {
                     self.outside_ended = true;
                     self.stack.socket().close();
                 }
-                Ok(Ok(count)) => moved += count,
+                Ok(Ok(count)) => {
+                    moved += count;
+                    self.logged.bytes_down += count as u64;
+                }
                 Ok(Err(error)) => self.readable = self.survives(&error),
                 Err(_) => break,
             }
