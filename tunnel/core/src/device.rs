@@ -3,11 +3,12 @@
 mod inbound;
 mod outbound;
 mod settings;
+mod timers;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ipnet::IpNet;
@@ -20,7 +21,7 @@ use crate::{
     drops::{DropCounts, DropReason},
     gate::{Direction, Gate, GateKeeper, Rates, Refused},
     keys::{PresharedKey, PrivateKey, PublicKey},
-    noise::{Identity, Session},
+    noise::Identity,
     own_numbers::OwnNumbers,
     peer::Peer,
     routes::Routes,
@@ -28,12 +29,6 @@ use crate::{
     transmit::{Transmit, TransmitQueue},
     usage::Usage,
 };
-
-/// How often session timers are looked at; the protocol's own timers count in seconds.
-const TICK: Duration = Duration::from_millis(250);
-
-/// How often the handshake limits start afresh.
-const LIMIT_PERIOD: Duration = Duration::from_secs(1);
 
 /// Events kept for the embedder, at most.
 const MAX_EVENTS: usize = 4096;
@@ -211,14 +206,14 @@ pub struct Device {
     mtu: usize,
     /// Longer packets are refused.
     longest: usize,
-    next_tick: Instant,
-    next_limit: Instant,
+    /// Which peers' timers have to be moved when; a peer that is away is not among them.
+    wake_ups: BTreeSet<(Instant, PeerId)>,
 }
 
 impl Device {
     /// A device without peers. `seed` must come from the system's randomness.
     pub fn new(config: DeviceConfig, seed: [u8; 32], now: Instant) -> Self {
-        let identity = Identity::new(&config.private_key);
+        let identity = Identity::new(&config.private_key, now);
         let longest = match config.side {
             Side::Bare => LONGEST_BARE,
             Side::Provider | Side::Client { .. } => INNER_MTU,
@@ -241,8 +236,7 @@ impl Device {
             packet: Vec::with_capacity(INNER_MTU),
             mtu: INNER_MTU,
             longest,
-            next_tick: now,
-            next_limit: now,
+            wake_ups: BTreeSet::new(),
         }
     }
 
@@ -267,14 +261,6 @@ impl Device {
             return Err(AddPeerError::AddressTaken(taken));
         }
         let index = self.free_index();
-        let preshared = config.preshared_key.as_ref();
-        let session = Session::new(
-            &self.identity,
-            &config.public_key,
-            preshared,
-            config.keepalive,
-            index,
-        );
         let gate = match self.config.side {
             Side::Provider => Gate::Closed,
             Side::Client { .. } | Side::Bare => Gate::Open,
@@ -290,13 +276,15 @@ impl Device {
         let peer = Peer::new(
             &config,
             index,
-            session,
             allowed_ips,
             (GateKeeper::new(gate, self.config.side, now), share),
             self.config.control_port,
             now,
         );
         self.peers.insert(id, peer);
+        if config.keepalive.is_some() {
+            self.keep_alive(id, now);
+        }
         Ok(id)
     }
 
@@ -305,6 +293,9 @@ impl Device {
         let peer = self.peers.remove(&id)?;
         self.by_key.remove(&peer.key);
         self.by_index.remove(&peer.index);
+        if let Some(at) = peer.wake_at {
+            self.wake_ups.remove(&(at, id));
+        }
         for net in peer.allowed_ips {
             self.routes.remove(net);
         }
@@ -408,30 +399,6 @@ impl Device {
                 Side::Client { .. } | Side::Bare => peer.usage.bytes_down += bytes as u64,
             }
         }
-    }
-
-    /// Moves every peer's timers when it is time.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if now >= self.next_limit {
-            self.next_limit = now + LIMIT_PERIOD;
-            self.identity.reset_limits();
-        }
-        if now < self.next_tick {
-            return;
-        }
-        self.next_tick = now + TICK;
-        for peer in self.peers.values_mut() {
-            let written = peer.session.tick(&mut self.scratch);
-            if let (Some(len), Some(endpoint)) = (written, peer.endpoint) {
-                peer.transfer.sent += len as u64;
-                self.transmits.push(endpoint, &self.scratch[..len]);
-            }
-        }
-    }
-
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next; never, without peers.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        (!self.peers.is_empty()).then_some(self.next_tick.min(self.next_limit))
     }
 
     /// The next batch of datagrams to send; give its buffer back with [`recycle`](Self::recycle).

@@ -2,7 +2,7 @@
 //!
 //! Nothing here opens a socket, reads a clock or starts a thread: time, datagrams and seeds are arguments, and
 //! what has to be sent is taken out with `poll_transmit`. (One exception is inherited: the Noise library below
-//! [`Device`] reads the monotonic clock for its own handshake timers.)
+//! [`Device`] draws its ephemeral keys, and reads the calendar clock for the time stamps of its handshakes.)
 //!
 //! - [`Device`]: peers, sessions, routing, gates, usage, control datagrams.
 //! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
@@ -15,6 +15,7 @@ mod control;
 mod device;
 mod drops;
 mod gate;
+mod handshake_limits;
 mod keys;
 mod noise;
 pub mod offload;

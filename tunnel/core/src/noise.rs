@@ -1,28 +1,33 @@
-//! The only file that knows the Noise library (boringtun 0.7.1) and works around what it does not do.
+//! The only file that knows the Noise library (boringtun, vendored with the changes in its `PATCHES.md`) and works
+//! around what it does not do.
 //!
 //! It wants output buffers of at least [`MIN_BUFFER`] bytes, leaves routing by index, padding and the pace of
-//! handshakes to us, and its timers only move when polled.
+//! handshakes to us, and its time stands still until it is told.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use boringtun::{
     noise::{
-        Packet, Tunn, TunnResult, errors::WireGuardError, handshake::parse_handshake_anon,
+        Packet, Tunn, TunnResult,
+        errors::WireGuardError,
+        handshake::{Remembered, parse_handshake_anon},
         rate_limiter::RateLimiter,
     },
     x25519,
 };
 
 use crate::{
+    DATA_OVERHEAD,
     drops::DropReason,
+    handshake_limits::{HandshakeLimits, Pace},
     keys::{PresharedKey, PrivateKey, PublicKey},
 };
 
 /// Smallest output buffer that the library accepts without panicking: one handshake initiation.
 pub(crate) const MIN_BUFFER: usize = 148;
 
-/// Handshake messages per second answered without asking for proof of the source address.
-const HANDSHAKES_PER_SECOND: u64 = 200;
+/// Bytes of a data datagram before the inner packet.
+pub(crate) const DATA_HEADER: usize = 16;
 
 impl PrivateKey {
     /// The public key that belongs to this private key.
@@ -67,36 +72,58 @@ pub(crate) enum Admission {
     Refuse(DropReason),
 }
 
-/// Our own key and the limiters that all sessions share.
+/// Our own key and the limits that all sessions share.
 pub(crate) struct Identity {
     secret: x25519::StaticSecret,
     public: x25519::PublicKey,
-    /// Has the real limit and sees each handshake once.
-    front: RateLimiter,
-    /// Given to the sessions, which would count every message a second time: it never refuses.
-    inner: Arc<RateLimiter>,
+    /// Knows the MACs of handshake messages; given to the sessions as well, where it never refuses, since each message
+    /// was counted here.
+    macs: Arc<RateLimiter>,
+    limits: HandshakeLimits,
 }
 
 impl Identity {
-    pub(crate) fn new(key: &PrivateKey) -> Self {
+    pub(crate) fn new(key: &PrivateKey, now: Instant) -> Self {
         let secret = key.secret();
         let public = x25519::PublicKey::from(&secret);
         Self {
-            front: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
-            inner: Arc::new(RateLimiter::new(&public, u64::MAX)),
+            macs: Arc::new(RateLimiter::new(&public, u64::MAX, now)),
+            limits: HandshakeLimits::new(now),
             secret,
             public,
         }
     }
 
     /// Checks a handshake message's first MAC, and its second when handshakes arrive too fast.
-    pub(crate) fn admit(&self, from: IpAddr, datagram: &[u8], reply: &mut [u8]) -> Admission {
-        match self.front.verify_packet(Some(from), datagram, reply) {
-            Ok(_) => Admission::Pass,
-            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Challenge(cookie.len()),
-            Err(TunnResult::Err(WireGuardError::UnderLoad)) => {
+    pub(crate) fn admit(
+        &mut self,
+        from: IpAddr,
+        datagram: &[u8],
+        reply: &mut [u8],
+        now: Instant,
+    ) -> Admission {
+        if self.macs.verify_mac1(datagram).is_err() {
+            return Admission::Refuse(DropReason::BadHandshake);
+        }
+        if self.limits.pace(now) == Pace::Calm {
+            return Admission::Pass;
+        }
+        // Most have no second MAC at all, and that is seen without calculating.
+        let (_, mac2) = datagram.split_at(datagram.len().saturating_sub(16));
+        let proven =
+            mac2.iter().any(|&byte| byte != 0) && self.macs.verify_mac2(from, datagram, now);
+        if proven {
+            return if self.limits.take_proven(from, now) {
+                Admission::Pass
+            } else {
                 Admission::Refuse(DropReason::HandshakeRate)
-            }
+            };
+        }
+        if !self.limits.take_cookie() {
+            return Admission::Refuse(DropReason::HandshakeRate);
+        }
+        match self.macs.challenge(from, datagram, reply, now) {
+            Ok(cookie) => Admission::Challenge(cookie.len()),
             Err(_) => Admission::Refuse(DropReason::BadHandshake),
         }
     }
@@ -108,12 +135,6 @@ impl Identity {
         };
         let half = parse_handshake_anon(&self.secret, &self.public, &message).ok()?;
         Some(PublicKey::from_bytes(half.peer_static_public))
-    }
-
-    /// To be called once a second.
-    pub(crate) fn reset_limits(&self) {
-        self.front.reset_count();
-        self.inner.reset_count();
     }
 }
 
@@ -129,30 +150,78 @@ pub(crate) enum Opened {
 }
 
 /// The Noise sessions with one peer.
-pub(crate) struct Session(Box<Tunn>);
+///
+/// The library's state is made when the first handshake begins and put aside when the connection has ended: most peers
+/// of a large device are away.
+pub(crate) struct Session {
+    tunn: Option<Box<Tunn>>,
+    remembered: Option<Box<Remembered>>,
+}
+
+/// What a session is made from.
+pub(crate) struct SessionKeys<'k> {
+    pub(crate) identity: &'k Identity,
+    pub(crate) peer: &'k PublicKey,
+    pub(crate) preshared: Option<&'k PresharedKey>,
+    pub(crate) keepalive: Option<u16>,
+    /// 24 bits, unpredictable and unique in the device.
+    pub(crate) index: u32,
+}
 
 impl Session {
-    /// `index` has 24 bits and must be unpredictable and unique in the device.
-    pub(crate) fn new(
-        identity: &Identity,
-        peer: &PublicKey,
-        preshared: Option<&PresharedKey>,
-        keepalive: Option<u16>,
-        index: u32,
-    ) -> Self {
-        Self(Box::new(Tunn::new(
-            identity.secret.clone(),
-            x25519::PublicKey::from(*peer.as_bytes()),
-            preshared.map(|key| *key.expose_bytes()),
-            keepalive,
-            index,
-            Some(Arc::clone(&identity.inner)),
-        )))
+    /// Without any state.
+    pub(crate) fn new() -> Self {
+        Self {
+            tunn: None,
+            remembered: None,
+        }
+    }
+
+    /// Makes ready for a handshake, and tells the time.
+    pub(crate) fn wake(&mut self, keys: &SessionKeys<'_>, now: Instant) {
+        if let Some(tunn) = &mut self.tunn {
+            tunn.set_time(now);
+            return;
+        }
+        let mut tunn = Box::new(Tunn::new(
+            keys.identity.secret.clone(),
+            x25519::PublicKey::from(*keys.peer.as_bytes()),
+            keys.preshared.map(|key| *key.expose_bytes()),
+            keys.keepalive,
+            keys.index,
+            Some(Arc::clone(&keys.identity.macs)),
+            now,
+        ));
+        if let Some(remembered) = self.remembered.take() {
+            tunn.resume(*remembered);
+        }
+        self.tunn = Some(tunn);
+    }
+
+    /// Tells the time. Everything below happens at the time told last: data sent or received after a quiet spell would
+    /// be dated back else, and a session that is as old as the spell thrown away.
+    pub(crate) fn set_time(&mut self, now: Instant) {
+        if let Some(tunn) = &mut self.tunn {
+            tunn.set_time(now);
+        }
+    }
+
+    /// Ends the connection. The next one is made with the keys that are given then.
+    pub(crate) fn put_aside(&mut self) {
+        if let Some(tunn) = self.tunn.take() {
+            self.remembered = Some(Box::new(tunn.put_aside()));
+        }
+    }
+
+    /// Whether the library's state is there.
+    #[cfg(test)]
+    pub(crate) fn is_awake(&self) -> bool {
+        self.tunn.is_some()
     }
 
     /// Whether data can be encrypted right now.
     pub(crate) fn is_established(&self) -> bool {
-        self.0.time_since_last_handshake().is_some()
+        self.tunn.as_ref().is_some_and(|tunn| tunn.has_session())
     }
 
     /// Opens one datagram into `buffer`, which must be as long as the datagram and at least [`MIN_BUFFER`].
@@ -162,7 +231,8 @@ impl Session {
         datagram: &[u8],
         buffer: &mut [u8],
     ) -> Result<Opened, DropReason> {
-        match self.0.decapsulate(Some(from), datagram, buffer) {
+        let tunn = self.tunn.as_mut().ok_or(DropReason::NoSession)?;
+        match tunn.decapsulate(Some(from), datagram, buffer) {
             TunnResult::Done => Ok(Opened::Nothing),
             TunnResult::WriteToNetwork(reply) => Ok(Opened::Reply(reply.len())),
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
@@ -174,23 +244,30 @@ impl Session {
 
     /// Takes what the library queued by itself (keepalives): call after a reply until it gives nothing.
     pub(crate) fn drain(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.0.decapsulate(None, &[], buffer) {
+        match self.tunn.as_mut()?.decapsulate(None, &[], buffer) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }
     }
 
-    /// Encrypts a padded packet; the session must be established. Returns the datagram's length.
-    pub(crate) fn seal(&mut self, padded: &[u8], buffer: &mut [u8]) -> usize {
-        match self.0.encapsulate(padded, buffer) {
-            TunnResult::WriteToNetwork(datagram) => datagram.len(),
-            _ => 0,
-        }
+    /// Encrypts in place the padded packet of `len` bytes that lies [`DATA_HEADER`] bytes into `buffer`, which has
+    /// [`DATA_OVERHEAD`] bytes more than the packet. Returns the datagram's length: 0 without a session.
+    pub(crate) fn seal(&mut self, buffer: &mut [u8], len: usize) -> usize {
+        debug_assert!(buffer.len() >= len + DATA_OVERHEAD);
+        self.tunn
+            .as_mut()
+            .and_then(|tunn| tunn.encapsulate_in_place(buffer, len).ok())
+            .unwrap_or(0)
     }
 
-    /// Writes a handshake initiation; `again` writes one even if one is under way. Returns its length.
+    /// Writes a handshake initiation; `again` writes one even if one is under way. Returns its length. The session must
+    /// be awake.
     pub(crate) fn initiate(&mut self, again: bool, buffer: &mut [u8]) -> Option<usize> {
-        match self.0.format_handshake_initiation(buffer, again) {
+        match self
+            .tunn
+            .as_mut()?
+            .format_handshake_initiation(buffer, again)
+        {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }
@@ -199,10 +276,21 @@ impl Session {
     /// Moves the timers; may write one datagram. An expired connection is only idle: a peer that never connected
     /// or went away may come back at any time.
     pub(crate) fn tick(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.0.update_timers(buffer) {
+        match self.tunn.as_mut()?.update_timers(buffer) {
             TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
             _ => None,
         }
+    }
+
+    /// When [`tick`](Self::tick) has something to do next, if nothing happens before. A connection that has ended, and
+    /// need not be kept alive, is put aside here.
+    pub(crate) fn next_tick(&mut self) -> Option<Instant> {
+        let tunn = self.tunn.as_ref()?;
+        if tunn.is_idle() && tunn.persistent_keepalive().is_none() {
+            self.put_aside();
+            return None;
+        }
+        tunn.next_timer()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     device::{PeerConfig, Transfer},
     gate::GateKeeper,
     keys::{PresharedKey, PublicKey},
-    noise::Session,
+    noise::{Identity, Session, SessionKeys},
     usage::Usage,
 };
 
@@ -40,6 +40,8 @@ pub(crate) struct Peer {
     pub(crate) handshaked_at: Option<Instant>,
     /// A handshake that we answered, and whose initiator has not yet shown that it holds the keys.
     pub(crate) unconfirmed: bool,
+    /// When its timers are moved next, if at all.
+    pub(crate) wake_at: Option<Instant>,
     pending: VecDeque<Pending>,
 }
 
@@ -54,7 +56,6 @@ impl Peer {
     pub(crate) fn new(
         config: &PeerConfig,
         index: u32,
-        session: Session,
         allowed_ips: Vec<IpNet>,
         (gate, share): (GateKeeper, usize),
         control_port: u16,
@@ -65,7 +66,7 @@ impl Peer {
             preshared_key: config.preshared_key.clone(),
             keepalive: config.keepalive,
             index,
-            session,
+            session: Session::new(),
             endpoint: config.endpoint,
             allowed_ips,
             gate,
@@ -77,8 +78,21 @@ impl Peer {
             last_received: None,
             handshaked_at: None,
             unconfirmed: false,
+            wake_at: None,
             pending: VecDeque::new(),
         }
+    }
+
+    /// Makes the peer's session ready for a handshake.
+    pub(crate) fn wake(&mut self, identity: &Identity, now: Instant) {
+        let keys = SessionKeys {
+            identity,
+            peer: &self.key,
+            preshared: self.preshared_key.as_ref(),
+            keepalive: self.keepalive,
+            index: self.index,
+        };
+        self.session.wake(&keys, now);
     }
 
     /// The peer's own inner IPv4 address: its first allowed host address.

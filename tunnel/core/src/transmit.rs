@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, net::SocketAddr};
 
 /// Most bytes in one batch: a UDP send is at most 65,507 bytes on IPv4.
-const MAX_BATCH_BYTES: usize = 65_000;
+const MAX_BATCH_BYTES: usize = 65_507;
 
 /// Most datagrams in one batch: the limit of Linux's UDP_SEGMENT.
 const MAX_BATCH_SEGMENTS: usize = 64;
@@ -16,10 +16,11 @@ const MAX_SPARE: usize = 64;
 pub struct Transmit {
     /// Where to send.
     pub destination: SocketAddr,
-    /// Length of every datagram in `contents` but the last, which may be shorter.
+    /// Length of every datagram but the last, which may be shorter.
     pub segment_size: usize,
-    /// The datagrams, one after the other.
-    pub contents: Vec<u8>,
+    /// The datagrams, and after them what an earlier batch left: clearing it each time would cost more than it is worth.
+    buffer: Vec<u8>,
+    len: usize,
     segments: usize,
     sealed: bool,
 }
@@ -30,7 +31,12 @@ impl Transmit {
             && self.destination == destination
             && len <= self.segment_size
             && self.segments < max_segments
-            && self.contents.len() + len <= MAX_BATCH_BYTES
+            && self.len + len <= MAX_BATCH_BYTES
+    }
+
+    /// The datagrams, one after the other.
+    pub fn contents(&self) -> &[u8] {
+        &self.buffer[..self.len]
     }
 
     /// How many datagrams the batch holds.
@@ -82,23 +88,25 @@ impl TransmitQueue {
             .back()
             .is_some_and(|last| last.takes(destination, expected, self.max_segments));
         if !fits {
-            let contents = self.spare.pop().unwrap_or_default();
-            let segments = 0;
+            let buffer = self.spare.pop().unwrap_or_default();
             self.batches.push_back(Transmit {
                 destination,
                 segment_size: expected,
-                contents,
-                segments,
+                buffer,
+                len: 0,
+                segments: 0,
                 sealed: false,
             });
         }
         let Some(batch) = self.batches.back_mut() else {
             return;
         };
-        let start = batch.contents.len();
-        batch.contents.resize(start + room, 0);
-        let len = write(&mut batch.contents[start..]).min(room);
-        batch.contents.truncate(start + len);
+        let start = batch.len;
+        if batch.buffer.len() < start + room {
+            batch.buffer.resize(start + room, 0);
+        }
+        let len = write(&mut batch.buffer[start..start + room]).min(room);
+        batch.len += len;
         if len == 0 {
             if batch.segments == 0 {
                 self.drop_last();
@@ -127,16 +135,14 @@ impl TransmitQueue {
     /// Takes the oldest batch.
     pub(crate) fn pop(&mut self) -> Option<Transmit> {
         let batch = self.batches.pop_front()?;
-        self.bytes -= batch.contents.len();
+        self.bytes -= batch.len;
         Some(batch)
     }
 
     /// Gives a sent batch's buffer back.
     pub(crate) fn recycle(&mut self, transmit: Transmit) {
         if self.spare.len() < MAX_SPARE {
-            let mut buffer = transmit.contents;
-            buffer.clear();
-            self.spare.push(buffer);
+            self.spare.push(transmit.buffer);
         }
     }
 
@@ -148,19 +154,21 @@ impl TransmitQueue {
 
     /// Moves the last datagram, written longer than announced, into a batch of its own.
     fn split_last(&mut self, start: usize) {
-        let mut contents = self.spare.pop().unwrap_or_default();
+        let mut buffer = self.spare.pop().unwrap_or_default();
         let Some(batch) = self.batches.back_mut() else {
             return;
         };
-        contents.extend_from_slice(&batch.contents[start..]);
-        batch.contents.truncate(start);
+        buffer.clear();
+        buffer.extend_from_slice(&batch.buffer[start..batch.len]);
+        batch.len = start;
         batch.segments -= 1;
         batch.sealed = true;
-        let (destination, segment_size) = (batch.destination, contents.len());
+        let (destination, len) = (batch.destination, buffer.len());
         self.batches.push_back(Transmit {
             destination,
-            segment_size,
-            contents,
+            segment_size: len,
+            buffer,
+            len,
             segments: 1,
             sealed: false,
         });
@@ -185,10 +193,10 @@ mod tests {
         }
         let first = queue.pop().unwrap();
         assert_eq!(
-            (first.segment_size, first.contents.len(), first.segments()),
+            (first.segment_size, first.contents().len(), first.segments()),
             (100, 260, 3)
         );
-        assert_eq!(queue.pop().unwrap().contents.len(), 100);
+        assert_eq!(queue.pop().unwrap().contents().len(), 100);
         assert!(queue.pop().is_none());
         assert_eq!(queue.bytes(), 0);
     }
@@ -216,8 +224,8 @@ mod tests {
             }
             let mut received = vec![Vec::new(); 3];
             while let Some(batch) = queue.pop() {
-                prop_assert!(batch.segments() <= max_segments && batch.contents.len() <= MAX_BATCH_BYTES);
-                let datagrams: Vec<_> = batch.contents.chunks(batch.segment_size).map(<[u8]>::to_vec).collect();
+                prop_assert!(batch.segments() <= max_segments && batch.contents().len() <= MAX_BATCH_BYTES);
+                let datagrams: Vec<_> = batch.contents().chunks(batch.segment_size).map(<[u8]>::to_vec).collect();
                 prop_assert_eq!(datagrams.len(), batch.segments());
                 received[usize::from(batch.destination.port())].extend(datagrams);
                 queue.recycle(batch);

@@ -116,7 +116,7 @@ impl UdpIo {
         let batch = quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: None,
-            contents: &transmit.contents,
+            contents: transmit.contents(),
             segment_size,
             src_ip: None,
         };

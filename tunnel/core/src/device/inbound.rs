@@ -42,20 +42,27 @@ impl Device {
         }
         let kind = noise::classify(datagram).ok_or(DropReason::NotWireGuard)?;
         if matches!(kind, Kind::Initiation | Kind::Response { .. })
-            && !self.admit_handshake(from, datagram, buffer)?
+            && !self.admit_handshake(from, datagram, now, buffer)?
         {
             return Ok(None);
         }
         let id = self.addressee(kind, datagram)?;
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         if kind == Kind::Initiation {
-            // Timers that stood still would throw the new session away at their next move.
-            if let (Some(len), Some(endpoint)) = (peer.session.tick(buffer), peer.endpoint) {
-                peer.transfer.sent += len as u64;
-                self.transmits.push(endpoint, &buffer[..len]);
-            }
+            peer.wake(&self.identity, now);
+        } else {
+            peer.session.set_time(now);
         }
-        let opened = peer.session.open(from.ip(), datagram, buffer)?;
+        let opened = match peer.session.open(from.ip(), datagram, buffer) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                if kind == Kind::Initiation {
+                    // Whoever woke the session with nothing in hand: it is put aside again.
+                    self.touch(id, now);
+                }
+                return Err(reason);
+            }
+        };
         peer.transfer.received += datagram.len() as u64;
         if let Opened::Reply(len) = opened {
             peer.transfer.sent += len as u64;
@@ -99,6 +106,7 @@ impl Device {
         if handshaked {
             self.after_handshake(id, from);
         }
+        self.touch(id, now);
         Ok(packet)
     }
 
@@ -107,9 +115,10 @@ impl Device {
         &mut self,
         from: SocketAddr,
         datagram: &[u8],
+        now: Instant,
         buffer: &mut [u8],
     ) -> Result<bool, DropReason> {
-        match self.identity.admit(from.ip(), datagram, buffer) {
+        match self.identity.admit(from.ip(), datagram, buffer, now) {
             Admission::Pass => Ok(true),
             Admission::Challenge(len) => {
                 self.transmits.push(from, &buffer[..len]);

@@ -11,7 +11,7 @@ use crate::{
     control::{self, ControlPacket},
     drops::DropReason,
     gate::Direction,
-    noise::{MIN_BUFFER, padded_len},
+    noise::{DATA_HEADER, padded_len},
     offload::Segments,
     packet,
     peer::Peer,
@@ -60,23 +60,25 @@ impl Device {
     }
 
     /// Starts a handshake with a peer whose endpoint is known, unless one is under way.
-    pub fn initiate(&mut self, id: PeerId) -> Result<(), DropReason> {
-        self.call(id, false)
+    pub fn initiate(&mut self, id: PeerId, now: Instant) -> Result<(), DropReason> {
+        self.call(id, false, now)
     }
 
     /// Starts a handshake even if one is under way. A lost first message is repeated by itself only after five
     /// seconds, which is long for someone who waits.
-    pub fn initiate_again(&mut self, id: PeerId) -> Result<(), DropReason> {
-        self.call(id, true)
+    pub fn initiate_again(&mut self, id: PeerId, now: Instant) -> Result<(), DropReason> {
+        self.call(id, true, now)
     }
 
-    fn call(&mut self, id: PeerId, again: bool) -> Result<(), DropReason> {
+    fn call(&mut self, id: PeerId, again: bool, now: Instant) -> Result<(), DropReason> {
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
+        peer.wake(&self.identity, now);
         if let Some(len) = peer.session.initiate(again, &mut self.scratch) {
             peer.transfer.sent += len as u64;
             self.transmits.push(endpoint, &self.scratch[..len]);
         }
+        self.touch(id, now);
         Ok(())
     }
 
@@ -104,28 +106,25 @@ impl Device {
         }
         let endpoint = peer.endpoint.ok_or(DropReason::NoEndpoint)?;
         let counted = control.is_none();
+        peer.session.set_time(now);
         if peer.session.is_established() {
             let fill = |buffer: &mut [u8]| buffer.copy_from_slice(packet);
             let sealer = Sealer {
                 endpoint,
                 mtu: self.mtu,
-                scratch: &mut self.scratch,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, packet.len(), fill);
             if counted {
                 count_sent(peer, side, packet.len());
             }
+            self.touch(id, now);
             return Ok(());
         }
         if peer.hold(packet, counted) {
             self.drops.add(DropReason::HandshakeBacklog);
         }
-        if let Some(len) = peer.session.initiate(false, &mut self.scratch) {
-            peer.transfer.sent += len as u64;
-            self.transmits.push(endpoint, &self.scratch[..len]);
-        }
-        Ok(())
+        self.call(id, false, now)
     }
 
     fn send_segments(
@@ -136,6 +135,7 @@ impl Device {
     ) -> Result<(), DropReason> {
         let side = self.config.side;
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
+        peer.session.set_time(now);
         if segments.count() == 1 || !peer.session.is_established() {
             return self.send_each(id, segments, now);
         }
@@ -149,7 +149,6 @@ impl Device {
             let sealer = Sealer {
                 endpoint,
                 mtu: self.mtu,
-                scratch: &mut self.scratch,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, len, |buffer| {
@@ -157,6 +156,7 @@ impl Device {
             });
             count_sent(peer, side, len);
         }
+        self.touch(id, now);
         Ok(())
     }
 
@@ -213,7 +213,6 @@ impl Device {
             let sealer = Sealer {
                 endpoint,
                 mtu: self.mtu,
-                scratch: &mut self.scratch,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, pending.packet.len(), fill);
@@ -264,23 +263,21 @@ fn count_sent(peer: &mut Peer, side: Side, bytes: usize) {
 struct Sealer<'d> {
     endpoint: SocketAddr,
     mtu: usize,
-    scratch: &'d mut [u8],
     transmits: &'d mut TransmitQueue,
 }
 
 impl Sealer<'_> {
-    /// Pads, encrypts and queues one packet of `len` bytes, which `fill` writes.
+    /// Pads, encrypts and queues one packet of `len` bytes, which `fill` writes to where it is encrypted and sent from.
     fn seal(self, peer: &mut Peer, len: usize, fill: impl FnOnce(&mut [u8])) {
         let padded = padded_len(len, self.mtu);
-        fill(&mut self.scratch[..len]);
-        self.scratch[len..padded].fill(0);
         let expected = padded + DATA_OVERHEAD;
-        self.transmits.push_with(
-            self.endpoint,
-            expected,
-            expected.max(MIN_BUFFER),
-            |buffer| peer.session.seal(&self.scratch[..padded], buffer),
-        );
+        self.transmits
+            .push_with(self.endpoint, expected, expected, |buffer| {
+                let (packet, rest) = buffer[DATA_HEADER..].split_at_mut(len);
+                fill(packet);
+                rest[..padded - len].fill(0);
+                peer.session.seal(buffer, padded)
+            });
         peer.transfer.sent += expected as u64;
     }
 }

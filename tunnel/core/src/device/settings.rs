@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{AddPeerError, Device, PeerConfig, PeerId, Transfer};
 use crate::{
     keys::{PresharedKey, PrivateKey, PublicKey},
-    noise::{Identity, Session},
+    noise::Identity,
     uapi::{AllowedIpChange, PeerUpdate},
 };
 
@@ -76,13 +76,13 @@ impl Device {
             }
         };
         if let Some(key) = &update.preshared_key {
-            self.set_preshared_key(id, key.clone());
+            self.set_preshared_key(id, key.clone(), now);
         }
         if let Some(endpoint) = update.endpoint {
             self.set_endpoint(id, endpoint);
         }
         if let Some(seconds) = update.keepalive {
-            self.set_keepalive(id, Some(seconds).filter(|&seconds| seconds > 0));
+            self.set_keepalive(id, Some(seconds).filter(|&seconds| seconds > 0), now);
         }
         if update.replace_allowed_ips {
             self.clear_allowed_ips(id);
@@ -102,8 +102,8 @@ impl Device {
     }
 
     /// Takes another private key. All sessions end; a peer that has the new key is removed.
-    pub fn set_private_key(&mut self, key: PrivateKey) {
-        self.identity = Identity::new(&key);
+    pub fn set_private_key(&mut self, key: PrivateKey, now: Instant) {
+        self.identity = Identity::new(&key, now);
         self.public_key = key.public_key();
         self.config.private_key = key;
         if let Some(id) = self.peer_by_key(&self.public_key) {
@@ -111,31 +111,31 @@ impl Device {
         }
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
-            self.renew_session(id);
+            self.renew_session(id, now);
         }
     }
 
     /// Changes the key mixed into a peer's handshakes. Its session ends if that changes anything.
-    pub fn set_preshared_key(&mut self, id: PeerId, key: Option<PresharedKey>) {
+    pub fn set_preshared_key(&mut self, id: PeerId, key: Option<PresharedKey>, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         let bytes = |key: &Option<PresharedKey>| key.as_ref().map(|key| *key.expose_bytes());
         if bytes(&peer.preshared_key) != bytes(&key) {
             peer.preshared_key = key;
-            self.renew_session(id);
+            self.renew_session(id, now);
         }
     }
 
     /// Changes the seconds between a peer's keepalives. The library takes them only for a new session, so a session
     /// ends if that changes anything, and the next one is begun.
-    pub fn set_keepalive(&mut self, id: PeerId, seconds: Option<u16>) {
+    pub fn set_keepalive(&mut self, id: PeerId, seconds: Option<u16>, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
         if peer.keepalive != seconds {
             peer.keepalive = seconds;
-            self.renew_session(id);
+            self.renew_session(id, now);
         }
     }
 
@@ -185,7 +185,7 @@ impl Device {
     }
 
     /// Starts a peer's sessions afresh, and calls it if there was one.
-    fn renew_session(&mut self, id: PeerId) {
+    fn renew_session(&mut self, id: PeerId, now: Instant) {
         let index = self.free_index();
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -195,16 +195,13 @@ impl Device {
         self.by_index.insert(index, id);
         peer.index = index;
         peer.unconfirmed = false;
-        peer.session = Session::new(
-            &self.identity,
-            &peer.key,
-            peer.preshared_key.as_ref(),
-            peer.keepalive,
-            index,
-        );
+        peer.session.put_aside();
+        if peer.keepalive.is_some() {
+            self.keep_alive(id, now);
+        }
         if was_established {
             // Without an endpoint there is nobody to call: the peer will.
-            let _ = self.initiate(id);
+            let _ = self.initiate(id, now);
         }
     }
 }

@@ -8,6 +8,7 @@ mod histories;
 mod hostile;
 mod lease;
 mod limits;
+mod timers;
 
 use super::*;
 use crate::{INNER_MTU, MAX_CONTROL_PAYLOAD, noise::padded_len, packet};
@@ -103,7 +104,7 @@ impl Pair {
     fn open() -> Self {
         let mut pair = Self::new();
         pair.provider.set_gate(pair.peer, Gate::Open, pair.now);
-        pair.client.initiate(pair.gateway).unwrap();
+        pair.client.initiate(pair.gateway, pair.now).unwrap();
         pair.settle();
         pair
     }
@@ -177,7 +178,7 @@ fn take(device: &mut Device, from: SocketAddr, datagram: &[u8], now: Instant, to
 fn datagrams(device: &mut Device) -> Vec<(SocketAddr, Vec<u8>)> {
     let mut all = Vec::new();
     while let Some(batch) = device.poll_transmit() {
-        for datagram in batch.contents.chunks(batch.segment_size) {
+        for datagram in batch.contents().chunks(batch.segment_size) {
             all.push((batch.destination, datagram.to_vec()));
         }
         device.recycle(batch);

@@ -325,6 +325,6 @@ impl Interface<'_> {
         let used = key
             .cloned()
             .unwrap_or_else(|| PrivateKey::generate(&mut OsRng));
-        self.device.set_private_key(used);
+        self.device.set_private_key(used, self.now);
     }
 }

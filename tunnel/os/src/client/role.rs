@@ -236,7 +236,7 @@ impl Role for ClientRole {
             self.tried_at = cx.now;
             self.next_try = Some((cx.now + wait, (wait * 2).min(LONGEST_RETRY)));
             // The peer and its endpoint are there since the start, so this can't fail.
-            let _ = cx.device.initiate_again(self.peer);
+            let _ = cx.device.initiate_again(self.peer, cx.now);
         }
         self.flows.handle_timeout(cx.now);
         self.questions.handle_timeout(cx);

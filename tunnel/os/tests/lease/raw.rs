@@ -80,7 +80,7 @@ impl RawPeer {
             gateway,
             socket,
         };
-        raw.device.initiate(raw.gateway).unwrap();
+        raw.device.initiate(raw.gateway, now).unwrap();
         raw.flush().await;
         while !raw.device.status(raw.gateway).unwrap().established {
             raw.receive().await;
@@ -90,7 +90,7 @@ impl RawPeer {
 
     async fn flush(&mut self) {
         while let Some(batch) = self.device.poll_transmit() {
-            for datagram in batch.contents.chunks(batch.segment_size) {
+            for datagram in batch.contents().chunks(batch.segment_size) {
                 self.socket
                     .send_to(datagram, batch.destination)
                     .await

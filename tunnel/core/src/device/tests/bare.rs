@@ -69,7 +69,7 @@ fn carry(
     let mut moved = false;
     while let Some(batch) = from.poll_transmit() {
         moved = true;
-        for datagram in batch.contents.chunks(batch.segment_size) {
+        for datagram in batch.contents().chunks(batch.segment_size) {
             let mut buffer = vec![0; 70_000];
             if let Ok(Some(Inbound::Packet { packet, .. })) =
                 to.handle_datagram(source, datagram, now, &mut buffer)
@@ -176,7 +176,7 @@ fn padding_ends_at_the_mtu_and_larger_interfaces_work() {
     assert_eq!(link.at_right, [sent, jumbo.clone()]);
     link.left.handle_packet(&jumbo, link.now).unwrap();
     assert_eq!(
-        link.left.poll_transmit().unwrap().contents.len(),
+        link.left.poll_transmit().unwrap().contents().len(),
         9_000 + 32
     );
     let too_long = link.left.handle_packet(&vec![0x45; 65_001], link.now);
@@ -199,25 +199,26 @@ fn new_keys_end_sessions_and_the_next_packet_opens_one() {
     let (at_left, _) = Link::only_peer(&link.left);
     let (at_right, _) = Link::only_peer(&link.right);
     link.right
-        .set_preshared_key(at_right, Some(preshared.clone()));
+        .set_preshared_key(at_right, Some(preshared.clone()), link.now);
     link.settle();
-    link.left.set_preshared_key(at_left, Some(preshared));
+    link.left
+        .set_preshared_key(at_left, Some(preshared), link.now);
     link.settle();
     assert_eq!(send(&mut link), 1);
 
-    link.left.set_keepalive(at_left, Some(5));
+    link.left.set_keepalive(at_left, Some(5), link.now);
     link.settle();
     assert!(link.left.status(at_left).unwrap().established);
     assert_eq!(send(&mut link), 1);
 
-    link.left.set_private_key(key(3));
+    link.left.set_private_key(key(3), link.now);
     assert_eq!(link.left.public_key(), key(3).public_key());
     assert_eq!(
         send(&mut link),
         0,
         "the right end does not know the new key"
     );
-    link.left.set_private_key(key(2));
+    link.left.set_private_key(key(2), link.now);
     assert_eq!(link.left.peers().count(), 0, "a peer with the own key goes");
 }
 

@@ -180,7 +180,7 @@ fn a_flood_of_handshakes_is_asked_to_prove_its_address() {
                 pair.now,
             )
             .unwrap();
-        stranger.initiate(gateway).unwrap();
+        stranger.initiate(gateway, pair.now).unwrap();
         let initiation = datagrams(&mut stranger).remove(0).1;
         pair.carry_up(&initiation);
         challenged += datagrams(&mut pair.provider).len();
@@ -195,6 +195,94 @@ fn a_flood_of_handshakes_is_asked_to_prove_its_address() {
                 .iter()
                 .all(|&reason| reason == DropReason::UnknownPeer)
     );
+}
+
+/// An initiation of a configured peer, with a cookie if the provider's answer to an earlier one is given.
+fn call(client: &mut Device, gateway: PeerId, cookie: Option<&[u8]>, now: Instant) -> Vec<u8> {
+    if let Some(cookie) = cookie {
+        let mut buffer = [0; 256];
+        let nothing = client.handle_datagram(outer(1), cookie, now, &mut buffer);
+        assert_eq!(nothing, Ok(None));
+    }
+    client.initiate_again(gateway, now).unwrap();
+    datagrams(client).remove(0).1
+}
+
+#[test]
+fn a_peer_gets_through_a_flood_with_its_cookie_and_a_flood_does_not() {
+    let mut pair = Pair::new();
+    let mut noise = pair.client_flood(20_000);
+    let answered = noise.answered;
+    // As many as may pass by themselves, and then cookies up to their limit.
+    assert_eq!(answered, 10_000);
+    let refused = |reason| pair.provider.dropped().get(reason);
+    assert_eq!(refused(DropReason::UnknownPeer), 200);
+    assert_eq!(refused(DropReason::HandshakeRate), 20_000 - 200 - 10_000);
+
+    // The next second: the first 200 are the flood's again.
+    pair.now += Duration::from_secs(1);
+    noise.again(&mut pair, 300);
+    let now = pair.now;
+    let first = call(&mut pair.client, pair.gateway, None, now);
+    pair.carry_up(&first);
+    let cookie = datagrams(&mut pair.provider).remove(0).1;
+    assert_eq!(cookie.len(), 64);
+    let second = call(&mut pair.client, pair.gateway, Some(&cookie), now);
+    pair.carry_up(&second);
+    pair.settle();
+    assert!(pair.client.status(pair.gateway).unwrap().established);
+
+    // A cookie is worth a few handshakes, not as many as its owner likes.
+    let before = pair.provider.dropped().get(DropReason::HandshakeRate);
+    for _ in 0..100 {
+        let more = call(&mut pair.client, pair.gateway, None, now);
+        pair.carry_up(&more);
+        datagrams(&mut pair.provider);
+    }
+    let after = pair.provider.dropped().get(DropReason::HandshakeRate);
+    assert!((90..=96).contains(&(after - before)), "{}", after - before);
+}
+
+/// Initiations with the right first MAC from someone without a configured key, from many addresses.
+struct Flood {
+    message: Vec<u8>,
+    answered: usize,
+    sent: u32,
+}
+
+impl Pair {
+    fn client_flood(&mut self, count: u32) -> Flood {
+        let mut stranger = Device::new(config(9, Side::Provider), [9; 32], self.now);
+        let config = PeerConfig {
+            public_key: self.provider.public_key(),
+            preshared_key: None,
+            endpoint: Some(outer(1)),
+            allowed_ips: vec![],
+            keepalive: None,
+        };
+        let gateway = stranger.add_peer(config, self.now).unwrap();
+        stranger.initiate(gateway, self.now).unwrap();
+        let mut flood = Flood {
+            message: datagrams(&mut stranger).remove(0).1,
+            answered: 0,
+            sent: 0,
+        };
+        flood.again(self, count);
+        flood
+    }
+}
+
+impl Flood {
+    fn again(&mut self, pair: &mut Pair, count: u32) {
+        for _ in 0..count {
+            self.sent += 1;
+            let from = SocketAddr::from((Ipv4Addr::from(0xc633_0000 + self.sent), 1));
+            let _ = pair
+                .provider
+                .handle_datagram(from, &self.message, pair.now, &mut [0; 256]);
+            self.answered += datagrams(&mut pair.provider).len();
+        }
+    }
 }
 
 #[test]
@@ -225,11 +313,12 @@ fn padding_hides_lengths_up_to_the_mtu() {
 fn both_ends_initiating_at_once_still_meet() {
     let mut pair = Pair::new();
     pair.provider.set_gate(pair.peer, Gate::Open, pair.now);
-    pair.client.initiate(pair.gateway).unwrap();
+    pair.client.initiate(pair.gateway, pair.now).unwrap();
     pair.settle();
     // Each starts another handshake; the two cross on the way.
+    let now = pair.now;
     let crossing = |device: &mut Device, id| {
-        device.initiate(id).unwrap();
+        device.initiate(id, now).unwrap();
         datagrams(device)
     };
     let (up, down) = (

@@ -49,11 +49,11 @@ fn the_first_packet_opens_the_tunnel_and_is_not_lost() {
 #[test]
 fn a_lost_first_message_can_be_repeated_at_once() {
     let mut pair = Pair::new();
-    pair.client.initiate(pair.gateway).unwrap();
+    pair.client.initiate(pair.gateway, pair.now).unwrap();
     assert_eq!(datagrams(&mut pair.client).len(), 1, "lost on the way");
-    pair.client.initiate(pair.gateway).unwrap();
+    pair.client.initiate(pair.gateway, pair.now).unwrap();
     assert_eq!(datagrams(&mut pair.client).len(), 0, "one is under way");
-    pair.client.initiate_again(pair.gateway).unwrap();
+    pair.client.initiate_again(pair.gateway, pair.now).unwrap();
     pair.settle();
     assert!(pair.client.status(pair.gateway).unwrap().established);
 }

@@ -48,7 +48,7 @@ fn second_peer(pair: &mut Pair) -> PeerId {
         keepalive: None,
     };
     let gateway = third.add_peer(gateway, pair.now).unwrap();
-    third.initiate(gateway).unwrap();
+    third.initiate(gateway, pair.now).unwrap();
     let mut ignored = Delivered::default();
     for (_, datagram) in datagrams(&mut third) {
         take(
