@@ -10,6 +10,7 @@
     clippy::float_arithmetic
 )]
 
+pub mod peers;
 mod samples;
 
 pub use samples::{SCATTER_LIMIT, Samples};
