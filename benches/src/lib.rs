@@ -10,7 +10,6 @@
     clippy::float_arithmetic
 )]
 
-pub mod peers;
 mod samples;
 
 pub use samples::{SCATTER_LIMIT, Samples};

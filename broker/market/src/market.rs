@@ -6,6 +6,7 @@
 //! signed word and reservation, once the caller has written both down.
 
 mod clock;
+mod exit_address;
 mod lease;
 mod signing;
 

@@ -125,6 +125,12 @@ impl<C: Send + 'static> Engine<C> {
         self.udp.window()
     }
 
+    /// Where a role may register sockets before the loop runs.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn registry(&self) -> &Registry {
+        self.poll.registry()
+    }
+
     pub(crate) fn device(&mut self) -> &mut Device {
         &mut self.device
     }

@@ -20,6 +20,10 @@ pub enum TunnelError {
     /// The event loop could not be set up.
     #[error("cannot start the tunnel's event loop: {0}")]
     Start(#[source] io::Error),
+    /// The kernel exit could not be set up, or not be changed for a peer.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    KernelExit(#[from] crate::exit::kernel::KernelExitError),
     /// The system gave no randomness.
     #[error("the system's random source failed: {0}")]
     Random(#[from] rand::Error),

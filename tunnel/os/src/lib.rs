@@ -1,7 +1,7 @@
 //! The tunnel of a lease on a real machine: WireGuard over UDP sockets, an exit that ends the
 //! peers' flows in ordinary sockets, a client that opens connections through it, and a local proxy on top.
 //!
-//! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace exit.
+//! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace exit or the kernel's.
 //! - [`ClientTunnel`] uses it: connections are [`TunnelStream`]s, names are resolved at the far end.
 //! - [`BareDevice`] is a plain WireGuard interface on Linux, configured by `wg`.
 //! - [`Proxy`] offers a client tunnel to local programs as SOCKS5 and HTTP proxy on one port.
@@ -37,7 +37,9 @@ pub use client::{
     ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus, TunnelStream,
 };
 pub use error::TunnelError;
-pub use exit::{ExitLimits, FlowEvent};
+#[cfg(target_os = "linux")]
+pub use exit::kernel::{KernelExitConfig, KernelExitError, clean_up};
+pub use exit::{Egress, EgressRange, ExitLimits, FlowEvent};
 pub use provider::{Provider, ProviderConfig, ProviderEvent};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
 #[cfg(target_os = "linux")]

@@ -1,6 +1,7 @@
 //! The end of the tunnel that lends its address.
 
 mod role;
+mod way;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,10 +19,22 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     engine::Engine,
     error::TunnelError,
-    exit::{Egress, ExitConfig, ExitLimits, FlowEvent, FlowLog, GatewayConfig, UserspaceExit},
+    exit::{
+        Egress, Exit, ExitConfig, ExitLimits, FlowEvent, FlowLog, GatewayConfig, UserspaceExit,
+    },
     link::Link,
 };
 use role::ProviderRole;
+use way::Ways;
+
+#[cfg(target_os = "linux")]
+use crate::{
+    exit::{
+        KernelExit,
+        kernel::{self, KernelExitConfig, KernelExitError, KernelNetwork},
+    },
+    tun::Tun,
+};
 
 /// Events kept for a slow reader; more control datagrams are dropped and counted.
 const EVENTS: usize = 1024;
@@ -79,6 +92,7 @@ pub enum ProviderEvent {
 pub(crate) enum Command {
     AddPeer(
         Box<PeerConfig>,
+        Egress,
         oneshot::Sender<Result<PeerId, AddPeerError>>,
     ),
     RemovePeer(PeerId, oneshot::Sender<Option<Usage>>),
@@ -101,6 +115,8 @@ struct Inner {
     link: Link<Command>,
     local: SocketAddr,
     public_key: PublicKey,
+    egress: Egress,
+    ways: Ways,
 }
 
 impl Provider {
@@ -125,51 +141,71 @@ impl Provider {
         config: ProviderConfig,
         flow_log: FlowLog,
     ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
-        let mut seed = [0; 32];
-        rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
-        let now = Instant::now();
-        let device = Device::new(
-            DeviceConfig {
-                private_key: config.private_key,
-                side: Side::Provider,
-                gateway_v4: config.gateway_v4,
-                control_port: config.control_port,
-            },
-            seed,
-            now,
-        );
-        let (mut engine, link) = Engine::new(device, config.listen)?;
+        let (engine, link) = engine(&config)?;
         let exit = UserspaceExit::new(
             ExitConfig {
-                egress: Egress {
-                    v4: config.egress_v4,
-                    v6: config.egress_v6,
-                },
-                gateway: GatewayConfig {
-                    v4: config.gateway_v4,
-                    v6: config.gateway_v6,
-                    policy: config.policy,
-                },
+                gateway: gateway(&config),
                 limits: config.limits,
                 window: engine.window(),
                 flow_log,
             },
             link.waker(),
-            now,
+            Instant::now(),
         )?;
+        Self::spawn(engine, link, exit, default_egress(&config), Ways::default())
+    }
+
+    /// Like [`start`](Self::start), with an exit of the kernel's: a TUN interface, forwarding and nftables. Blocks
+    /// for a moment, and first cleans up after providers with records in the same folder that were killed. Needs the
+    /// capability CAP_NET_ADMIN.
+    #[cfg(target_os = "linux")]
+    pub fn start_with_kernel_exit(
+        config: ProviderConfig,
+        kernel: &KernelExitConfig,
+    ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
+        let (engine, link) = engine(&config)?;
+        let reserved = kernel::reserve(&kernel.folder)?;
+        let tun = Tun::open(&reserved.interface).map_err(KernelExitError::from)?;
+        let egress = default_egress(&config);
+        let network = KernelNetwork::set_up(
+            reserved,
+            kernel,
+            &config.policy,
+            kernel.egress.is_empty() && egress == Egress::default(),
+            config.limits.tcp_per_peer + config.limits.udp_per_peer,
+        )?;
+        let ended = link.clone();
+        let exit = KernelExit::new(
+            tun,
+            gateway(&config),
+            engine.registry(),
+            link.waker(),
+            // A loop that has ended already needs no word.
+            move || drop(ended.send(Command::Shutdown(None))),
+            Instant::now(),
+        )?;
+        Self::spawn(engine, link, exit, egress, Ways::of(network))
+    }
+
+    fn spawn<E: Exit>(
+        mut engine: Engine<Command>,
+        link: Link<Command>,
+        exit: E,
+        egress: Egress,
+        ways: Ways,
+    ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let (local, public_key) = (engine.local_addr(), engine.device().public_key());
         engine.spawn("ipsx-provider", ProviderRole::new(exit, events))?;
-        Ok((
-            Self {
-                inner: Arc::new(Inner {
-                    link,
-                    local,
-                    public_key,
-                }),
-            },
-            receiver,
-        ))
+        let inner = Inner {
+            link,
+            local,
+            public_key,
+            egress,
+            ways,
+        };
+        let inner = Arc::new(inner);
+        Ok((Self { inner }, receiver))
     }
 
     /// Where the endpoint listens.
@@ -182,22 +218,38 @@ impl Provider {
         self.inner.public_key
     }
 
-    /// Adds a peer, with its gate closed.
+    /// Adds a peer, with its gate closed. Its flows leave from the addresses of the endpoint's settings.
     pub async fn add_peer(&self, config: PeerConfig) -> Result<PeerId, TunnelError> {
+        self.add_peer_from(config, self.inner.egress).await
+    }
+
+    /// Adds a peer, with its gate closed, whose flows leave from these addresses. A kernel exit adds those to the host
+    /// that belong to its ranges and are not there, and removes them with the last peer that uses them.
+    pub async fn add_peer_from(
+        &self,
+        config: PeerConfig,
+        egress: Egress,
+    ) -> Result<PeerId, TunnelError> {
+        // The way is there before the first packet, and longer than the last.
+        let way = self.inner.ways.open(&config.allowed_ips, egress).await?;
         let added = self
             .inner
             .link
-            .ask(|reply| Command::AddPeer(Box::new(config), reply))
-            .await?;
-        Ok(added?)
+            .ask(|reply| Command::AddPeer(Box::new(config), egress, reply))
+            .await??;
+        way.keep_for(added);
+        Ok(added)
     }
 
     /// Removes a peer and closes its flows; returns what it had moved, or none if there is no such peer.
     pub async fn remove_peer(&self, peer: PeerId) -> Result<Option<Usage>, TunnelError> {
-        self.inner
+        let usage = self
+            .inner
             .link
             .ask(|reply| Command::RemovePeer(peer, reply))
-            .await
+            .await;
+        self.inner.ways.close(peer).await;
+        usage
     }
 
     /// Changes what a peer's data may do; takes effect before any later call of this handle.
@@ -241,7 +293,8 @@ impl Provider {
         self.inner.link.ask(Command::Dropped).await
     }
 
-    /// Ends the endpoint and closes all flows; returns when the sockets are closed.
+    /// Ends the endpoint and closes all flows; returns when the sockets are closed, and when what a kernel exit changed
+    /// on the host is undone.
     pub async fn shutdown(&self) {
         // It fails only when the loop has ended already.
         let _ = self
@@ -249,12 +302,41 @@ impl Provider {
             .link
             .ask(|reply| Command::Shutdown(Some(reply)))
             .await;
+        self.inner.ways.undo().await;
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         let _ = self.link.send(Command::Shutdown(None));
+    }
+}
+
+fn engine(config: &ProviderConfig) -> Result<(Engine<Command>, Link<Command>), TunnelError> {
+    let mut seed = [0; 32];
+    rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
+    let device = DeviceConfig {
+        private_key: config.private_key.clone(),
+        side: Side::Provider,
+        gateway_v4: config.gateway_v4,
+        control_port: config.control_port,
+    };
+    let device = Device::new(device, seed, Instant::now());
+    Engine::new(device, config.listen)
+}
+
+fn gateway(config: &ProviderConfig) -> GatewayConfig {
+    GatewayConfig {
+        v4: config.gateway_v4,
+        v6: config.gateway_v6,
+        policy: config.policy.clone(),
+    }
+}
+
+fn default_egress(config: &ProviderConfig) -> Egress {
+    Egress {
+        v4: config.egress_v4,
+        v6: config.egress_v6,
     }
 }
 

@@ -22,7 +22,9 @@ use crate::connect::Requester;
 use crate::deposit::deposit;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::Network;
-use crate::provider::{self, ProviderConfig, ProviderEvent, RunningProvider, payout_wallet};
+use crate::provider::{
+    self, ExitArgs, ProviderConfig, ProviderEvent, RunningProvider, payout_wallet,
+};
 use crate::store::{failure, write_private};
 
 /// A thousandth of a token.
@@ -222,6 +224,7 @@ async fn start_provider(
         bind: Some(address.into()),
         advertise: None,
         policy: policy(web.address()),
+        exit: ExitArgs::default(),
         terms: OfferTerms {
             prefixes: Vec::new(),
             protocols: Protocols::all(),

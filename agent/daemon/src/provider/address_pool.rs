@@ -5,6 +5,10 @@ use std::net::Ipv4Addr;
 
 /// The provider's inner address: name server, echo, and where vouchers go.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+/// Length of the prefix that holds the gateway and all peers.
+pub(super) const INNER_PREFIX_V4: u8 = 16;
+/// The same for IPv6.
+pub(super) const INNER_PREFIX_V6: u8 = 64;
 /// UDP port of payment messages at the gateway.
 pub(super) const CONTROL_PORT: u16 = 4_773;
 /// Peers get addresses of 10.64.0.0/16 after the gateway's.

@@ -10,6 +10,7 @@ use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
 
 use super::ProviderConfig;
+use super::exit_args::ExitArgs;
 use super::schedule;
 use crate::amount;
 use crate::cli::duration;
@@ -29,14 +30,17 @@ pub struct ProvideArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub advertise: Option<SocketAddr>,
     /// Price of one second, in whole tokens.
-    #[arg(long, value_parser = amount::parse, value_name = "TOKENS")]
-    pub price_per_second: Amount,
+    #[arg(long, value_parser = amount::parse, required_unless_present = "clean_up", value_name = "TOKENS")]
+    pub price_per_second: Option<Amount>,
     /// Price of one GiB, both directions added up, in whole tokens.
     #[arg(long, value_parser = amount::parse, default_value = "0", value_name = "TOKENS")]
     pub price_per_gib: Amount,
     /// What leases may reach: web (TCP 80 and 443), web+udp, or open (all but mail).
     #[arg(long, default_value = "web", value_name = "TIER")]
     pub tier: Tier,
+    /// How traffic leaves.
+    #[command(flatten)]
+    pub exit: ExitArgs,
     /// Opens a destination in spite of every default, for example 127.0.0.1/32:tcp/8080. Repeatable.
     #[arg(long, value_name = "RULE")]
     pub allow: Vec<Rule>,
@@ -79,6 +83,10 @@ pub struct ProvideArgs {
     /// Claim vouchers on the chain at the end of each lease.
     #[arg(long)]
     pub claim_at_end: bool,
+    /// Undo what a provider with a kernel exit that was killed left on this host (packet filter, forwarding,
+    /// addresses, routes), and do nothing else. The next start does it too.
+    #[arg(long)]
+    pub clean_up: bool,
 }
 
 impl ProvideArgs {
@@ -105,8 +113,9 @@ impl ProvideArgs {
             bind: self.bind,
             advertise: self.advertise,
             policy: self.policy(),
+            exit: self.exit.clone(),
             terms: OfferTerms {
-                prefixes: Vec::new(),
+                prefixes: self.exit.prefixes(),
                 protocols: protocols.iter().copied().collect(),
                 capacity: Capacity {
                     leases: self.max_leases,
@@ -115,7 +124,7 @@ impl ProvideArgs {
                     bytes_per_month: self.bytes_per_month.unwrap_or(u64::MAX),
                 },
                 prices: Prices {
-                    per_second: PricePerSecond(self.price_per_second),
+                    per_second: PricePerSecond(self.price_per_second.unwrap_or(Amount::ZERO)),
                     per_gib: PricePerGib(self.price_per_gib),
                 },
                 min_seconds: self.min_duration,

@@ -4,6 +4,8 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use ipsx_agent_core::provider::{ConsentText, ProviderEvent};
 use ipsx_settlement::Signer;
+#[cfg(target_os = "linux")]
+use ipsx_tunnel_os::TunnelError;
 use serde::Serialize;
 
 use super::args::ProvideArgs;
@@ -21,6 +23,9 @@ use crate::wallet;
 
 /// Runs `ipsx provide` until SIGINT or SIGTERM.
 pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
+    if args.clean_up {
+        return clean_up(settings, output);
+    }
     let wallet = wallet::open(settings).await?;
     let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
     let config = args.config(network, settings.data.clone());
@@ -45,6 +50,29 @@ pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Res
     for event in provider.shutdown().await {
         show(&event, output);
     }
+    Ok(())
+}
+
+/// Undoes what kernel exits left.
+#[cfg(target_os = "linux")]
+fn clean_up(settings: &Settings, output: &Output) -> Result<(), Failure> {
+    let cleaned = ipsx_tunnel_os::clean_up(&settings.data)
+        .map_err(|error| ProviderError::from(TunnelError::from(error)))?;
+    if cleaned.is_empty() {
+        output.line("nothing to clean up");
+    }
+    for interface in &cleaned {
+        output.line(format!("cleaned up after {interface}"));
+    }
+    output.json(&serde_json::json!({ "cleaned_up": cleaned }));
+    Ok(())
+}
+
+/// Userspace exits leave nothing behind.
+#[cfg(not(target_os = "linux"))]
+fn clean_up(_: &Settings, output: &Output) -> Result<(), Failure> {
+    output.line("nothing to clean up");
+    output.json(&serde_json::json!({ "cleaned_up": [] }));
     Ok(())
 }
 

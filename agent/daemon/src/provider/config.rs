@@ -7,6 +7,7 @@ use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
 use ipsx_metering::Domain;
 use ipsx_tunnel_core::ExitPolicy;
 
+use super::ExitArgs;
 use crate::network::Network;
 
 /// Everything that decides how one provider runs. One data folder serves one wallet, and at any time one running
@@ -25,7 +26,9 @@ pub struct ProviderConfig {
     pub advertise: Option<SocketAddr>,
     /// What the exit lets through.
     pub policy: ExitPolicy,
-    /// What is sold. Prefixes, if any, hold the one address that traffic leaves from.
+    /// How traffic leaves.
+    pub exit: ExitArgs,
+    /// What is sold. Prefixes, if any, hold the addresses that traffic leaves from.
     pub terms: OfferTerms,
     /// What may stay unclaimed.
     pub exposure: ExposureLimits,

@@ -20,9 +20,17 @@ pub enum ProviderError {
     Terms(#[from] TermsError),
     /// Addresses are offered that traffic does not leave from.
     #[error(
-        "the offer names other addresses than the one that traffic leaves from: run one provider for each address, with --bind"
+        "the offer names other addresses than traffic leaves from: name them with --egress, or one with --bind"
     )]
     Prefixes,
+    /// An address that leases are to leave from is not this host's, and a userspace exit can't add it.
+    #[error(
+        "{0} of --egress is no address of this host: give it one with `ip address add`, leave it out, or use --exit kernel, which adds addresses by itself"
+    )]
+    Egress(IpAddr),
+    /// An interface was chosen for a userspace exit.
+    #[error("a userspace exit can't choose the interface {0}: leave it out, or use --exit kernel")]
+    EgressInterface(String),
     /// The WireGuard endpoint is of another IP version than the source address, or names no port.
     #[error(
         "{0} can't be told to requesters: --advertise needs an address and a port that they can reach. Example: --advertise 203.0.113.7:51820"
@@ -87,8 +95,12 @@ impl From<ProviderError> for Failure {
         let code = match &error {
             ProviderError::Terms(_)
             | ProviderError::Prefixes
+            | ProviderError::Egress(_)
+            | ProviderError::EgressInterface(_)
             | ProviderError::Advertise(_)
             | ProviderError::ConsentMissing => ExitCode::Usage,
+            #[cfg(target_os = "linux")]
+            ProviderError::Tunnel(TunnelError::KernelExit(_)) => ExitCode::Usage,
             ProviderError::Tunnel(_) | ProviderError::Bind { .. } => ExitCode::PortInUse,
             ProviderError::Tls { .. } => ExitCode::Internal,
             ProviderError::OtherWallet { .. } => ExitCode::Wallet,

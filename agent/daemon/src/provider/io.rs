@@ -78,6 +78,8 @@ pub(super) struct Io {
     pub(super) tasks: JoinSet<()>,
     pub(super) events: mpsc::Sender<ProviderEvent>,
     pub(super) peers: Peers,
+    /// Whether each lease leaves from the address of its deal, rather than all from the same.
+    pub(super) egress_per_lease: bool,
     /// What was told of dropped packets.
     pub(super) dropped: DropCounts,
     pub(super) frames: Bucket,
@@ -301,7 +303,13 @@ impl Io {
             allowed_ips: vec![std::net::IpAddr::V4(address).into()],
             keepalive: None,
         };
-        let id = match self.tunnel.add_peer(config).await {
+        let added = if self.egress_per_lease {
+            let egress = tunnel::Egress::from(peer.exit_address);
+            self.tunnel.add_peer_from(config, egress).await
+        } else {
+            self.tunnel.add_peer(config).await
+        };
+        let id = match added {
             Ok(id) => id,
             Err(error) => {
                 self.peers.addresses.give_back(address);

@@ -10,17 +10,18 @@ use ipsx_agent_core::provider::{
 };
 use ipsx_metering::Address;
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
-use ipsx_tunnel_core::{DropCounts, ExitPolicy, PublicKey, Rule};
+use ipsx_tunnel_core::{DropCounts, ExitPolicy, IpNet, Ipv4Net, Ipv6Net, PublicKey, Rule};
 use ipsx_tunnel_os as tunnel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::address_pool::{CONTROL_PORT, GATEWAY};
+use super::address_pool::{CONTROL_PORT, GATEWAY, INNER_PREFIX_V4, INNER_PREFIX_V6};
 use super::agent::{Agent, ProviderStatus};
 use super::broker_link::{BrokerLink, LinkConfig};
 use super::claimer::{ClaimNow, Claimer};
 use super::config::{ProviderConfig, vouchers_path};
 use super::error::ProviderError;
+use super::exit_args::ExitKind;
 use super::io::{Happening, Io, Peers, frames};
 use super::keeper::{Job, Keeper};
 use super::keys::{WalletKeys, market_key, tunnel_key};
@@ -117,7 +118,7 @@ pub async fn start(
     check(&config)?;
     let (records, vouchers, restored) = open_files(&config, wallet.address()).await?;
     let private_key = tunnel_key(&wallet);
-    let (endpoint, tunnel_events) = tunnel::Provider::start(tunnel_config(&config, &private_key))?;
+    let (endpoint, tunnel_events) = start_tunnel(&config, &private_key)?;
     endpoint.set_capacity(config.terms.rates())?;
     let listen = endpoint.local_addr();
     let keys = WalletKeys {
@@ -154,6 +155,7 @@ pub async fn start(
         tasks: background.tasks,
         events: told,
         peers: Peers::default(),
+        egress_per_lease: !config.exit.egress.is_empty(),
         dropped: DropCounts::default(),
         frames: frames(),
         wallet,
@@ -246,9 +248,12 @@ impl Background {
 
 fn check(config: &ProviderConfig) -> Result<(), ProviderError> {
     config.terms.validate()?;
+    config.exit.check()?;
     let prefixes = &config.terms.prefixes;
-    let ours =
-        |net: &ipsx_market::IpNet| Some(net.addr()) == config.bind && net.hosts().count() == 1;
+    let named = config.exit.prefixes();
+    let ours = |net: &ipsx_market::IpNet| {
+        named.contains(net) || Some(net.addr()) == config.bind && net.hosts().count() == 1
+    };
     if !prefixes.iter().all(ours) {
         return Err(ProviderError::Prefixes);
     }
@@ -282,6 +287,34 @@ fn market_tier(tier: ipsx_tunnel_core::Tier) -> ipsx_market::offer::Tier {
     }
 }
 
+/// The tunnel's end, with the exit that was chosen.
+fn start_tunnel(
+    config: &ProviderConfig,
+    private_key: &ipsx_tunnel_core::PrivateKey,
+) -> Result<(tunnel::Provider, mpsc::Receiver<tunnel::ProviderEvent>), ProviderError> {
+    let tunnel = tunnel_config(config, private_key);
+    Ok(match config.exit.exit {
+        ExitKind::Userspace => tunnel::Provider::start(tunnel)?,
+        #[cfg(target_os = "linux")]
+        ExitKind::Kernel => {
+            let v4 = Ipv4Net::new(tunnel.gateway_v4, INNER_PREFIX_V4).map(IpNet::from);
+            let v6 = tunnel
+                .gateway_v6
+                .map(|gateway| Ipv6Net::new(gateway, INNER_PREFIX_V6).map(IpNet::from));
+            let kernel = tunnel::KernelExitConfig {
+                folder: config.data.clone(),
+                inner: [Some(v4), v6].into_iter().flatten().flatten().collect(),
+                egress: config.exit.egress.clone(),
+                interfaces: config.exit.egress_interface.clone(),
+            };
+            // It runs programs, each for some milliseconds, before anything else has begun.
+            tokio::task::block_in_place(|| {
+                tunnel::Provider::start_with_kernel_exit(tunnel, &kernel)
+            })?
+        }
+    })
+}
+
 fn tunnel_config(
     config: &ProviderConfig,
     private_key: &ipsx_tunnel_core::PrivateKey,
@@ -308,7 +341,9 @@ fn tunnel_config(
 /// The policy as offered, less what would leave from an address that is not sold: IPv4 when an IPv6 address is.
 fn carried(config: &ProviderConfig) -> ExitPolicy {
     let mut policy = config.policy.clone();
-    if config.bind.is_some_and(|address| address.is_ipv6()) {
+    let sold = config.exit.egress.iter().map(|range| range.prefix.addr());
+    let sold: Vec<_> = sold.chain(config.bind).collect();
+    if !sold.is_empty() && sold.iter().all(IpAddr::is_ipv6) {
         let everything: Rule = "0.0.0.0/0:any/*".parse().expect("the rule is well-formed");
         policy.deny.push(everything);
     }

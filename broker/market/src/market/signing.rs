@@ -207,14 +207,16 @@ impl Market {
         now: UnixSeconds,
     ) -> Result<Vec<Command>, RequestFailure> {
         let hold = HoldId(self.next_number());
-        let listing = self
+        let mut listing = self
             .book
             .take(hold, &(&request.message).into(), now, &tried)?;
         let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
+        let exit_address = self.exit_address(&listing, &request.message.filter, salt);
+        listing.placement.address = exit_address;
         let proposal = Proposal {
             request,
             offer: listing.id,
-            exit_address: listing.placement.address,
+            exit_address,
             sign_by: now.after(self.config.timers.sign),
             start_by: now.after(self.config.timers.start),
             salt,

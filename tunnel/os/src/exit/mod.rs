@@ -1,22 +1,25 @@
 //! Where the peers' packets meet the internet.
 //!
 //! [`Exit`] is what a provider needs; [`UserspaceExit`] does it without privileges, by ending every flow in an
-//! ordinary socket. A kernel exit (TUN and NAT) can take its place.
+//! ordinary socket. [`KernelExit`] gives the packets to the kernel, which forwards and translates them.
 
 mod dns;
 mod flow_log;
 mod gateway;
+#[cfg(target_os = "linux")]
+pub(crate) mod kernel;
 mod tcp;
 mod udp;
 mod userspace;
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Instant,
 };
 
-use ipsx_tunnel_core::{DropReason, PeerId};
+use ipsx_tunnel_core::{DropReason, IpNet, PeerId};
 use mio::event::Event;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,6 +29,8 @@ pub(crate) use crate::engine::Context;
 pub use flow_log::FlowEvent;
 pub(crate) use flow_log::{FlowLog, LoggedFlow};
 pub(crate) use gateway::GatewayConfig;
+#[cfg(target_os = "linux")]
+pub(crate) use kernel::KernelExit;
 pub(crate) use userspace::{ExitConfig, UserspaceExit};
 
 /// Delivers inner packets to the internet and brings back what answers.
@@ -49,6 +54,9 @@ pub(crate) trait Exit: Send + 'static {
 
     /// Moves flows on by a bounded amount; true if some could go on at once.
     fn service(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// Takes a new peer, whose flows leave from these addresses.
+    fn add_peer(&mut self, peer: PeerId, egress: Egress);
 
     /// Closes everything that belongs to a peer.
     fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>);
@@ -85,11 +93,55 @@ impl ExitLimits {
     }
 }
 
-/// The address that outside sockets are bound to.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Egress {
-    pub(crate) v4: Option<Ipv4Addr>,
-    pub(crate) v6: Option<Ipv6Addr>,
+/// The addresses that flows leave from; the system chooses where there is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Of flows to IPv4 destinations.
+    pub v4: Option<Ipv4Addr>,
+    /// Of flows to IPv6 destinations.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl From<IpAddr> for Egress {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self {
+                v4: Some(v4),
+                v6: None,
+            },
+            IpAddr::V6(v6) => Self {
+                v4: None,
+                v6: Some(v6),
+            },
+        }
+    }
+}
+
+/// A range of addresses that leases leave from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EgressRange {
+    /// The addresses.
+    pub prefix: IpNet,
+    /// The interface they leave by, which only a kernel exit can choose; found out by the host's addresses and routes if not given.
+    pub interface: Option<String>,
+}
+
+/// The addresses that each peer's flows leave from.
+#[derive(Debug, Default)]
+struct Egresses(HashMap<PeerId, Egress>);
+
+impl Egresses {
+    fn add(&mut self, peer: PeerId, egress: Egress) {
+        self.0.insert(peer, egress);
+    }
+
+    fn of(&self, peer: PeerId) -> Egress {
+        self.0.get(&peer).copied().unwrap_or_default()
+    }
+
+    fn remove(&mut self, peer: PeerId) {
+        self.0.remove(&peer);
+    }
 }
 
 impl Egress {

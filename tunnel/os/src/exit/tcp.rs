@@ -13,7 +13,7 @@ use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
 
-use super::{Context, Egress, ExitLimits, FlowKey, FlowLog, LoggedFlow};
+use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow};
 use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
@@ -58,7 +58,7 @@ fn no_socket(error: ErrorKind) -> Refusal {
 
 /// Every TCP flow of every peer.
 pub(super) struct TcpFlows {
-    egress: Egress,
+    egress: Egresses,
     log: FlowLog,
     limits: ExitLimits,
     /// Buffers of a peer's first connections.
@@ -74,9 +74,9 @@ pub(super) struct TcpFlows {
 }
 
 impl TcpFlows {
-    pub(super) fn new(egress: Egress, limits: ExitLimits, window: usize, log: FlowLog) -> Self {
+    pub(super) fn new(limits: ExitLimits, window: usize, log: FlowLog) -> Self {
         Self {
-            egress,
+            egress: Egresses::default(),
             log,
             limits,
             large: Buffers {
@@ -173,9 +173,10 @@ impl TcpFlows {
     }
 
     fn connect(&self, key: &FlowKey) -> std::io::Result<(TcpStream, LoggedFlow)> {
-        let socket = self
-            .egress
-            .socket(key.destination, Type::STREAM, Protocol::TCP)?;
+        let socket =
+            self.egress
+                .of(key.peer)
+                .socket(key.destination, Type::STREAM, Protocol::TCP)?;
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&key.destination.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -246,6 +247,11 @@ impl TcpFlows {
         !self.ready.is_empty()
     }
 
+    /// Takes a new peer, whose flows leave from these addresses.
+    pub(super) fn add_peer(&mut self, peer: PeerId, egress: Egress) {
+        self.egress.add(peer, egress);
+    }
+
     pub(super) fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
         let ids: Vec<usize> = self
             .flows
@@ -256,6 +262,7 @@ impl TcpFlows {
         for id in ids {
             self.remove(id, cx);
         }
+        self.egress.remove(peer);
     }
 
     fn wake(&mut self, id: usize) {

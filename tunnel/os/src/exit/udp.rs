@@ -14,7 +14,7 @@ use mio::{Interest, Token, event::Event, net::UdpSocket};
 use slab::Slab;
 use socket2::{Protocol, Type};
 
-use super::{Context, Egress, ExitLimits, FlowKey, FlowLog, LoggedFlow};
+use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow};
 use crate::{deadlines::Deadlines, engine::FIRST_FREE_TOKEN};
 
 /// How long a flow may be silent (RFC 4787, requirement 5, recommends five minutes).
@@ -39,7 +39,7 @@ struct Flow {
 
 /// Every UDP flow of every peer.
 pub(super) struct UdpFlows {
-    egress: Egress,
+    egress: Egresses,
     log: FlowLog,
     limits: ExitLimits,
     flows: Slab<Flow>,
@@ -53,9 +53,9 @@ pub(super) struct UdpFlows {
 }
 
 impl UdpFlows {
-    pub(super) fn new(egress: Egress, limits: ExitLimits, log: FlowLog) -> Self {
+    pub(super) fn new(limits: ExitLimits, log: FlowLog) -> Self {
         Self {
-            egress,
+            egress: Egresses::default(),
             log,
             limits,
             flows: Slab::new(),
@@ -112,9 +112,10 @@ impl UdpFlows {
     }
 
     fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, LoggedFlow)> {
-        let socket = self
-            .egress
-            .socket(key.destination, Type::DGRAM, Protocol::UDP)?;
+        let socket =
+            self.egress
+                .of(key.peer)
+                .socket(key.destination, Type::DGRAM, Protocol::UDP)?;
         socket.connect(&key.destination.into())?;
         let socket = UdpSocket::from_std(socket.into());
         let port = socket.local_addr()?.port();
@@ -201,6 +202,11 @@ impl UdpFlows {
         !self.ready.is_empty()
     }
 
+    /// Takes a new peer, whose flows leave from these addresses.
+    pub(super) fn add_peer(&mut self, peer: PeerId, egress: Egress) {
+        self.egress.add(peer, egress);
+    }
+
     pub(super) fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
         let ids: Vec<usize> = self
             .flows
@@ -211,6 +217,7 @@ impl UdpFlows {
         for id in ids {
             self.remove(id, cx);
         }
+        self.egress.remove(peer);
     }
 
     fn remove(&mut self, id: usize, cx: &mut Context<'_>) {

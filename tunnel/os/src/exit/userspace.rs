@@ -19,7 +19,6 @@ use crate::{engine::FIRST_FREE_TOKEN, error::TunnelError, sys};
 /// Settings of a userspace exit.
 #[derive(Debug, Clone)]
 pub(crate) struct ExitConfig {
-    pub(crate) egress: Egress,
     pub(crate) gateway: GatewayConfig,
     pub(crate) limits: ExitLimits,
     /// Bytes that one connection may have under way to us.
@@ -45,13 +44,8 @@ impl UserspaceExit {
         let limits = config.limits.within(sys::raise_file_limit());
         Ok(Self {
             gateway: Gateway::new(config.gateway, waker, now)?,
-            tcp: TcpFlows::new(
-                config.egress,
-                limits,
-                config.window,
-                config.flow_log.clone(),
-            ),
-            udp: UdpFlows::new(config.egress, limits, config.flow_log),
+            tcp: TcpFlows::new(limits, config.window, config.flow_log.clone()),
+            udp: UdpFlows::new(limits, config.flow_log),
         })
     }
 
@@ -181,6 +175,11 @@ impl Exit for UserspaceExit {
         self.gateway.service(cx);
         let more = self.udp.service(cx);
         self.tcp.service(cx) || more
+    }
+
+    fn add_peer(&mut self, peer: PeerId, egress: Egress) {
+        self.tcp.add_peer(peer, egress);
+        self.udp.add_peer(peer, egress);
     }
 
     fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {

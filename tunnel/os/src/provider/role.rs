@@ -42,8 +42,12 @@ impl<E: Exit> Role for ProviderRole<E> {
     fn handle_command(&mut self, command: Command, cx: &mut Context<'_>) -> ControlFlow<()> {
         // Whoever asked may have stopped waiting for the answer.
         match command {
-            Command::AddPeer(config, reply) => {
-                drop(reply.send(cx.device.add_peer(*config, cx.now)))
+            Command::AddPeer(config, egress, reply) => {
+                let added = cx.device.add_peer(*config, cx.now);
+                if let Ok(peer) = added {
+                    self.exit.add_peer(peer, egress);
+                }
+                drop(reply.send(added));
             }
             Command::RemovePeer(peer, reply) => {
                 self.exit.remove_peer(peer, cx);
