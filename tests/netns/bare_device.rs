@@ -10,164 +10,16 @@
 )]
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ipsx_tests::namespace::{Namespace, run};
+use ipsx_tests::end::{End, Implementation, PORT, SOON, sh, two_ends};
+use ipsx_tests::namespace::run;
 use ipsx_tests::origin::noise;
 use ipsx_tests::program::{Program, built};
 use serde_json::Value;
 
-const PORT: &str = "51820";
-const SOON: Duration = Duration::from_secs(20);
 /// Bytes fetched and compared, in each direction and over both IP versions.
 const FETCHED: usize = 8 << 20;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Implementation {
-    Ipsx,
-    WireguardGo,
-}
-
-/// One end: a namespace with an interface in it.
-struct End {
-    namespace: Namespace,
-    interface: String,
-    key: String,
-    public_key: String,
-    /// Last part of its addresses, inside and outside.
-    number: u8,
-    daemon: Option<Program>,
-}
-
-impl End {
-    fn new(label: &str, number: u8) -> Self {
-        let key = run("wg", &["genkey"]).trim().to_owned();
-        let public_key = sh(&format!("echo {key} | wg pubkey"));
-        Self {
-            namespace: Namespace::new(label),
-            // Unique on this machine: the control sockets are not in any namespace.
-            interface: format!("{label}-{}", std::process::id() % 100_000),
-            key,
-            public_key,
-            number,
-            daemon: None,
-        }
-    }
-
-    fn command(&self, implementation: Implementation) -> Command {
-        match implementation {
-            Implementation::Ipsx => {
-                let mut command = self.namespace.command(built("ipsx").get_program());
-                command.args(["tunnel", &self.interface]);
-                command
-            }
-            Implementation::WireguardGo => {
-                let mut command = self.namespace.command("wireguard-go");
-                command
-                    .args(["--foreground", &self.interface])
-                    .env("LOG_LEVEL", "error");
-                command
-            }
-        }
-    }
-
-    fn start(&mut self, implementation: Implementation) {
-        let name = format!("{implementation:?} as {}", self.interface);
-        let daemon = Program::start(&name, &mut self.command(implementation));
-        let started = Instant::now();
-        while !self.socket().exists() {
-            assert!(
-                started.elapsed() < SOON,
-                "{name} makes no control socket: {}",
-                daemon.stderr()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.daemon = Some(daemon);
-    }
-
-    fn socket(&self) -> std::path::PathBuf {
-        Path::new("/var/run/wireguard").join(format!("{}.sock", self.interface))
-    }
-
-    /// Configures it by a file and brings it up; `calls` says whether it knows where the other is.
-    fn configure(&self, other: &Self, calls: bool, folder: &Path) {
-        let endpoint = format!("Endpoint = 10.99.1.{}:{PORT}\n", other.number);
-        let text = format!(
-            "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {}\n{}\
-             AllowedIPs = 10.98.1.{n}/32, fd98::{n}/128\n",
-            self.key,
-            other.public_key,
-            if calls { &endpoint } else { "" },
-            n = other.number,
-        );
-        let file = folder.join(format!("{}.conf", self.interface));
-        fs::write(&file, text).unwrap();
-        self.wg(&["setconf", &self.interface, file.to_str().unwrap()]);
-        for address in [
-            format!("10.98.1.{}/24", self.number),
-            format!("fd98::{}/64", self.number),
-        ] {
-            let words = ["address", "add", &address, "dev", &self.interface];
-            let nodad = if address.contains(':') {
-                &["nodad"][..]
-            } else {
-                &[]
-            };
-            self.namespace.ip(&[&words[..], nodad].concat());
-        }
-        let up = ["link", "set", &self.interface, "mtu", "1420", "up"];
-        self.namespace.ip(&up);
-    }
-
-    fn wg(&self, words: &[&str]) -> String {
-        let output = self.namespace.command("wg").args(words).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "wg {words:?}: {said}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    /// Bytes received and sent, as `wg show` tells.
-    fn transfer(&self) -> (u64, u64) {
-        let text = self.wg(&["show", &self.interface, "transfer"]);
-        let mut words = text.split_whitespace().skip(1).map(|w| w.parse().unwrap());
-        (words.next().unwrap(), words.next().unwrap())
-    }
-
-    fn pings(&self, address: &str) -> bool {
-        let mut ping = self.namespace.command("ping");
-        ping.args(["-c", "3", "-i", "0.2", "-W", "5", address]);
-        ping.output().unwrap().status.success()
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        // A program that is killed leaves its control socket behind.
-        self.daemon = None;
-        let _ = fs::remove_file(self.socket());
-    }
-}
-
-fn sh(script: &str) -> String {
-    run("sh", &["-c", script]).trim().to_owned()
-}
-
-/// `test` keeps the tests of this process apart.
-fn two_ends(test: &str) -> (End, End, tempfile::TempDir) {
-    let (left, right) = (
-        End::new(&format!("{test}-l"), 1),
-        End::new(&format!("{test}-r"), 2),
-    );
-    left.namespace.join(
-        ("veth-left", "10.99.1.1/24"),
-        &right.namespace,
-        ("veth-right", "10.99.1.2/24"),
-    );
-    (left, right, tempfile::tempdir().unwrap())
-}
 
 /// Everything that two ends have to do for each other; the left one calls.
 fn work_together(test: &str, left: Implementation, right: Implementation) {

@@ -11,6 +11,7 @@
     reason = "a harness that cannot go on has failed the test"
 )]
 
+pub mod end;
 pub mod geography;
 pub mod market;
 pub mod namespace;

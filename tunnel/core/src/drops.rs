@@ -63,6 +63,8 @@ drop_reasons! {
     ControlSize = "control_size",
     /// Control datagram that nobody took in time.
     ControlBacklog = "control_backlog",
+    /// Inner packet that a router has marked as congested, and whose sender understands no mark but a loss.
+    CongestionMark = "congestion_mark",
     /// Inner packet with broken headers or lengths.
     Malformed = "malformed",
     /// Inner packet that is a fragment.

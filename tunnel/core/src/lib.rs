@@ -14,6 +14,7 @@
 mod control;
 mod device;
 mod drops;
+mod ecn;
 mod gate;
 mod handshake_limits;
 mod keys;
@@ -35,6 +36,7 @@ pub use device::{
     PeerStatus, Side, Transfer,
 };
 pub use drops::{DropCounts, DropReason};
+pub use ecn::{Arrival, Ecn};
 pub use gate::{Bucket, Gate, Limits, Rates};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, net::SocketAddr};
 
+use crate::ecn::Ecn;
+
 /// Most bytes in one batch: a UDP send is at most 65,507 bytes on IPv4.
 const MAX_BATCH_BYTES: usize = 65_507;
 
@@ -18,6 +20,8 @@ pub struct Transmit {
     pub destination: SocketAddr,
     /// Length of every datagram but the last, which may be shorter.
     pub segment_size: usize,
+    /// Their mark, one for all.
+    pub ecn: Ecn,
     /// The datagrams, and after them what an earlier batch left: clearing it each time would cost more than it is worth.
     buffer: Vec<u8>,
     len: usize,
@@ -26,8 +30,9 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    fn takes(&self, destination: SocketAddr, len: usize, max_segments: usize) -> bool {
+    fn takes(&self, destination: SocketAddr, ecn: Ecn, len: usize, max_segments: usize) -> bool {
         !self.sealed
+            && self.ecn == ecn
             && self.destination == destination
             && len <= self.segment_size
             && self.segments < max_segments
@@ -79,6 +84,7 @@ impl TransmitQueue {
     pub(crate) fn push_with(
         &mut self,
         destination: SocketAddr,
+        ecn: Ecn,
         expected: usize,
         room: usize,
         write: impl FnOnce(&mut [u8]) -> usize,
@@ -86,12 +92,13 @@ impl TransmitQueue {
         let fits = self
             .batches
             .back()
-            .is_some_and(|last| last.takes(destination, expected, self.max_segments));
+            .is_some_and(|last| last.takes(destination, ecn, expected, self.max_segments));
         if !fits {
             let buffer = self.spare.pop().unwrap_or_default();
             self.batches.push_back(Transmit {
                 destination,
                 segment_size: expected,
+                ecn,
                 buffer,
                 len: 0,
                 segments: 0,
@@ -124,12 +131,18 @@ impl TransmitQueue {
         }
     }
 
-    /// Appends one finished datagram.
+    /// Appends one finished datagram that carries no mark.
     pub(crate) fn push(&mut self, destination: SocketAddr, datagram: &[u8]) {
-        self.push_with(destination, datagram.len(), datagram.len(), |buffer| {
-            buffer.copy_from_slice(datagram);
-            datagram.len()
-        });
+        self.push_with(
+            destination,
+            Ecn::NotEct,
+            datagram.len(),
+            datagram.len(),
+            |buffer| {
+                buffer.copy_from_slice(datagram);
+                datagram.len()
+            },
+        );
     }
 
     /// Takes the oldest batch.
@@ -163,10 +176,11 @@ impl TransmitQueue {
         batch.len = start;
         batch.segments -= 1;
         batch.sealed = true;
-        let (destination, len) = (batch.destination, buffer.len());
+        let (destination, ecn, len) = (batch.destination, batch.ecn, buffer.len());
         self.batches.push_back(Transmit {
             destination,
             segment_size: len,
+            ecn,
             buffer,
             len,
             segments: 1,
@@ -202,30 +216,30 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is pushed comes out in order, whole, and in batches that a receiver splits the same way.
+        /// Whatever is pushed comes out in order, whole, with its mark, and in batches that a receiver splits the same way.
         #[test]
         fn batches_hold_exactly_what_was_pushed(
-            pushes in proptest::collection::vec((0u16..3, 1usize..1500, 0usize..3), 1..300),
+            pushes in proptest::collection::vec((0u16..3, 0u8..4, 1usize..1500, 0usize..3), 1..300),
             max_segments in 1usize..70,
         ) {
             let mut queue = TransmitQueue::new();
             queue.set_max_segments(max_segments);
             let mut sent = vec![Vec::new(); 3];
-            for (i, &(port, len, surprise)) in pushes.iter().enumerate() {
+            for (i, &(port, mark, len, surprise)) in pushes.iter().enumerate() {
                 // Now and then the datagram is longer or shorter than announced, or not written at all.
                 let actual = match surprise { 0 => len, 1 => (len + 7).min(1500), _ => if len % 5 == 0 { 0 } else { len } };
-                queue.push_with(addr(port), len, 1600, |buffer| {
+                queue.push_with(addr(port), Ecn::from_bits(mark), len, 1600, |buffer| {
                     buffer[..actual].fill(i as u8);
                     actual
                 });
                 if actual > 0 {
-                    sent[usize::from(port)].push(vec![i as u8; actual]);
+                    sent[usize::from(port)].push((Ecn::from_bits(mark), vec![i as u8; actual]));
                 }
             }
             let mut received = vec![Vec::new(); 3];
             while let Some(batch) = queue.pop() {
                 prop_assert!(batch.segments() <= max_segments && batch.contents().len() <= MAX_BATCH_BYTES);
-                let datagrams: Vec<_> = batch.contents().chunks(batch.segment_size).map(<[u8]>::to_vec).collect();
+                let datagrams: Vec<_> = batch.contents().chunks(batch.segment_size).map(|datagram| (batch.ecn, datagram.to_vec())).collect();
                 prop_assert_eq!(datagrams.len(), batch.segments());
                 received[usize::from(batch.destination.port())].extend(datagrams);
                 queue.recycle(batch);

@@ -237,8 +237,8 @@ impl<C: Send + 'static> Engine<C> {
                 buffer,
                 ..
             } = self;
-            let received = udp.receive(|from, datagram| {
-                match device.handle_datagram(from, datagram, now, buffer) {
+            let received = udp.receive(|arrival, datagram| {
+                match device.handle_datagram(arrival, datagram, now, buffer) {
                     Ok(Some(inbound)) => {
                         role.handle_inbound(
                             inbound,
@@ -251,7 +251,9 @@ impl<C: Send + 'static> Engine<C> {
                         );
                     }
                     Ok(None) => {}
-                    Err(reason) => tracing::trace!(%from, %reason, "datagram dropped"),
+                    Err(reason) => {
+                        tracing::trace!(from = %arrival.from, %reason, "datagram dropped")
+                    }
                 }
             });
             if received.is_err() {

@@ -5,9 +5,9 @@ use std::{
     net::SocketAddr,
 };
 
-use ipsx_tunnel_core::Transmit;
+use ipsx_tunnel_core::{Arrival, Ecn, Transmit};
 use mio::{Interest, Registry, Token, net::UdpSocket};
-use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{error::TunnelError, sys};
@@ -115,7 +115,7 @@ impl UdpIo {
         let segment_size = (transmit.segments() > 1).then_some(transmit.segment_size);
         let batch = quinn_udp::Transmit {
             destination: transmit.destination,
-            ecn: None,
+            ecn: EcnCodepoint::from_bits(transmit.ecn.bits()),
             contents: transmit.contents(),
             segment_size,
             src_ip: None,
@@ -125,7 +125,7 @@ impl UdpIo {
     }
 
     /// Receives once and gives each datagram to `take`; `WouldBlock` when there is nothing.
-    pub(crate) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) -> io::Result<()> {
+    pub(crate) fn receive(&mut self, mut take: impl FnMut(Arrival, &[u8])) -> io::Result<()> {
         let mut chunks = self.buffers.chunks_exact_mut(BUFFER).map(IoSliceMut::new);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| chunks.next().unwrap_or_else(|| IoSliceMut::new(&mut [])));
@@ -133,8 +133,14 @@ impl UdpIo {
         let slots = &mut slices[..self.batch];
         let received = socket.try_io(|| state.recv(socket.into(), slots, metas))?;
         for (meta, buffer) in metas.iter().zip(&slices).take(received) {
+            let arrival = Arrival {
+                from: meta.addr,
+                ecn: meta
+                    .ecn
+                    .map_or(Ecn::NotEct, |mark| Ecn::from_bits(mark as u8)),
+            };
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                take(meta.addr, datagram);
+                take(arrival, datagram);
             }
         }
         let bytes: usize = metas.iter().take(received).map(|meta| meta.len).sum();

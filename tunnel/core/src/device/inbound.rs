@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Instant};
 use super::{Device, DeviceEvent, Inbound, PeerId, Side, pass};
 use crate::{
     drops::DropReason,
+    ecn::{self, Arrival, Ecn},
     gate::{Direction, Refused},
     noise::{self, Admission, Kind, MIN_BUFFER, Opened},
     packet,
@@ -17,14 +18,15 @@ impl Device {
     /// A refused datagram is counted in [`dropped`](Self::dropped) before its reason is returned.
     pub fn handle_datagram<'b>(
         &mut self,
-        from: SocketAddr,
+        arrival: impl Into<Arrival>,
         datagram: &[u8],
         now: Instant,
         buffer: &'b mut [u8],
     ) -> Result<Option<Inbound<'b>>, DropReason> {
+        let Arrival { from, ecn } = arrival.into();
         match self.open(from, datagram, now, buffer) {
             Ok(None) => Ok(None),
-            Ok(Some((id, len))) => self.admit(id, &buffer[..len], now).map(Some),
+            Ok(Some((id, len))) => self.admit(id, &mut buffer[..len], ecn, now).map(Some),
             Err(reason) => self.dropped_because(reason),
         }
     }
@@ -148,7 +150,8 @@ impl Device {
     fn admit<'b>(
         &mut self,
         id: PeerId,
-        packet: &'b [u8],
+        packet: &'b mut [u8],
+        outer: Ecn,
         now: Instant,
     ) -> Result<Inbound<'b>, DropReason> {
         let source = match packet::addresses(packet) {
@@ -158,6 +161,10 @@ impl Device {
         if self.routes.lookup(source) != Some(id) {
             return self.dropped_because(DropReason::SpoofedSource);
         }
+        if ecn::decapsulate(packet, outer).is_err() {
+            return self.dropped_because(DropReason::CongestionMark);
+        }
+        let packet = &*packet;
         let to_gateway = self.config.side == Side::Provider;
         let found = self.find_control(packet, to_gateway);
         let Some(peer) = self.peers.get_mut(&id) else {

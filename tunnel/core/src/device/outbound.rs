@@ -10,6 +10,7 @@ use crate::{
     DATA_OVERHEAD,
     control::{self, ControlPacket},
     drops::DropReason,
+    ecn::Ecn,
     gate::Direction,
     noise::{DATA_HEADER, padded_len},
     offload::Segments,
@@ -111,6 +112,7 @@ impl Device {
             let fill = |buffer: &mut [u8]| buffer.copy_from_slice(packet);
             let sealer = Sealer {
                 endpoint,
+                ecn: Ecn::of(packet),
                 mtu: self.mtu,
                 transmits: &mut self.transmits,
             };
@@ -148,6 +150,7 @@ impl Device {
             }
             let sealer = Sealer {
                 endpoint,
+                ecn: Ecn::of(segments.packet()),
                 mtu: self.mtu,
                 transmits: &mut self.transmits,
             };
@@ -212,6 +215,7 @@ impl Device {
             let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&pending.packet);
             let sealer = Sealer {
                 endpoint,
+                ecn: Ecn::of(&pending.packet),
                 mtu: self.mtu,
                 transmits: &mut self.transmits,
             };
@@ -262,6 +266,8 @@ fn count_sent(peer: &mut Peer, side: Side, bytes: usize) {
 /// Where sealed packets go.
 struct Sealer<'d> {
     endpoint: SocketAddr,
+    /// What the packet is marked with.
+    ecn: Ecn,
     mtu: usize,
     transmits: &'d mut TransmitQueue,
 }
@@ -272,7 +278,7 @@ impl Sealer<'_> {
         let padded = padded_len(len, self.mtu);
         let expected = padded + DATA_OVERHEAD;
         self.transmits
-            .push_with(self.endpoint, expected, expected, |buffer| {
+            .push_with(self.endpoint, self.ecn, expected, expected, |buffer| {
                 let (packet, rest) = buffer[DATA_HEADER..].split_at_mut(len);
                 fill(packet);
                 rest[..padded - len].fill(0);

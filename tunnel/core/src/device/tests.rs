@@ -8,6 +8,7 @@ mod histories;
 mod hostile;
 mod lease;
 mod limits;
+mod marks;
 mod timers;
 
 use super::*;

@@ -166,7 +166,7 @@ impl Loop {
             ..
         } = self;
         let mut result = Ok(());
-        sockets.receive(|from, datagram| {
+        sockets.receive(|arrival, datagram| {
             if private_key.is_none() || result.is_err() {
                 return;
             }
@@ -177,13 +177,13 @@ impl Loop {
                     return;
                 }
             };
-            match device.handle_datagram(from, datagram, now, slot) {
+            match device.handle_datagram(arrival, datagram, now, slot) {
                 Ok(Some(Inbound::Packet { packet, .. })) => {
                     let len = packet.len();
                     tun.keep(len);
                 }
                 Ok(Some(Inbound::Control { .. }) | None) => {}
-                Err(reason) => tracing::trace!(%from, %reason, "datagram dropped"),
+                Err(reason) => tracing::trace!(from = %arrival.from, %reason, "datagram dropped"),
             }
         });
         // An interface has no use for the device's events.

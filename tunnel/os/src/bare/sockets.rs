@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use ipsx_tunnel_core::{Device, Transmit};
+use ipsx_tunnel_core::{Arrival, Device, Transmit};
 use mio::{Registry, Token, event::Event};
 
 use super::BareError;
@@ -92,7 +92,7 @@ impl Sockets {
     }
 
     /// Receives once from each socket that may have something.
-    pub(super) fn receive(&mut self, mut take: impl FnMut(SocketAddr, &[u8])) {
+    pub(super) fn receive(&mut self, mut take: impl FnMut(Arrival, &[u8])) {
         for outer in self.all().filter(|outer| outer.readable) {
             if let Err(error) = outer.io.receive(&mut take) {
                 // Anything but "nothing there" is an ICMP error of an earlier send, which a tunnel ignores.

@@ -1,0 +1,139 @@
+//! What the outside headers of a tunnel say: congestion marks are carried both ways (RFC 6040), traffic classes are not
+//! told. Counted by the kernel's packet filter on the wire and at the interface.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::io::Write;
+use std::process::Stdio;
+
+use ipsx_tests::end::{End, Implementation, two_ends};
+
+/// Expedited forwarding (DSCP 46), and the two bits of a mark.
+const EF: u8 = 46 << 2;
+
+/// Packets that arrive, by mark and class, inside and outside; and what a congested router does to the datagrams.
+const COUNTERS: &str = "table inet seen {
+    counter outside_not_ect {}
+    counter outside_ect0 {}
+    counter outside_ce {}
+    counter outside_class {}
+    counter inside_not_ect {}
+    counter inside_ect0 {}
+    counter inside_ce {}
+    counter inside_class {}
+    chain router {
+        type filter hook prerouting priority -300;
+    }
+    chain outside {
+        type filter hook prerouting priority -200;
+        udp dport != 51820 return
+        ip ecn not-ect counter name outside_not_ect
+        ip ecn ect0 counter name outside_ect0
+        ip ecn ce counter name outside_ce
+        ip dscp != cs0 counter name outside_class
+    }
+    chain inside {
+        type filter hook prerouting priority -200;
+        meta l4proto { icmp, icmpv6 } jump marks
+    }
+    chain marks {
+        ip ecn not-ect counter name inside_not_ect
+        ip ecn ect0 counter name inside_ect0
+        ip ecn ce counter name inside_ce
+        ip dscp ef counter name inside_class
+        ip6 ecn not-ect counter name inside_not_ect
+        ip6 ecn ect0 counter name inside_ect0
+        ip6 ecn ce counter name inside_ce
+        ip6 dscp ef counter name inside_class
+    }
+}
+";
+
+fn nft(end: &End, script: &str) {
+    let mut command = end.namespace.command("nft");
+    let mut child = command
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(script.as_bytes()).unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success(), "nft takes {script}");
+}
+
+/// Packets of a counter since the last look at any of them.
+fn counted(end: &End, names: &[&str]) -> Vec<u64> {
+    let mut command = end.namespace.command("nft");
+    let output = command
+        .args(["-j", "reset", "counters", "table", "inet", "seen"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = report["nftables"].as_array().unwrap();
+    let packets = |name: &&str| {
+        all.iter()
+            .find(|entry| entry["counter"]["name"] == **name)
+            .unwrap_or_else(|| panic!("{name} in {report:#}"))["counter"]["packets"]
+            .as_u64()
+            .unwrap()
+    };
+    names.iter().map(packets).collect()
+}
+
+/// Sends five pings of this type of service, and tells how many were answered.
+fn ping(end: &End, address: &str, tos: u8) -> usize {
+    let mut command = end.namespace.command("ping");
+    let output = command
+        .args(["-c", "5", "-i", "0.1", "-W", "2", "-Q", &tos.to_string()])
+        .arg(address)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.matches("bytes from").count()
+}
+
+#[test]
+fn marks_cross_the_tunnel_and_classes_stay_inside() {
+    let (mut left, mut right, folder) = two_ends("ecn");
+    for end in [&mut left, &mut right] {
+        end.start(Implementation::Ipsx);
+    }
+    left.configure(&right, true, folder.path());
+    right.configure(&left, true, folder.path());
+    assert!(left.pings("10.98.1.2"));
+    nft(&right, COUNTERS);
+
+    // The mark is on the datagram as on the packet; the class is on the packet alone.
+    for address in ["10.98.1.2", "fd98::2"] {
+        assert_eq!(ping(&left, address, EF | 0b10), 5);
+        let names = ["outside_ect0", "inside_ect0", "inside_class"];
+        assert_eq!(counted(&right, &names), [5, 5, 5], "to {address}");
+    }
+    assert_eq!(ping(&left, "10.98.1.2", EF), 5);
+    let names = [
+        "outside_ect0",
+        "outside_ce",
+        "outside_class",
+        "inside_not_ect",
+        "inside_class",
+    ];
+    assert_eq!(counted(&right, &names), [0, 0, 0, 5, 5]);
+
+    // A congested router: who understands the mark gets it, who does not loses the packet.
+    nft(
+        &right,
+        "add rule inet seen router udp dport 51820 ip ecn set ce",
+    );
+    for address in ["10.98.1.2", "fd98::2"] {
+        assert_eq!(ping(&left, address, EF | 0b10), 5);
+        let names = ["outside_ce", "inside_ce", "inside_ect0", "inside_class"];
+        assert_eq!(counted(&right, &names), [5, 5, 0, 5], "to {address}");
+        assert_eq!(ping(&left, address, 0), 0);
+        let names = ["inside_ce", "inside_not_ect"];
+        assert_eq!(counted(&right, &names), [0, 0], "to {address}");
+    }
+}
