@@ -107,8 +107,8 @@ fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
 
     let leases = market.run(&requester, &["leases", "--all"]);
     let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
-    let statement = market.run(&requester, &["leases", "--statement", &id]);
-    let paid = whole(&statement["amount"]);
+    let statement = &market.run(&requester, &["statement", &id])["totals"];
+    let paid = whole(&statement["used"]);
     assert!(paid > 0, "{statement}");
     let bytes = statement["bytes_down"].as_u64().unwrap();
     assert!((20_000_000..23_000_000).contains(&bytes), "{statement}");

@@ -29,6 +29,7 @@ const COUNTERS: &str = "table inet seen {
     }
     chain outside {
         type filter hook prerouting priority -200;
+        meta l4proto != udp return
         udp dport != 51820 return
         ip ecn not-ect counter name outside_not_ect
         ip ecn ect0 counter name outside_ect0
@@ -37,7 +38,8 @@ const COUNTERS: &str = "table inet seen {
     }
     chain inside {
         type filter hook prerouting priority -200;
-        meta l4proto { icmp, icmpv6 } jump marks
+        icmp type echo-request jump marks
+        icmpv6 type echo-request jump marks
     }
     chain marks {
         ip ecn not-ect counter name inside_not_ect

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use ipsx_tests::market::{Market, SOON};
+use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::namespace::Namespace;
 use ipsx_tests::program::{Program, built};
 use ipsx_tests::web;
@@ -35,8 +35,10 @@ struct Topology {
     web: Namespace,
 }
 
-fn topology() -> Topology {
-    let [requester, provider, web] = ["requester", "provider", "web"].map(Namespace::new);
+/// `test` keeps the tests of this process apart.
+fn topology(test: &str) -> Topology {
+    let [requester, provider, web] =
+        ["requester", "provider", "web"].map(|name| Namespace::new(&format!("{test}-{name}")));
     requester.join(
         ("veth-out", "10.99.0.1/24"),
         &provider,
@@ -111,9 +113,21 @@ fn bytes(statement: &Value, key: &str) -> f64 {
         .unwrap_or_else(|| panic!("no {key} in {statement}")) as f64
 }
 
-#[test]
-fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
-    let net = topology();
+/// A lease that a stock client uses, with a web server and iperf3 at its far end.
+struct Leased {
+    net: Topology,
+    market: Market,
+    requester: Wallet,
+    payer: Program,
+    /// Taken down in this order: what uses the lease goes first.
+    _servers: [Program; 2],
+    _client: Program,
+    _provider: Program,
+}
+
+/// Leases from a provider that is started with these words besides.
+fn lease(test: &str, words: &[&str]) -> Leased {
+    let net = topology(test);
     // Which namespace a program runs in follows from whose it is.
     let provider_side = net.provider.name().to_owned();
     let requester_side = net.requester.name().to_owned();
@@ -132,7 +146,7 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
     };
     let mut market = Market::new("10.99.0.2", &[("10.99.0.0/24", "FR")], Box::new(inside));
     let provider_wallet = market.wallet("provider");
-    let requester_wallet = market.wallet("requester");
+    let requester = market.wallet("requester");
     market.start_broker();
     let rules = [
         "--price-per-second",
@@ -142,10 +156,9 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
         "--allow",
         "10.98.0.2/32:any/*",
     ];
-    let mut words = rules.to_vec();
-    words.extend(["--mbit-up", "1000", "--mbit-down", "1000"]);
-    let _provider = market.start_provider(&provider_wallet, "10.99.0.2", &words);
-    market.run(&requester_wallet, &["deposit", "10"]);
+    let words = [&rules[..], words].concat();
+    let provider = market.start_provider(&provider_wallet, "10.99.0.2", &words);
+    market.run(&requester, &["deposit", "10"]);
 
     let file = market.path().join("lease.conf");
     let file_text = file.to_str().unwrap();
@@ -153,7 +166,7 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
         "connect --export",
         &mut market.ipsx_as(
             "ipsx:requester",
-            &requester_wallet.data,
+            &requester.data,
             &[
                 "connect",
                 "--country",
@@ -172,13 +185,34 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
     let mode = fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "the file holds a private key");
 
-    let interface = format!("ipsx{}", std::process::id() % 100_000);
-    let _client = start_wireguard(&net.requester, &interface, &file);
+    let interface = format!("ipsx{}{}", words.len(), std::process::id() % 100_000);
+    let client = start_wireguard(&net.requester, &interface, &file);
     let mut server = net.web.command("iperf3");
-    let _iperf3 = Program::start("iperf3", server.args(["--server", "--forceflush"]));
+    let mut iperf3 = Program::start("iperf3", server.args(["--server", "--forceflush"]));
+    iperf3.wait_for("Server listening", SOON);
     let mut origin = net.web.command(env!("CARGO_BIN_EXE_origin"));
-    let _origin = Program::start("origin", origin.arg("0.0.0.0:8080"));
+    let origin = Program::start("origin", origin.arg("0.0.0.0:8080"));
+    Leased {
+        net,
+        market,
+        requester,
+        payer,
+        _servers: [iperf3, origin],
+        _client: client,
+        _provider: provider,
+    }
+}
 
+#[test]
+fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
+    let leased = lease("bytes", &["--mbit-up", "1000", "--mbit-down", "1000"]);
+    let Leased {
+        net,
+        market,
+        requester: requester_wallet,
+        payer,
+        ..
+    } = leased;
     let url = format!("http://{WEB}:8080/");
     let mut curl = net.requester.command("curl");
     let seen = web::run(curl.args(["--retry", "5", "--retry-connrefused"]), &url);
@@ -212,11 +246,8 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     let leases = market.run(&requester_wallet, &["leases", "--all"]);
     let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
-    let statement = market.run(&requester_wallet, &["leases", "--statement", &id]);
-    let (down, up) = (
-        bytes(&statement, "bytes_down"),
-        bytes(&statement, "bytes_up"),
-    );
+    let statement = &market.run(&requester_wallet, &["statement", &id])["totals"];
+    let (down, up) = (bytes(statement, "bytes_down"), bytes(statement, "bytes_up"));
     let moved_down = DOWNLOAD as f64;
     assert!(
         (moved_down..moved_down * OVERHEAD).contains(&down),
@@ -235,4 +266,56 @@ fn wireguard_go_downloads_through_a_lease_and_the_bytes_agree() {
         up / moved_up[1],
         up / moved_up[0]
     );
+}
+
+/// What the provider sells is what it carries; and whoever runs it sees the lease in `wg show`, and can change nothing.
+#[test]
+fn a_lease_is_held_to_its_rates_and_watched_by_wg() {
+    let name = format!("watch{}", std::process::id() % 100_000);
+    let leased = lease(
+        "rates",
+        &["--mbit-up", "10", "--mbit-down", "30", "--uapi", &name],
+    );
+    let iperf3 = |reverse: bool| {
+        let mut command = leased.net.requester.command("iperf3");
+        command.args(["--client", WEB, "--time", "5", "--omit", "1", "--json"]);
+        if reverse {
+            command.arg("--reverse");
+        }
+        let output = command.output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["end"]["sum_received"]["bits_per_second"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("iperf3 says {report:#}"))
+            / 1e6
+    };
+    let (up, down) = (iperf3(false), iperf3(true));
+    println!("Mbit/s: up {up:.2} of 10, down {down:.2} of 30");
+    // The rates are those of inner IP packets, whose headers iperf3 does not count.
+    // An upload learns of its limit by losses, which cost it some of the rate; a download waits.
+    assert!((3.0..10.2).contains(&up), "up {up} Mbit/s");
+    assert!((20.0..30.2).contains(&down), "down {down} Mbit/s");
+
+    let wg = |words: &[&str]| Command::new("wg").args(words).output().unwrap();
+    let dump = wg(&["show", &name, "dump"]);
+    let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
+    let lines: Vec<Vec<_>> = dump.lines().map(|l| l.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 2, "{dump}");
+    assert_eq!(lines[0][0], "(none)", "the private key is told: {dump}");
+    assert_eq!(lines[1][1], "(none)");
+    assert!(lines[1][2].starts_with("10.99.0.1:"), "{dump}");
+    let sent: u64 = lines[1][6].parse().unwrap();
+    assert!(sent > 10_000_000, "{dump}");
+    let peer = lines[1][0];
+    for words in [
+        &["set", &name, "listen-port", "1"][..],
+        &["set", &name, "peer", peer, "remove"],
+    ] {
+        let refused = wg(words);
+        assert!(!refused.status.success(), "{words:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("not permitted"), "{said}");
+    }
+    let after = wg(&["show", &name, "peers"]);
+    assert_eq!(String::from_utf8_lossy(&after.stdout).trim(), peer);
 }

@@ -48,7 +48,7 @@ async fn stop(device: &mut BareDevice) -> Result<(), BareError> {
 fn failure(error: BareError) -> Failure {
     let code = match error {
         BareError::Tun(_) => ExitCode::Usage,
-        BareError::InUse(_) | BareError::Control { .. } | BareError::Udp(_) => ExitCode::PortInUse,
+        BareError::Control(_) | BareError::Udp(_) => ExitCode::PortInUse,
         BareError::Random(_) | BareError::Start(_) | BareError::Gone(_) => ExitCode::Internal,
     };
     Failure::new(code, error.to_string())

@@ -14,10 +14,13 @@ use ipnet::IpNet;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 pub use parse::UapiError;
-pub use respond::{InterfaceSettings, respond_done, respond_get};
+pub use respond::{InterfaceSettings, respond_done, respond_get, respond_watch};
 
 /// Longest request, in bytes: ten thousand peers fit.
 pub const MAX_REQUEST: usize = 4 << 20;
+
+/// The error number of a request that is not permitted.
+pub const NOT_PERMITTED: i32 = 1;
 
 /// What is asked.
 #[derive(Debug, Clone)]

@@ -29,7 +29,11 @@ mod sys;
 mod tool;
 #[cfg(target_os = "linux")]
 mod tun;
+#[cfg(target_os = "linux")]
+mod uapi_socket;
 mod udp;
+#[cfg(target_os = "linux")]
+mod watch;
 
 #[cfg(target_os = "linux")]
 pub use bare::{BareDevice, BareError};
@@ -46,3 +50,7 @@ pub use proxy::{Proxy, ProxyConfig, ProxyError};
 pub use tool::ToolError;
 #[cfg(target_os = "linux")]
 pub use tun::TunError;
+#[cfg(target_os = "linux")]
+pub use uapi_socket::UapiSocketError;
+#[cfg(target_os = "linux")]
+pub use watch::Watch;

@@ -15,6 +15,7 @@ use ipsx_tunnel_core::{
 };
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
 
 use crate::{
     engine::Engine,
@@ -102,6 +103,7 @@ pub(crate) enum Command {
     Status(PeerId, oneshot::Sender<Option<PeerStatus>>),
     SendControl(PeerId, Vec<u8>),
     Dropped(oneshot::Sender<DropCounts>),
+    Describe(u16, oneshot::Sender<Zeroizing<String>>),
     Shutdown(Option<oneshot::Sender<()>>),
 }
 
@@ -286,6 +288,15 @@ impl Provider {
     pub fn send_control(&self, peer: PeerId, payload: Vec<u8>) -> Result<(), TunnelError> {
         check_control(&payload)?;
         self.inner.link.send(Command::SendControl(peer, payload))
+    }
+
+    /// The peers and their counters as `wg show` reads them, without any secret.
+    pub(crate) async fn describe(&self) -> Result<Zeroizing<String>, TunnelError> {
+        let port = self.inner.local.port();
+        self.inner
+            .link
+            .ask(|reply| Command::Describe(port, reply))
+            .await
     }
 
     /// How many packets were dropped since the start, by reason.

@@ -73,13 +73,18 @@ pub(crate) enum Stop {
     Gone,
 }
 
+/// Refuses what is no interface's name.
+pub(crate) fn check_name(name: &str) -> Result<(), TunError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+    if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) || name.starts_with('.') {
+        return Err(TunError::Name(name.to_owned()));
+    }
+    Ok(())
+}
+
 impl Tun {
     pub(crate) fn open(name: &str) -> Result<Self, TunError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-        if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) || name.starts_with('.')
-        {
-            return Err(TunError::Name(name.to_owned()));
-        }
+        check_name(name)?;
         let file = sys::open_tun(name, MTU).map_err(|source| match source.kind() {
             io::ErrorKind::PermissionDenied => TunError::Privilege {
                 name: name.to_owned(),

@@ -241,6 +241,7 @@ async fn start_provider(
         },
         exposure: ExposureLimits::default(),
         claim_at_end: true,
+        uapi: None,
     };
     // Whoever runs the demo shares nothing: every flow ends on this machine's loopback.
     provider::accept_consent(&config, wallet.address()).await?;

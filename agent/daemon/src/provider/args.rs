@@ -80,6 +80,10 @@ pub struct ProvideArgs {
     /// Accept the text about what sharing an address means, without being asked.
     #[arg(long)]
     pub accept_consent: bool,
+    /// Let `wg show NAME` watch the leases by a socket in /var/run/wireguard, which needs root. It tells no private key
+    /// and changes nothing.
+    #[arg(long, value_name = "NAME")]
+    pub uapi: Option<String>,
     /// Claim vouchers on the chain at the end of each lease.
     #[arg(long)]
     pub claim_at_end: bool,
@@ -136,6 +140,7 @@ impl ProvideArgs {
                 per_network: self.max_unclaimed,
             },
             claim_at_end: self.claim_at_end,
+            uapi: self.uapi.clone(),
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct ProviderConfig {
     pub exposure: ExposureLimits,
     /// Whether vouchers are claimed at the end of each lease.
     pub claim_at_end: bool,
+    /// Name of the control socket by which `wg show` watches the leases, if there is to be one.
+    pub uapi: Option<String>,
 }
 
 /// The file with a provider's records: leases, consent, the month's traffic.

@@ -56,6 +56,14 @@ pub enum ProviderError {
     /// The WireGuard endpoint can't be opened.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
+    /// The socket for `wg show` can't be made.
+    #[cfg(target_os = "linux")]
+    #[error("--uapi: {0}")]
+    Watch(#[from] ipsx_tunnel_os::UapiSocketError),
+    /// There is no `wg show` for userspace programs here.
+    #[cfg(not(target_os = "linux"))]
+    #[error("--uapi works on Linux only; leave it out")]
+    NoWatch,
     /// The source address for the broker link can't be used.
     #[error(
         "can't use {address} as source address: {source}. --bind takes an address of this host"
@@ -102,6 +110,10 @@ impl From<ProviderError> for Failure {
             #[cfg(target_os = "linux")]
             ProviderError::Tunnel(TunnelError::KernelExit(_)) => ExitCode::Usage,
             ProviderError::Tunnel(_) | ProviderError::Bind { .. } => ExitCode::PortInUse,
+            #[cfg(target_os = "linux")]
+            ProviderError::Watch(_) => ExitCode::Usage,
+            #[cfg(not(target_os = "linux"))]
+            ProviderError::NoWatch => ExitCode::Usage,
             ProviderError::Tls { .. } => ExitCode::Internal,
             ProviderError::OtherWallet { .. } => ExitCode::Wallet,
             ProviderError::Vouchers(_) | ProviderError::Records { .. } => ExitCode::Storage,

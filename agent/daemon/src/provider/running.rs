@@ -139,6 +139,9 @@ pub async fn start(
     let (stop, stopped) = oneshot::channel();
     let tunnel_key = endpoint.public_key();
     let mut background = Background::new();
+    if let Some(name) = &config.uapi {
+        background.watch(&endpoint, name)?;
+    }
     let io = Io {
         domain: config.network.rules.domain,
         contract: config.network.contract.clone(),
@@ -226,6 +229,18 @@ impl Background {
         };
         self.tasks.spawn(keeper.run(queue));
         jobs
+    }
+
+    #[cfg(target_os = "linux")]
+    fn watch(&mut self, endpoint: &tunnel::Provider, name: &str) -> Result<(), ProviderError> {
+        let watch = tunnel::Watch::open(endpoint.clone(), name)?;
+        self.tasks.spawn(watch.serve());
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn watch(&mut self, _: &tunnel::Provider, _: &str) -> Result<(), ProviderError> {
+        Err(ProviderError::NoWatch)
     }
 
     fn claim(

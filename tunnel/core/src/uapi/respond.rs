@@ -23,9 +23,9 @@ pub struct InterfaceSettings {
     pub fwmark: u32,
 }
 
-/// The response to a change: 0, or an error number.
+/// The response to a change: 0, or an error number, which `wg` expects negated, as wireguard-go sends it.
 pub fn respond_done(errno: i32) -> String {
-    format!("errno={errno}\n\n")
+    format!("errno={}\n\n", -errno)
 }
 
 /// The response to [`Request::Get`](super::Request::Get). `since_epoch` turns the device's times into time since 1970.
@@ -33,6 +33,28 @@ pub fn respond_done(errno: i32) -> String {
 pub fn respond_get(
     settings: &InterfaceSettings,
     device: &Device,
+    since_epoch: impl Fn(Instant) -> Duration,
+) -> Zeroizing<String> {
+    respond(settings, device, true, since_epoch)
+}
+
+/// The same for those who may look and no more: it holds no private and no preshared key.
+pub fn respond_watch(
+    listen_port: u16,
+    device: &Device,
+    since_epoch: impl Fn(Instant) -> Duration,
+) -> Zeroizing<String> {
+    let settings = InterfaceSettings {
+        listen_port,
+        ..InterfaceSettings::default()
+    };
+    respond(&settings, device, false, since_epoch)
+}
+
+fn respond(
+    settings: &InterfaceSettings,
+    device: &Device,
+    secrets: bool,
     since_epoch: impl Fn(Instant) -> Duration,
 ) -> Zeroizing<String> {
     let mut peers: Vec<_> = device.peers().collect();
@@ -43,7 +65,7 @@ pub fn respond_get(
     // Writing to a string does not fail.
     let _ = write_interface(&mut text, settings);
     for (_, peer) in &peers {
-        let _ = write_peer(&mut text, peer, &since_epoch);
+        let _ = write_peer(&mut text, peer, secrets, &since_epoch);
     }
     text.push_str(&respond_done(0));
     text
@@ -65,10 +87,11 @@ fn write_interface(text: &mut String, settings: &InterfaceSettings) -> fmt::Resu
 fn write_peer(
     text: &mut String,
     peer: &PeerSettings<'_>,
+    secrets: bool,
     since_epoch: impl Fn(Instant) -> Duration,
 ) -> fmt::Result {
     write_key(text, "public_key", peer.public_key.as_bytes())?;
-    if let Some(key) = peer.preshared_key {
+    if let Some(key) = peer.preshared_key.filter(|_| secrets) {
         write_key(text, "preshared_key", key.expose_bytes())?;
     }
     writeln!(text, "protocol_version=1")?;

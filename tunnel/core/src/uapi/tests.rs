@@ -199,6 +199,15 @@ fn a_device_is_configured_and_says_so() {
         hex(3)
     );
     assert_eq!(get(&device), expected);
+    let watched = respond_watch(51820, &device, |_| Duration::from_secs(1));
+    let secrets = [
+        format!("private_key={}\n", hex(5)),
+        format!("preshared_key={}\n", hex(3)),
+    ];
+    let without = secrets
+        .iter()
+        .fold(expected, |text, secret| text.replace(secret, ""));
+    assert_eq!(watched.as_str(), without);
 
     apply(
         &mut device,

@@ -1,11 +1,6 @@
 //! The control socket that `wg` speaks to.
 
-use std::{
-    fs,
-    io::{self, Read, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream as StdStream},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Read, Write};
 
 use ipsx_tunnel_core::uapi::{MAX_REQUEST, Request, UapiError, respond_done};
 use mio::{
@@ -16,9 +11,7 @@ use slab::Slab;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::BareError;
-
-/// Where control sockets are, by convention.
-const FOLDER: &str = "/var/run/wireguard";
+use crate::uapi_socket::{self, SocketPath};
 
 /// Clients at once, at most; more have to wait.
 const MAX_CLIENTS: usize = 16;
@@ -31,7 +24,7 @@ const CHUNK: usize = 16 << 10;
 
 /// The listening socket and everyone connected.
 pub(super) struct Control {
-    path: PathBuf,
+    _path: SocketPath,
     listener: UnixListener,
     waiting: bool,
     clients: Slab<Client>,
@@ -47,32 +40,17 @@ struct Client {
 
 impl Control {
     pub(super) fn open(name: &str, registry: &Registry, token: Token) -> Result<Self, BareError> {
-        let path = Path::new(FOLDER).join(format!("{name}.sock"));
-        if StdStream::connect(&path).is_ok() {
-            return Err(BareError::InUse(path));
-        }
-        match Self::listen(&path, registry, token) {
-            Ok(listener) => Ok(Self {
-                path,
-                listener,
-                waiting: false,
-                clients: Slab::new(),
-            }),
-            Err(source) => Err(BareError::Control { path, source }),
-        }
-    }
-
-    fn listen(path: &Path, registry: &Registry, token: Token) -> io::Result<UnixListener> {
-        fs::create_dir_all(FOLDER)?;
-        // Nobody answers there: it is left over from a process that was killed.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        registry.register(&mut listener, token, Interest::READABLE)?;
-        Ok(listener)
+        let (listener, path) = uapi_socket::listen(name)?;
+        let mut listener = UnixListener::from_std(listener);
+        registry
+            .register(&mut listener, token, Interest::READABLE)
+            .map_err(BareError::Start)?;
+        Ok(Self {
+            _path: path,
+            listener,
+            waiting: false,
+            clients: Slab::new(),
+        })
     }
 
     /// Accepts clients as long as there is room.
@@ -116,13 +94,6 @@ impl Control {
                 self.accept(registry);
             }
         }
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        // Gone already, if somebody was faster.
-        let _ = fs::remove_file(&self.path);
     }
 }
 

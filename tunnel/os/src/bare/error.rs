@@ -1,8 +1,8 @@
 //! What can go wrong with a plain interface.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-use crate::{error::TunnelError, tun::TunError};
+use crate::{error::TunnelError, tun::TunError, uapi_socket::UapiSocketError};
 
 /// Why an interface could not be made, or has gone.
 #[derive(Debug, thiserror::Error)]
@@ -10,17 +10,9 @@ pub enum BareError {
     /// The interface could not be made.
     #[error(transparent)]
     Tun(#[from] TunError),
-    /// Another process serves the control socket.
-    #[error("another process serves {0}; stop it, or choose another interface name")]
-    InUse(PathBuf),
     /// The control socket could not be made.
-    #[error("cannot make the control socket {path}: {source}")]
-    Control {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Control(#[from] UapiSocketError),
     /// The outer UDP sockets could not be opened.
     #[error(transparent)]
     Udp(#[from] TunnelError),

@@ -1,8 +1,11 @@
 //! What a provider's event loop does.
 
-use std::{ops::ControlFlow, time::Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
-use ipsx_tunnel_core::{DeviceEvent, DropReason, Inbound};
+use ipsx_tunnel_core::{DeviceEvent, DropReason, Inbound, uapi::respond_watch};
 use mio::event::Event;
 use tokio::sync::{mpsc, oneshot};
 
@@ -70,6 +73,15 @@ impl<E: Exit> Role for ProviderRole<E> {
                 let mut counts = cx.device.dropped().clone();
                 counts.merge(cx.drops);
                 drop(reply.send(counts));
+            }
+            Command::Describe(port, reply) => {
+                let since_epoch = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                let text = respond_watch(port, cx.device, |at| {
+                    since_epoch.saturating_sub(cx.now.saturating_duration_since(at))
+                });
+                drop(reply.send(text));
             }
             Command::Shutdown(reply) => {
                 self.shutdown = reply;

@@ -108,6 +108,7 @@ impl Market {
             terms: terms(),
             exposure: ExposureLimits::default(),
             claim_at_end: true,
+            uapi: None,
         }
     }
 
