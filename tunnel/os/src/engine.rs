@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::{Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, PeerId, Transmit};
+use ipsx_tunnel_core::{
+    Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, PeerId, Transmit, offload::Segments,
+};
 use mio::{Events, Poll, Registry, Token, event::Event};
 
-use crate::{error::TunnelError, link::Link, udp::UdpIo};
+use crate::{error::TunnelError, link::Link, stack::Outgoing, udp::UdpIo};
 
 const UDP: Token = Token(0);
 const WAKE: Token = Token(1);
@@ -47,6 +49,18 @@ impl Context<'_> {
     pub(crate) fn packets(&mut self, peer: PeerId) -> usize {
         let room = self.device.room(peer, self.now);
         usize::try_from(room).unwrap_or(usize::MAX) / INNER_MTU
+    }
+
+    /// Sends what a connection's stack wrote, cut to size.
+    pub(crate) fn send_tcp(&mut self, outgoing: Outgoing<'_>) {
+        let _ = match Segments::of_tcp(outgoing.packet, outgoing.segment_size) {
+            Ok(segments) if segments.count() == 1 => {
+                self.device.handle_packet(segments.packet(), self.now)
+            }
+            Ok(segments) => self.device.handle_segments(&segments, self.now),
+            // The stack writes whole headers.
+            Err(_) => return,
+        };
     }
 
     /// Whether so much waits for the network that making more packets is pointless.

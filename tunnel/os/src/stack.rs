@@ -1,16 +1,21 @@
 //! One TCP connection's end inside the tunnel: a smoltcp interface with a single socket.
 //!
-//! One interface per connection, found by our own hash map, because a shared socket set is searched linearly.
+//! One interface per connection, found by our own hash map, because a shared socket set is searched linearly. The
+//! stack emits packets of up to 64 kB, which are cut to the size the other end takes just before encryption.
 
 use std::{
     net::SocketAddr,
+    num::NonZeroUsize,
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::INNER_MTU;
+use ipsx_tunnel_core::{INNER_MTU, offload::MAX_IP_PACKET};
 use smoltcp::{
     iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet},
-    phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken},
+    phy::{
+        Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken,
+        TxToken,
+    },
     socket::tcp::{CongestionControl, ConnectError, ListenError, Socket, SocketBuffer, State},
     time::Instant as StackInstant,
     wire::{HardwareAddress, IpAddress, IpCidr},
@@ -18,6 +23,9 @@ use smoltcp::{
 
 /// How long the other end of the tunnel may leave data unacknowledged.
 const UNACKNOWLEDGED: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+
+/// TCP payload that fits a packet whatever its headers are.
+const LEAST_PAYLOAD: usize = INNER_MTU - 120;
 
 /// Shortest sleep between two looks at a stack's timers.
 const GRAIN: Duration = Duration::from_millis(1);
@@ -32,6 +40,22 @@ pub(crate) struct Buffers {
     pub(crate) receive: usize,
     /// Into the tunnel: what we may have under way to the other end.
     pub(crate) send: usize,
+}
+
+/// A packet that a stack sends, without its TCP checksum.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) packet: &'a mut [u8],
+    /// Most payload bytes that a packet may have: longer ones have to be cut.
+    pub(crate) segment_size: u16,
+}
+
+/// Where a stack writes the packet that it is sending.
+pub(crate) struct Scratch(Box<[u8]>);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(vec![0; MAX_IP_PACKET].into_boxed_slice())
+    }
 }
 
 /// One end of one TCP connection.
@@ -93,8 +117,8 @@ impl Stack {
         let mut wire = Wire {
             incoming: None,
             budget: &mut 0,
-            scratch: &mut Vec::new(),
-            send: &mut |_: &[u8]| {},
+            scratch: &mut Scratch(Box::default()),
+            send: &mut |_: Outgoing<'_>| {},
         };
         let mut interface = Interface::new(config, &mut wire, StackInstant::ZERO);
         let prefix = if local.is_ipv4() { 32 } else { 128 };
@@ -179,8 +203,8 @@ impl Stack {
         &mut self,
         packet: &[u8],
         now: Instant,
-        scratch: &mut Vec<u8>,
-        send: &mut impl FnMut(&[u8]),
+        scratch: &mut Scratch,
+        send: &mut impl FnMut(Outgoing<'_>),
     ) {
         let now = self.time(now);
         let mut wire = Wire {
@@ -198,16 +222,17 @@ impl Stack {
         );
     }
 
-    /// Sends what may be sent, at most `budget` packets. True if the budget was the limit.
+    /// Sends what may be sent, at most `budget` packets as the other end sees them. True if the budget was the limit.
     pub(crate) fn egress(
         &mut self,
         now: Instant,
         mut budget: usize,
-        scratch: &mut Vec<u8>,
-        send: &mut impl FnMut(&[u8]),
+        scratch: &mut Scratch,
+        send: &mut impl FnMut(Outgoing<'_>),
     ) -> bool {
         let now = self.time(now);
         while budget > 0 {
+            self.socket().set_offload_limit(budget * LEAST_PAYLOAD);
             let mut wire = Wire {
                 incoming: None,
                 budget: &mut budget,
@@ -245,47 +270,52 @@ impl Stack {
 struct Wire<'a, F> {
     incoming: Option<&'a [u8]>,
     budget: &'a mut usize,
-    scratch: &'a mut Vec<u8>,
+    scratch: &'a mut Scratch,
     send: &'a mut F,
 }
 
-impl<F: FnMut(&[u8])> Device for Wire<'_, F> {
+impl<'a, F: FnMut(Outgoing<'_>)> Wire<'a, F> {
+    fn sender(&mut self) -> Sender<'_, F> {
+        Sender {
+            scratch: self.scratch,
+            send: self.send,
+            budget: self.budget,
+            // What is not to be cut is no longer than this.
+            segment_size: INNER_MTU as u16,
+        }
+    }
+}
+
+impl<F: FnMut(Outgoing<'_>)> Device for Wire<'_, F> {
     type RxToken<'t>
         = Incoming<'t>
     where
         Self: 't;
     type TxToken<'t>
-        = Outgoing<'t, F>
+        = Sender<'t, F>
     where
         Self: 't;
 
-    fn receive(&mut self, _now: StackInstant) -> Option<(Incoming<'_>, Outgoing<'_, F>)> {
+    fn receive(&mut self, _now: StackInstant) -> Option<(Incoming<'_>, Sender<'_, F>)> {
         let packet = self.incoming.take()?;
-        Some((
-            Incoming(packet),
-            Outgoing {
-                scratch: self.scratch,
-                send: self.send,
-            },
-        ))
+        Some((Incoming(packet), self.sender()))
     }
 
-    fn transmit(&mut self, _now: StackInstant) -> Option<Outgoing<'_, F>> {
-        *self.budget = self.budget.checked_sub(1)?;
-        Some(Outgoing {
-            scratch: self.scratch,
-            send: self.send,
-        })
+    fn transmit(&mut self, _now: StackInstant) -> Option<Sender<'_, F>> {
+        (*self.budget > 0).then(|| self.sender())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = INNER_MTU;
-        // The tunnel's authentication has already shown that nothing changed on the way.
+        // The tunnel's authentication has already shown that nothing changed on the way; whoever cuts the packets that
+        // we send has to compute their TCP checksums anyway.
         capabilities.checksum = ChecksumCapabilities::default();
         capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::Tx;
+        capabilities.checksum.tcp = Checksum::None;
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(MAX_IP_PACKET);
+        capabilities.segmentation.tcpv6 = NonZeroUsize::new(MAX_IP_PACKET);
         capabilities
     }
 }
@@ -298,16 +328,33 @@ impl RxToken for Incoming<'_> {
     }
 }
 
-struct Outgoing<'a, F> {
-    scratch: &'a mut Vec<u8>,
+struct Sender<'a, F> {
+    scratch: &'a mut Scratch,
     send: &'a mut F,
+    budget: &'a mut usize,
+    segment_size: u16,
 }
 
-impl<S: FnMut(&[u8])> TxToken for Outgoing<'_, S> {
+impl<S: FnMut(Outgoing<'_>)> TxToken for Sender<'_, S> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        self.scratch.resize(len, 0);
-        let result = write(self.scratch);
-        (self.send)(self.scratch);
+        // Headers count as payload here: a packet too many now is one too few later.
+        let packets = len.div_ceil(usize::from(self.segment_size)).max(1);
+        *self.budget = self.budget.saturating_sub(packets);
+        let packet = &mut self.scratch.0[..len];
+        let result = write(packet);
+        (self.send)(Outgoing {
+            packet,
+            segment_size: self.segment_size,
+        });
         result
     }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        if let Some(size) = meta.segmentation_offload_size {
+            self.segment_size = size.get();
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,36 @@ impl<'p> Segments<'p> {
         })
     }
 
+    /// A TCP packet without IP options whose checksum is not filled in, to be cut into payloads of `size` bytes. One that
+    /// needs no cut gets its checksum in place.
+    pub fn of_tcp(packet: &'p mut [u8], size: u16) -> Result<Self, OffloadError> {
+        let (gso, start) = match packet.first().map_or(0, |byte| byte >> 4) {
+            4 => (Gso::TcpV4, 20),
+            6 => (Gso::TcpV6, 40),
+            _ => return Err(OffloadError::Mismatch),
+        };
+        let Some(&offset) = packet.get(start + 12) else {
+            return Err(OffloadError::Short(packet.len()));
+        };
+        let headers = start + usize::from(offset >> 4) * 4;
+        if packet.len() < headers.max(start + TCP_CHECKSUM + 2) {
+            return Err(OffloadError::Short(packet.len()));
+        }
+        let addresses = if gso == Gso::TcpV4 { 12..20 } else { 8..40 };
+        let sum = checksum::pseudo_header(&packet[addresses], TCP) + (packet.len() - start) as u32;
+        write_u16(packet, start + TCP_CHECKSUM, checksum::fold(u64::from(sum)));
+        let cut = packet.len() - headers > usize::from(size);
+        let header = OffloadHeader {
+            needs_checksum: true,
+            gso: if cut { gso } else { Gso::None },
+            header_len: headers as u16,
+            segment_size: size,
+            checksum_start: start as u16,
+            checksum_offset: TCP_CHECKSUM as u16,
+        };
+        Self::new(header, packet)
+    }
+
     /// The whole packet, whose IP header is that of every segment but for lengths, checksum and IPv4 id.
     pub fn packet(&self) -> &'p [u8] {
         self.packet

@@ -14,7 +14,7 @@ use super::stream::{CAPACITY, ConnectError, Pipe, lock};
 use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::Context,
-    stack::{Buffers, Stack},
+    stack::{Buffers, Scratch, Stack},
 };
 
 /// Bytes that a connection may have under way to the provider.
@@ -62,7 +62,8 @@ pub(super) struct ClientFlows {
     ended: Ended<Key>,
     next_port: u16,
     buffers: Buffers,
-    scratch: Vec<u8>,
+    scratch: Scratch,
+    reply: Vec<u8>,
 }
 
 impl ClientFlows {
@@ -79,7 +80,8 @@ impl ClientFlows {
             deadlines: Deadlines::new(),
             ended: Ended::new(),
             next_port: FIRST_PORT | rand::random::<u16>(),
-            scratch: Vec::new(),
+            scratch: Scratch::new(),
+            reply: Vec::new(),
         }
     }
 
@@ -140,15 +142,15 @@ impl ClientFlows {
             let Some(ending) = self.ended.get(&key) else {
                 return false;
             };
-            if ending.answer(&mut self.scratch, packet) {
-                cx.send(&self.scratch);
+            if ending.answer(&mut self.reply, packet) {
+                cx.send(&self.reply);
             }
             return true;
         };
         if let Some(flow) = self.flows.get_mut(&id) {
             flow.stack
                 .ingest(packet, cx.now, &mut self.scratch, &mut |answer| {
-                    cx.send(answer)
+                    cx.send_tcp(answer)
                 });
         }
         self.wake(id);
@@ -222,7 +224,7 @@ impl ClientFlows {
             if flow
                 .stack
                 .egress(cx.now, PACKETS_PER_TURN, &mut self.scratch, &mut |packet| {
-                    cx.send(packet)
+                    cx.send_tcp(packet)
                 })
             {
                 self.wake(id);

@@ -17,7 +17,7 @@ use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow}
 use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
-    stack::{Buffers, Stack},
+    stack::{Buffers, Scratch, Stack},
 };
 use flow::{Flow, Progress};
 
@@ -70,7 +70,8 @@ pub(super) struct TcpFlows {
     deadlines: Deadlines<(usize, u64)>,
     ended: Ended<FlowKey>,
     generation: u64,
-    scratch: Vec<u8>,
+    scratch: Scratch,
+    reply: Vec<u8>,
 }
 
 impl TcpFlows {
@@ -90,7 +91,8 @@ impl TcpFlows {
             deadlines: Deadlines::new(),
             ended: Ended::new(),
             generation: 0,
-            scratch: Vec::new(),
+            scratch: Scratch::new(),
+            reply: Vec::new(),
         }
     }
 
@@ -108,7 +110,7 @@ impl TcpFlows {
         let flow = &mut self.flows[id];
         flow.stack
             .ingest(packet, cx.now, &mut self.scratch, &mut |answer| {
-                cx.send(answer)
+                cx.send_tcp(answer)
             });
         flow.touch(cx.now);
         self.wake(id);
@@ -120,8 +122,8 @@ impl TcpFlows {
         let Some(ending) = self.ended.get(key) else {
             return false;
         };
-        if ending.answer(&mut self.scratch, packet) {
-            cx.send(&self.scratch);
+        if ending.answer(&mut self.reply, packet) {
+            cx.send(&self.reply);
         }
         true
     }
@@ -149,7 +151,7 @@ impl TcpFlows {
         let mut stack = Stack::listen(key.destination, buffers, rand::random(), cx.now)
             .map_err(|_| no_socket(ErrorKind::InvalidInput))?;
         stack.ingest(syn, cx.now, &mut self.scratch, &mut |answer| {
-            cx.send(answer)
+            cx.send_tcp(answer)
         });
         let entry = self.flows.vacant_entry();
         let id = entry.key();

@@ -52,6 +52,27 @@ proptest! {
     }
 
     #[test]
+    fn cuts_what_a_stack_without_checksums_wrote(spec in specs(1..20_000), size in 1u16..3_000) {
+        let spec = Spec { tcp: true, ..spec };
+        let mut packet = spec.packet();
+        let at = if spec.v4 { 36 } else { 56 };
+        packet[at..at + 2].fill(0xee);
+        let expected = if spec.payload.len() > usize::from(size) {
+            spec.cut(usize::from(size))
+        } else {
+            vec![spec.packet()]
+        };
+        prop_assert!(written(&Segments::of_tcp(&mut packet, size).unwrap()) == expected);
+        // Whatever is cut short is refused or cut, and never read past its end.
+        for len in 0..packet.len().min(120) {
+            let mut short = packet[..len].to_vec();
+            if let Ok(segments) = Segments::of_tcp(&mut short, size) {
+                written(&segments);
+            }
+        }
+    }
+
+    #[test]
     fn finishes_the_checksum_of_a_whole_packet(spec in specs(0..3_000)) {
         let (header, mut packet) = handed_over(&spec, 1);
         let header = OffloadHeader { gso: Gso::None, ..header };

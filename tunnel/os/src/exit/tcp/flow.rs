@@ -10,7 +10,7 @@ use ipsx_tunnel_core::packet::{self, Unreachable};
 use mio::net::TcpStream;
 
 use super::{Context, FlowKey, LoggedFlow};
-use crate::stack::Stack;
+use crate::stack::{Scratch, Stack};
 
 /// How long a destination may take to answer.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -110,7 +110,7 @@ impl Flow {
         self.outside_ended && self.inside_ended
     }
 
-    pub(super) fn service(&mut self, scratch: &mut Vec<u8>, cx: &mut Context<'_>) -> Progress {
+    pub(super) fn service(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Progress {
         if self.opening.is_some() && !self.finish_connecting(cx) {
             return Progress::Over;
         }
@@ -139,7 +139,7 @@ impl Flow {
 
     /// To the peer, as much as its limits let pass: what they hold back waits in the buffers, and once these are full
     /// the destination has to wait.
-    fn egress(&mut self, scratch: &mut Vec<u8>, cx: &mut Context<'_>) -> Sent {
+    fn egress(&mut self, scratch: &mut Scratch, cx: &mut Context<'_>) -> Sent {
         let mut left = PACKETS_PER_TURN;
         while left > 0 {
             let packets = cx.packets(self.key.peer).min(left);
@@ -147,7 +147,7 @@ impl Flow {
                 return Sent::Allowed;
             }
             let stack = &mut self.stack;
-            let unsent = stack.egress(cx.now, packets, scratch, &mut |packet| cx.send(packet));
+            let unsent = stack.egress(cx.now, packets, scratch, &mut |packet| cx.send_tcp(packet));
             if !unsent {
                 return Sent::Everything;
             }
