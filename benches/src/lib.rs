@@ -10,6 +10,8 @@
     clippy::float_arithmetic
 )]
 
+mod cpu;
 mod samples;
 
+pub use cpu::cpu_time;
 pub use samples::{SCATTER_LIMIT, Samples};

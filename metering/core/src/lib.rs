@@ -9,6 +9,7 @@ mod clock;
 mod end;
 mod error;
 mod ids;
+mod known_signer;
 mod operator;
 mod payer;
 mod provider;
@@ -24,6 +25,7 @@ pub use channel::{ChannelState, DealProgress};
 pub use end::EndCause;
 pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};
 pub use ids::{ChannelId, DealId, NetworkId, OfferId, RequestId, UnixSeconds};
+pub use known_signer::KnownSigner;
 pub use operator::{
     CLAIM_WINDOW, CapacityLedger, ChannelOnChain, CreditLine, Exposure, Freed, OpenWithdrawal,
     PayerAccount, Promise, Refused,

@@ -37,6 +37,14 @@ pub enum VerifyError {
 
 /// The address that signed `hash`.
 pub fn recover(hash: B256, signature: &Signature) -> Result<Address, VerifyError> {
+    recover_key(hash, signature).map(|(_, address)| address)
+}
+
+/// The public key that signed `hash`, with its address.
+pub(crate) fn recover_key(
+    hash: B256,
+    signature: &Signature,
+) -> Result<(PublicKey, Address), VerifyError> {
     let id = match signature.0[64] {
         27 => RecoveryId::Zero,
         28 => RecoveryId::One,
@@ -53,7 +61,7 @@ pub fn recover(hash: B256, signature: &Signature) -> Result<Address, VerifyError
     let key = SECP256K1
         .recover_ecdsa(Message::from_digest(hash.0), &recoverable)
         .map_err(|_| VerifyError::Invalid)?;
-    Ok(address_of(&key))
+    Ok((key, address_of(&key)))
 }
 
 /// Checks that `expected` signed `hash`.

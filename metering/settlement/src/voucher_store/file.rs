@@ -1,17 +1,23 @@
 //! The store's file: who may open it, and what can be wrong with it.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipsx_metering::{ChannelId, VerifyError};
 
 /// The store could not do what was asked; what it held before it still holds.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has it open.
-    #[error("{} is in use by another process. Stop that one first", .0.display())]
-    InUse(PathBuf),
+    #[error("{} is in use by another process ({}). Stop that one first", path.display(), process(pid))]
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process, if it could be read who it is.
+        pid: Option<u32>,
+    },
     /// Not a database, or a damaged one.
     #[error("{} is damaged: {reason}. It is left as it is: restore it from a copy", path.display())]
     Corrupt {
@@ -21,7 +27,7 @@ pub enum StoreError {
         reason: String,
     },
     /// No space for one more voucher.
-    #[error("the disk is full: {} was not changed. Free some space", .0.display())]
+    #[error("no room to write: {} was not changed. Free some space, or raise the limit on files", .0.display())]
     Full(PathBuf),
     /// The vouchers in it are for another contract.
     #[error("{} holds vouchers of another contract or chain. Use one store for each", .0.display())]
@@ -45,7 +51,7 @@ pub enum StoreError {
         /// On what.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The database failed in another way.
     #[error("the voucher store {} failed: {reason}", path.display())]
@@ -57,20 +63,29 @@ pub enum StoreError {
     },
 }
 
+/// Result codes of SQLite.
+const CORRUPT: u32 = 11;
+const FULL: u32 = 13;
+const NOT_A_DATABASE: u32 = 26;
+/// A write stopped short: over a limit on the size of files, which SQLite tells apart from a full disk.
+const IOERR_WRITE: u32 = 10 | 3 << 8;
+/// No room for the index of the log.
+const IOERR_SHMSIZE: u32 = 10 | 19 << 8;
+
 pub(super) fn database_error(path: &Path, error: sqlx::Error) -> StoreError {
-    // SQLite's primary result code is the low byte of the extended one.
     let code = error
         .as_database_error()
         .and_then(|e| e.code())
         .and_then(|code| code.parse::<u32>().ok())
-        .map(|code| code & 0xff);
+        .unwrap_or_default();
     let path = path.to_path_buf();
-    match code {
-        Some(11 | 26) => StoreError::Corrupt {
+    // SQLite's primary result code is the low byte of the extended one.
+    match (code, code & 0xff) {
+        (_, CORRUPT | NOT_A_DATABASE) => StoreError::Corrupt {
             path,
             reason: error.to_string(),
         },
-        Some(13) => StoreError::Full(path),
+        (IOERR_WRITE | IOERR_SHMSIZE, _) | (_, FULL) => StoreError::Full(path),
         _ => StoreError::Database {
             path,
             reason: error.to_string(),
@@ -78,18 +93,37 @@ pub(super) fn database_error(path: &Path, error: sqlx::Error) -> StoreError {
     }
 }
 
-/// Locks a file beside the database: SQLite's own locks would let a second process in between two vouchers.
+fn process(pid: &Option<u32>) -> String {
+    pid.map_or("which one is not known".into(), |pid| format!("pid {pid}"))
+}
+
+/// Locks a file beside the database, and writes into it who did: SQLite's own locks would let a second process in
+/// between two vouchers.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let file = private_options()
+    let mut file = private_options()
         .open(&name)
         .map_err(io_error("open", &name))?;
-    file.try_lock().map_err(|e| match e {
-        TryLockError::WouldBlock => StoreError::InUse(path.to_path_buf()),
-        TryLockError::Error(e) => io_error("lock", &name)(e),
-    })?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // The lock is what counts; without a readable name it is refused all the same.
+            let _ = file.read_to_string(&mut owner);
+            return Err(StoreError::InUse {
+                path: path.to_path_buf(),
+                pid: owner.trim().parse().ok(),
+            });
+        }
+        Err(TryLockError::Error(error)) => return Err(io_error("lock", &name)(error)),
+    }
+    let owner = format!("{:<10}\n", std::process::id());
+    // A full disk must not keep the store closed: its vouchers can still be claimed.
+    if let Err(error) = file.write_all(owner.as_bytes()) {
+        tracing::warn!(file = %name.display(), %error, "who has the vouchers open could not be noted");
+    }
     Ok(file)
 }
 
@@ -113,6 +147,6 @@ fn io_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> S
     move |source| StoreError::Io {
         action,
         path: path.to_path_buf(),
-        source,
+        source: Arc::new(source),
     }
 }

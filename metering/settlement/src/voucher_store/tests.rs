@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use ipsx_metering::SecretKey;
+use ipsx_metering::{Address, B256, NetworkId, SecretKey, Signature};
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 
@@ -184,7 +184,13 @@ async fn one_process_and_one_contract_for_each_file() {
     let path = folder.path().join("vouchers.db");
     let store = open(&path).await;
     let second = VoucherStore::open(&path, domain()).await;
-    assert!(matches!(second, Err(StoreError::InUse(_))));
+    let own = std::process::id();
+    assert!(
+        matches!(&second, Err(StoreError::InUse { pid: Some(pid), .. }) if *pid == own),
+        "{second:?}"
+    );
+    let text = second.unwrap_err().to_string();
+    assert!(text.contains(&format!("pid {own}")), "{text}");
     store.close().await;
     let other = Domain {
         chain_id: 8,
@@ -193,32 +199,6 @@ async fn one_process_and_one_contract_for_each_file() {
     let wrong = VoucherStore::open(&path, other).await;
     assert!(matches!(wrong, Err(StoreError::OtherContract(_))));
     open(&path).await;
-}
-
-#[tokio::test]
-async fn a_full_disk_is_named_and_loses_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("vouchers.db");
-    let store = open(&path).await;
-    store.add_channel(&channel(1)).await.unwrap();
-    store.accept(&voucher(1, 5)).await.unwrap();
-    // SQLite answers in the same way when it may not grow as when the disk is full.
-    sqlx::query("PRAGMA max_page_count = 1")
-        .execute(&store.pool)
-        .await
-        .unwrap();
-    let mut refused = 0;
-    for number in 2..=200 {
-        match store.add_channel(&channel(number)).await {
-            Ok(()) => {}
-            Err(StoreError::Full(_)) => refused += 1,
-            Err(other) => panic!("{other}"),
-        }
-    }
-    assert!(refused > 0);
-    assert_eq!(latest(&store, 1).await, 5);
-    store.close().await;
-    assert_eq!(latest(&open(&path).await, 1).await, 5);
 }
 
 #[tokio::test]
@@ -285,4 +265,148 @@ async fn what_was_accepted_survives_a_kill_and_a_torn_log() {
         let expected = if cut == 0 { 5 } else { 4 };
         assert_eq!(latest(&open(&path).await, 1).await, expected, "cut {cut}");
     }
+}
+
+/// A thousand tasks ask at once; the disk is asked a few times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_at_once_is_written_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = Arc::new(open(&path).await);
+    for number in 0..10 {
+        store.add_channel(&channel(number)).await.unwrap();
+    }
+    let before = store.commits();
+    let mut asking = tokio::task::JoinSet::new();
+    for cumulative in 1..=100 {
+        for number in 0..10 {
+            let store = store.clone();
+            let voucher = voucher(number, cumulative);
+            asking.spawn(async move { store.accept(&voucher).await.unwrap() });
+        }
+    }
+    let answers = asking.join_all().await;
+    assert_eq!(answers.len(), 1_000);
+    let commits = store.commits() - before;
+    assert!(commits < 100, "{commits} commits for 1,000 vouchers");
+    for number in 0..10 {
+        assert_eq!(latest(&store, number).await, 100);
+    }
+    Arc::into_inner(store).unwrap().close().await;
+    let store = open(&path).await;
+    let again = store.accept(&voucher(3, 100)).await.unwrap();
+    assert_eq!(
+        again,
+        Accepted::NotNewer {
+            stored: Amount(100)
+        }
+    );
+}
+
+/// A plain verification does not see `v`; the contract does.
+#[tokio::test]
+async fn a_voucher_with_the_other_v_is_kept_and_claimed_with_the_right_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("vouchers.db")).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    for cumulative in 1..=4 {
+        let mut shown = voucher(1, cumulative);
+        shown.signature.0[64] = 27 + 28 - shown.signature.0[64];
+        assert_eq!(store.accept(&shown).await.unwrap(), Accepted::Newer);
+        let stored = store.unclaimed().await.unwrap().remove(0);
+        assert_eq!(stored.voucher, Some(voucher(1, cumulative)));
+    }
+    let mut odd = voucher(1, 9);
+    odd.signature.0[64] = 1;
+    let refused = store.accept(&odd).await;
+    assert!(matches!(refused, Err(StoreError::NotTheirs { .. })));
+}
+
+/// Each bit of each value that is kept, in turn: either the file is refused, or nothing in it has changed.
+#[tokio::test]
+async fn a_bit_that_flips_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = open(&path).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    store.accept(&voucher(1, 77)).await.unwrap();
+    store
+        .accept_reservation(&reservation(1, 0x0102_0304, 0x0506_0708))
+        .await
+        .unwrap();
+    store
+        .set_claimed(channel(1).id(), Amount(33))
+        .await
+        .unwrap();
+    let good = store.channels().await.unwrap();
+    store.close().await;
+    let whole = std::fs::read(&path).unwrap();
+    let (channel, Signature(promise)) = (channel(1), voucher(1, 77).signature);
+    let Signature(reserved) = reservation(1, 0x0102_0304, 0x0506_0708).signature;
+    let kept: [Vec<u8>; 8] = [
+        channel.id().0.to_vec(),
+        channel.payer.to_vec(),
+        channel.payer_signer.to_vec(),
+        77_u128.to_be_bytes().to_vec(),
+        promise.to_vec(),
+        reserved.to_vec(),
+        0x0102_0304_u128.to_be_bytes().to_vec(),
+        0x0506_0708_u32.to_be_bytes().to_vec(),
+    ];
+    let values = kept.len();
+    let mut noticed = 0;
+    for value in kept {
+        let places: Vec<_> = (0..=whole.len() - value.len())
+            .filter(|at| whole[*at..].starts_with(&value))
+            .collect();
+        assert!(!places.is_empty());
+        for at in places {
+            let mut damaged = whole.clone();
+            damaged[at + value.len() / 2] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            match VoucherStore::open(&path, domain()).await {
+                Err(StoreError::Corrupt { .. }) => noticed += 1,
+                Err(other) => panic!("{other}"),
+                Ok(store) => {
+                    assert_eq!(store.channels().await.unwrap(), good);
+                    store.close().await;
+                }
+            }
+        }
+    }
+    // Some of the places are remains of rows that were written anew.
+    assert!(noticed >= values, "{noticed}");
+}
+
+/// A file of before the checksums is taken, and its rows get theirs as they change.
+#[tokio::test]
+async fn a_file_without_checksums_is_brought_up_to_date() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vouchers.db");
+    let store = open(&path).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    store.accept(&voucher(1, 5)).await.unwrap();
+    for table in ["channels", "vouchers", "reservations"] {
+        let drop = format!("ALTER TABLE {table} DROP COLUMN checksum");
+        sqlx::query(sqlx::AssertSqlSafe(drop))
+            .execute(&store.pool)
+            .await
+            .unwrap();
+    }
+    store.close().await;
+    let store = open(&path).await;
+    assert_eq!(latest(&store, 1).await, 5);
+    store.accept(&voucher(1, 6)).await.unwrap();
+    store
+        .accept_reservation(&reservation(1, 9, 9))
+        .await
+        .unwrap();
+    store.close().await;
+    let store = open(&path).await;
+    assert_eq!(latest(&store, 1).await, 6);
+    let missing: i64 = sqlx::query_scalar("SELECT count(*) FROM vouchers WHERE checksum IS NULL")
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(missing, 0);
 }

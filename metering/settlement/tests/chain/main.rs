@@ -30,6 +30,7 @@ mod selling;
 mod served;
 mod signatures;
 mod tokens;
+mod voucher_kills;
 mod world;
 
 /// Makes a test of each case for each backend.

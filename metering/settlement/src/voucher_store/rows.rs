@@ -1,0 +1,396 @@
+//! The tables, and what is read from them and found damaged.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use alloy_primitives::{Address, B256, keccak256};
+use ipsx_metering::{
+    Amount, Channel, ChannelId, Domain, KnownSigner, NetworkId, Reservation, Signature, Signed,
+    TypedData, UnixSeconds, Voucher,
+};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::file::{StoreError, database_error};
+
+/// Amounts are 16 bytes, big endian: SQLite compares blobs byte by byte, and its integers have 64 bits only.
+///
+/// SQLite notices a page that is no page, not a bit that flipped in a value; the checksums do.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS contract (
+    chain_id BLOB NOT NULL,
+    address BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS channels (
+    id BLOB PRIMARY KEY,
+    network BLOB NOT NULL,
+    payer BLOB NOT NULL,
+    payer_signer BLOB NOT NULL,
+    provider BLOB NOT NULL,
+    salt BLOB NOT NULL,
+    claimed BLOB NOT NULL,
+    checksum BLOB
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS vouchers (
+    channel BLOB PRIMARY KEY REFERENCES channels (id),
+    cumulative BLOB NOT NULL,
+    receipt_hash BLOB NOT NULL,
+    signature BLOB NOT NULL,
+    checksum BLOB
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reservations (
+    channel BLOB NOT NULL REFERENCES channels (id),
+    capacity BLOB NOT NULL,
+    valid_until INTEGER NOT NULL,
+    signature BLOB NOT NULL,
+    checksum BLOB,
+    PRIMARY KEY (channel, capacity, valid_until)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Rows of one statement; a batch is cut into the largest of these that it fills, and its end is filled up.
+const MANY: usize = 256;
+const SOME: usize = 16;
+/// Values of a voucher's row.
+const VOUCHER_VALUES: usize = 5;
+
+static KEEP_MANY: LazyLock<String> = LazyLock::new(|| keep_statement(MANY));
+static KEEP_SOME: LazyLock<String> = LazyLock::new(|| keep_statement(SOME));
+static KEEP_ONE: LazyLock<String> = LazyLock::new(|| keep_statement(1));
+
+fn keep_statement(rows: usize) -> String {
+    let row = format!("({})", vec!["?"; VOUCHER_VALUES].join(","));
+    format!(
+        "INSERT INTO vouchers (channel, cumulative, receipt_hash, signature, checksum) VALUES {}
+         ON CONFLICT (channel) DO UPDATE SET cumulative = excluded.cumulative,
+         receipt_hash = excluded.receipt_hash, signature = excluded.signature, checksum = excluded.checksum
+         WHERE excluded.cumulative > vouchers.cumulative",
+        vec![row; rows].join(",")
+    )
+}
+
+/// Makes the tables, and gives those of before the checksums a place for them.
+pub(super) async fn make_tables(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(SCHEMA).execute(&mut *connection).await?;
+    for (columns, add) in [
+        (
+            "SELECT count(*) FROM pragma_table_info('channels') WHERE name = 'checksum'",
+            "ALTER TABLE channels ADD COLUMN checksum BLOB",
+        ),
+        (
+            "SELECT count(*) FROM pragma_table_info('vouchers') WHERE name = 'checksum'",
+            "ALTER TABLE vouchers ADD COLUMN checksum BLOB",
+        ),
+        (
+            "SELECT count(*) FROM pragma_table_info('reservations') WHERE name = 'checksum'",
+            "ALTER TABLE reservations ADD COLUMN checksum BLOB",
+        ),
+    ] {
+        let found: i64 = sqlx::query_scalar(columns)
+            .fetch_one(&mut *connection)
+            .await?;
+        if found == 0 {
+            sqlx::query(add).execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a channel known. Nothing happens if it is.
+pub(super) async fn insert_channel(
+    connection: &mut SqliteConnection,
+    channel: &Channel,
+) -> Result<(), sqlx::Error> {
+    let id = channel.id();
+    sqlx::query(
+        "INSERT INTO channels (id, network, payer, payer_signer, provider, salt, claimed, checksum)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(id.0.to_vec())
+    .bind(channel.network.0.to_vec())
+    .bind(channel.payer.to_vec())
+    .bind(channel.payer_signer.to_vec())
+    .bind(channel.provider.to_vec())
+    .bind(channel.salt.to_vec())
+    .bind(big_endian(Amount::ZERO))
+    .bind(claimed_checksum(id, Amount::ZERO))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Keeps a reservation and drops those that it makes useless.
+pub(super) async fn insert_reservation(
+    connection: &mut SqliteConnection,
+    reservation: &Signed<Reservation>,
+) -> Result<(), sqlx::Error> {
+    let Reservation {
+        channel_id,
+        capacity,
+        valid_until,
+    } = reservation.message;
+    let valid_until = seconds(valid_until);
+    // One that covers no more and ends no later is of no use; the caller may also bring an old one again.
+    sqlx::query(
+        "DELETE FROM reservations WHERE channel = ? AND capacity <= ? AND valid_until <= ?",
+    )
+    .bind(channel_id.0.to_vec())
+    .bind(big_endian(capacity))
+    .bind(valid_until)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query(
+        "INSERT INTO reservations (channel, capacity, valid_until, signature, checksum)
+         SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
+         (SELECT 1 FROM reservations WHERE channel = ?1 AND capacity >= ?2 AND valid_until >= ?3)",
+    )
+    .bind(channel_id.0.to_vec())
+    .bind(big_endian(capacity))
+    .bind(valid_until)
+    .bind(reservation.signature.0.to_vec())
+    .bind(reservation_checksum(
+        channel_id,
+        capacity,
+        valid_until,
+        &reservation.signature,
+    ))
+    .execute(connection)
+    .await
+    .map(drop)
+}
+
+/// Raises what a channel was paid.
+pub(super) async fn raise_claimed(
+    connection: &mut SqliteConnection,
+    channel: ChannelId,
+    claimed: Amount,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE channels SET claimed = ?1, checksum = ?2 WHERE id = ?3 AND claimed < ?1")
+        .bind(big_endian(claimed))
+        .bind(claimed_checksum(channel, claimed))
+        .bind(channel.0.to_vec())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Writes vouchers, at most one for each channel; one that is worth no more than the one on disk changes nothing.
+pub(super) async fn upsert_vouchers(
+    connection: &mut SqliteConnection,
+    vouchers: &[&Signed<Voucher>],
+) -> Result<(), sqlx::Error> {
+    let mut rest = vouchers;
+    while let Some(last) = rest.last() {
+        let (size, statement) = match rest.len() {
+            1 => (1, KEEP_ONE.as_str()),
+            2..=SOME => (SOME, KEEP_SOME.as_str()),
+            _ => (MANY, KEEP_MANY.as_str()),
+        };
+        let (now, later) = rest.split_at(rest.len().min(size));
+        let mut query = sqlx::query(statement);
+        // The same voucher a second time changes nothing.
+        for voucher in now
+            .iter()
+            .chain(std::iter::repeat_n(last, size - now.len()))
+        {
+            let Voucher {
+                channel_id,
+                cumulative,
+                receipt_hash,
+            } = voucher.message;
+            query = query
+                .bind(channel_id.0.to_vec())
+                .bind(big_endian(cumulative))
+                .bind(receipt_hash.to_vec())
+                .bind(voucher.signature.0.to_vec())
+                .bind(voucher_checksum(&voucher.message, &voucher.signature));
+        }
+        query.execute(&mut *connection).await?;
+        rest = later;
+    }
+    Ok(())
+}
+
+fn big_endian(amount: Amount) -> Vec<u8> {
+    amount.0.to_be_bytes().to_vec()
+}
+
+fn seconds(time: UnixSeconds) -> i64 {
+    i64::try_from(time.0.min(UnixSeconds::MAX.0)).unwrap_or(i64::MAX)
+}
+
+/// The first 8 bytes of the keccak of a row.
+fn checksum(parts: &[&[u8]]) -> Vec<u8> {
+    let mut row = [0; 192];
+    let mut end = 0;
+    for part in parts {
+        row[end..end + part.len()].copy_from_slice(part);
+        end += part.len();
+    }
+    keccak256(&row[..end])[..8].to_vec()
+}
+
+fn claimed_checksum(id: ChannelId, claimed: Amount) -> Vec<u8> {
+    checksum(&[&id.0.0, &claimed.0.to_be_bytes()])
+}
+
+fn voucher_checksum(voucher: &Voucher, signature: &Signature) -> Vec<u8> {
+    checksum(&[
+        &voucher.channel_id.0.0,
+        &voucher.cumulative.0.to_be_bytes(),
+        &voucher.receipt_hash.0,
+        &signature.0,
+    ])
+}
+
+fn reservation_checksum(
+    id: ChannelId,
+    capacity: Amount,
+    valid_until: i64,
+    signature: &Signature,
+) -> Vec<u8> {
+    checksum(&[
+        &id.0.0,
+        &capacity.0.to_be_bytes(),
+        &valid_until.to_be_bytes(),
+        &signature.0,
+    ])
+}
+
+/// Reads rows of the store at `path`.
+#[derive(Clone, Copy)]
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) domain: &'a Domain,
+}
+
+impl Reader<'_> {
+    /// A channel's parameters and what it was paid.
+    pub(super) fn channel(&self, row: &SqliteRow) -> Result<(Channel, Amount), StoreError> {
+        let channel = Channel {
+            network: NetworkId(B256::new(self.bytes(row, "network")?)),
+            payer: Address::new(self.bytes(row, "payer")?),
+            payer_signer: Address::new(self.bytes(row, "payer_signer")?),
+            provider: Address::new(self.bytes(row, "provider")?),
+            salt: B256::new(self.bytes(row, "salt")?),
+        };
+        let id = ChannelId(B256::new(self.bytes(row, "id")?));
+        if channel.id() != id {
+            return Err(self.damaged(format!("channel {id} is not what its name says")));
+        }
+        let claimed = self.amount(row, "claimed")?;
+        self.compare(row, "checksum", &claimed_checksum(id, claimed), id)?;
+        Ok((channel, claimed))
+    }
+
+    /// The voucher of a row that joins a channel's with its voucher's, as it was written.
+    pub(super) fn voucher(
+        &self,
+        channel_id: ChannelId,
+        row: &SqliteRow,
+    ) -> Result<Option<Signed<Voucher>>, StoreError> {
+        let present: Option<&[u8]> = row.try_get("cumulative").map_err(self.error())?;
+        if present.is_none() {
+            return Ok(None);
+        }
+        let message = Voucher {
+            channel_id,
+            cumulative: self.amount(row, "cumulative")?,
+            receipt_hash: B256::new(self.bytes(row, "receipt_hash")?),
+        };
+        let signature = Signature(self.bytes(row, "signature")?);
+        let expected = voucher_checksum(&message, &signature);
+        self.compare(row, "voucher_checksum", &expected, channel_id)?;
+        Ok(Some(Signed { message, signature }))
+    }
+
+    /// The voucher as the contract takes it: with the `v` that its signer is recovered from.
+    pub(super) fn claimable(
+        &self,
+        channel: &Channel,
+        voucher: Signed<Voucher>,
+    ) -> Result<Signed<Voucher>, StoreError> {
+        let hash = voucher.message.signing_hash(self.domain);
+        let signature = KnownSigner::new(channel.payer_signer)
+            .canonical(hash, &voucher.signature)
+            .map_err(|reason| {
+                let channel = voucher.message.channel_id;
+                self.damaged(format!("the voucher of channel {channel}: {reason}"))
+            })?;
+        Ok(Signed {
+            message: voucher.message,
+            signature,
+        })
+    }
+
+    pub(super) fn reservation(
+        &self,
+        channel_id: ChannelId,
+        row: &SqliteRow,
+    ) -> Result<Signed<Reservation>, StoreError> {
+        let valid_until: i64 = row.try_get("valid_until").map_err(self.error())?;
+        let capacity = self.amount(row, "capacity")?;
+        let signature = Signature(self.bytes(row, "signature")?);
+        let expected = reservation_checksum(channel_id, capacity, valid_until, &signature);
+        self.compare(row, "checksum", &expected, channel_id)?;
+        Ok(Signed {
+            message: Reservation {
+                channel_id,
+                capacity,
+                valid_until: UnixSeconds(valid_until.unsigned_abs()),
+            },
+            signature,
+        })
+    }
+
+    /// The contract that the file is tied to.
+    pub(super) fn contract(&self, row: &SqliteRow) -> Result<Domain, StoreError> {
+        Ok(Domain {
+            chain_id: u64::from_be_bytes(self.bytes(row, "chain_id")?),
+            contract: Address::new(self.bytes(row, "address")?),
+        })
+    }
+
+    fn amount(&self, row: &SqliteRow, column: &'static str) -> Result<Amount, StoreError> {
+        Ok(Amount(u128::from_be_bytes(self.bytes(row, column)?)))
+    }
+
+    pub(super) fn bytes<const N: usize>(
+        &self,
+        row: &SqliteRow,
+        column: &'static str,
+    ) -> Result<[u8; N], StoreError> {
+        let bytes: &[u8] = row.try_get(column).map_err(self.error())?;
+        bytes
+            .try_into()
+            .map_err(|_| self.damaged(format!("{column} has {} bytes instead of {N}", bytes.len())))
+    }
+
+    /// Rows of before the checksums have none.
+    fn compare(
+        &self,
+        row: &SqliteRow,
+        column: &'static str,
+        expected: &[u8],
+        channel: ChannelId,
+    ) -> Result<(), StoreError> {
+        let found: Option<&[u8]> = row.try_get(column).map_err(self.error())?;
+        if found.is_none_or(|found| found == expected) {
+            return Ok(());
+        }
+        Err(self.damaged(format!(
+            "the checksum of a row of channel {channel} is wrong"
+        )))
+    }
+
+    fn damaged(&self, reason: String) -> StoreError {
+        StoreError::Corrupt {
+            path: self.path.to_path_buf(),
+            reason,
+        }
+    }
+
+    pub(super) fn error(&self) -> impl Fn(sqlx::Error) -> StoreError + '_ {
+        |error| database_error(self.path, error)
+    }
+}

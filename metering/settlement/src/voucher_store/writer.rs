@@ -1,0 +1,204 @@
+//! The one task that writes: whatever was asked while it was writing goes to the disk together, with one sync.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipsx_metering::{Amount, Channel, ChannelId, KnownSigner, Reservation, Signed, Voucher};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Accepted;
+use super::file::{StoreError, database_error};
+use super::known::KnownChannels;
+use super::rows;
+
+/// Requests that may wait for the disk; who asks after that waits to ask.
+pub(super) const QUEUE: usize = 16_384;
+/// Requests that are written with one sync at most.
+const LARGEST_BATCH: usize = 16_384;
+/// With this many requests in a batch the next one waits for more: for one sync in this time instead of one for
+/// each of many small batches. A voucher pays seconds ahead, so that nobody waits for it.
+const BUSY: usize = 64;
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Something to write.
+#[derive(Debug)]
+pub(super) enum Write {
+    Channel(Channel),
+    Reservation(Signed<Reservation>),
+    /// Checked already.
+    Vouchers(Vec<Signed<Voucher>>),
+    Claimed(ChannelId, Amount),
+}
+
+/// What was done with the vouchers of a request, in their order; empty for other requests.
+pub(super) type Answer = Result<Vec<Accepted>, StoreError>;
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) write: Write,
+    pub(super) done: oneshot::Sender<Answer>,
+}
+
+/// The task's state.
+pub(super) struct Writer {
+    pub(super) options: SqliteConnectOptions,
+    /// `None` after a failure.
+    pub(super) connection: Option<SqliteConnection>,
+    pub(super) path: PathBuf,
+    pub(super) known: Arc<KnownChannels>,
+    pub(super) commits: Arc<AtomicU64>,
+    /// Held for as long as anything may still be written.
+    pub(super) _lock: Option<Arc<File>>,
+}
+
+/// What a batch has done so far, to be remembered once it is on disk.
+#[derive(Default)]
+struct Draft<'a> {
+    channels: HashMap<ChannelId, KnownSigner>,
+    /// The highest voucher of each channel that gets a higher one.
+    vouchers: HashMap<ChannelId, &'a Signed<Voucher>>,
+}
+
+impl Writer {
+    /// Works until nobody can ask any more.
+    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut batch = Vec::new();
+        while jobs.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
+            let requests = batch.len();
+            let (writes, waiting): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|job| (job.write, job.done)).unzip();
+            match self.write(&writes).await {
+                Ok(answers) => {
+                    for (done, answer) in waiting.into_iter().zip(answers) {
+                        // Whoever asked may have gone; what was asked is done.
+                        let _ = done.send(answer);
+                    }
+                }
+                Err(error) => {
+                    for done in waiting {
+                        let _ = done.send(Err(error.clone()));
+                    }
+                }
+            }
+            if requests >= BUSY && !jobs.is_closed() {
+                tokio::time::sleep(GATHER).await;
+            }
+        }
+        self.disconnect().await;
+    }
+
+    /// Everything that was answered is on disk; closing only tidies the log away.
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close().await;
+        }
+    }
+
+    async fn reconnect(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        // The log gives back the room it takes, if there was none. If that fails too, so will the write to come.
+        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(&mut connection)
+            .await;
+        Ok(connection)
+    }
+
+    /// Writes all of them or, with an error of the disk, none.
+    async fn write(&mut self, writes: &[Write]) -> Result<Vec<Answer>, StoreError> {
+        let mut draft = Draft::default();
+        let mut answers = Vec::with_capacity(writes.len());
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let connected = self.reconnect().await;
+                connected.map_err(|error| database_error(&self.path, error))?
+            }
+        };
+        let known = &self.known;
+        let done = transact(&mut connection, known, writes, &mut draft, &mut answers).await;
+        // A commit that fails for want of room may leave its transaction open, and the next one would then only seem
+        // to be written. So a connection is never used again after a failure.
+        self.connection = Some(connection);
+        if let Err(error) = done {
+            self.disconnect().await;
+            return Err(database_error(&self.path, error));
+        }
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        for (id, signer) in draft.channels {
+            self.known.add(id, signer, Amount::ZERO);
+        }
+        let latest = draft.vouchers.into_iter();
+        self.known
+            .raise(latest.map(|(id, voucher)| (id, voucher.message.cumulative)));
+        Ok(answers)
+    }
+}
+
+async fn transact<'a>(
+    connection: &mut SqliteConnection,
+    known: &KnownChannels,
+    writes: &'a [Write],
+    draft: &mut Draft<'a>,
+    answers: &mut Vec<Answer>,
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    for write in writes {
+        let mut answer = Ok(Vec::new());
+        match write {
+            Write::Channel(channel) => {
+                let id = channel.id();
+                if known.latest(id).is_none() && !draft.channels.contains_key(&id) {
+                    rows::insert_channel(&mut transaction, channel).await?;
+                    let signer = KnownSigner::new(channel.payer_signer);
+                    draft.channels.insert(id, signer);
+                }
+            }
+            Write::Reservation(reservation) => {
+                let id = reservation.message.channel_id;
+                if known.latest(id).is_some() || draft.channels.contains_key(&id) {
+                    rows::insert_reservation(&mut transaction, reservation).await?;
+                } else {
+                    answer = Err(StoreError::UnknownChannel(id));
+                }
+            }
+            Write::Vouchers(vouchers) => {
+                let keep = |voucher| draft.keep(known, voucher);
+                answer = Ok(vouchers.iter().map(keep).collect());
+            }
+            Write::Claimed(id, claimed) => {
+                rows::raise_claimed(&mut transaction, *id, *claimed).await?;
+            }
+        }
+        answers.push(answer);
+    }
+    let mut vouchers: Vec<_> = draft.vouchers.values().copied().collect();
+    // In the table's order, so that each page is visited once.
+    vouchers.sort_unstable_by_key(|voucher| voucher.message.channel_id);
+    rows::upsert_vouchers(&mut transaction, &vouchers).await?;
+    transaction.commit().await
+}
+
+impl<'a> Draft<'a> {
+    fn keep(&mut self, known: &KnownChannels, voucher: &'a Signed<Voucher>) -> Accepted {
+        let Voucher {
+            channel_id,
+            cumulative,
+            ..
+        } = voucher.message;
+        let stored = match self.vouchers.get(&channel_id) {
+            Some(newest) => newest.message.cumulative,
+            None => known.latest(channel_id).unwrap_or_default(),
+        };
+        if cumulative <= stored {
+            return Accepted::NotNewer { stored };
+        }
+        self.vouchers.insert(channel_id, voucher);
+        Accepted::Newer
+    }
+}
