@@ -11,6 +11,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod connect;
+pub mod connections;
 #[cfg(feature = "demo")]
 mod demo;
 mod deposit;
@@ -91,6 +92,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Connect(args) => connect::run(*args, &settings, output).await,
         Command::Leases(args) => leases::run(args, &settings, output).await,
         Command::Statement(args) => statement::run(args, &settings, output).await,
+        Command::Disclose(args) => connections::disclose::run(args, &settings, output).await,
         Command::Verify(args) => verify::run(&args, output),
         Command::Settle(args) => settle::run(args, &settings, output).await,
         Command::Withdraw(command) => withdraw::run(command, &settings, output).await,

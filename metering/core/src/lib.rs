@@ -6,6 +6,7 @@
 mod amount;
 mod channel;
 mod clock;
+mod connections;
 mod end;
 mod error;
 mod ids;
@@ -22,6 +23,10 @@ mod typed_data;
 
 pub use amount::{Amount, Overflow, PricePerGib, PricePerSecond, Prices, Usage};
 pub use channel::{ChannelState, DealProgress};
+pub use connections::{
+    CONNECTION_BYTES, CONNECTION_DEPTH, Connection, ConnectionEnd, ConnectionTree, Transport,
+    blinding, connection_leaf, connection_path, connection_root,
+};
 pub use end::EndCause;
 pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};
 pub use ids::{ChannelId, DealId, NetworkId, OfferId, RequestId, UnixSeconds};

@@ -22,8 +22,10 @@ Law and records
   with your internet provider, your landlord or your employer may forbid sharing, and some countries
   ask for a licence; check both before you go on. The program keeps, in its data folder: every deal
   with the requester's wallet and both signatures, when it ran, how many bytes it moved, what was
-  paid, and this consent. It keeps no list of the destinations that were visited. Show these records
-  to whoever has a right to ask.
+  paid, and this consent. It also keeps, for 30 days unless --record-retention says otherwise, a
+  sealed list of connections: when, from which port, to which address, how many bytes; no content.
+  `ipsx disclose` shows one of them, with proof whose it was, and none of the others. Show these
+  records to whoever has a right to ask.
 
 What you earn and risk
   Payments are signed promises until you claim them on the chain; a lease that stops paying is

@@ -7,7 +7,7 @@ use ipsx_market::messages::{AgentMessage, EndCause, EndReport, Ready};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
-    Amount, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
+    Amount, B256, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
     Reservation, SecretKey, Signed, UnixSeconds, Usage, VoucherOutcome,
 };
 
@@ -242,6 +242,13 @@ impl Lease {
             });
         }
         self.drain(network, now, commands);
+    }
+
+    /// The root of its connection record.
+    pub(crate) fn handle_connections(&mut self, root: B256) {
+        if let Some(meter) = &mut self.meter {
+            meter.handle_connections_root(root);
+        }
     }
 
     /// The chain's time.

@@ -8,7 +8,7 @@ use ipsx_market::deal::{Binding, Outcome};
 use ipsx_market::messages::{BrokerMessage, EndCause, Ready};
 use ipsx_market::payment::PayerMessage;
 use ipsx_metering::{
-    Amount, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds,
+    Amount, B256, ChainView, ChannelId, DealId, EndCause as MeterEnd, Signed, UnixSeconds,
 };
 
 use super::bound::check_outcome;
@@ -263,6 +263,13 @@ impl Provider {
             self.with_lease(id, |lease, network, commands| {
                 lease.handle_block_time(time, network, now, commands);
             });
+        }
+    }
+
+    /// A lease's connection record has come to this root; its receipts name it from now on.
+    pub fn handle_connections(&mut self, lease: DealId, root: B256) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.handle_connections(root);
         }
     }
 

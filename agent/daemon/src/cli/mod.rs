@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use ipsx_market::IpNet;
 use ipsx_market::offer::{Country, Protocol, Tier};
 use ipsx_market::request::{Filter, IpVersion};
-use ipsx_metering::{Address, Amount, DealId};
+use ipsx_metering::{Address, Amount, DealId, Transport};
 
 use crate::amount;
 use crate::exit_code::ExitCode;
@@ -84,7 +84,9 @@ pub enum Command {
     Leases(LeasesArgs),
     /// Show who paid whom in a lease or a month, with everything that was signed
     Statement(StatementArgs),
-    /// Check a statement offline: every hash, signature and sum is computed again
+    /// Prove whose one connection was, for who has a letter to answer (providers)
+    Disclose(DiscloseArgs),
+    /// Check a statement or a disclosure offline: every hash, signature and sum is computed again
     Verify(VerifyArgs),
     /// Claim what requesters have signed for (providers)
     Settle(SettleArgs),
@@ -296,10 +298,42 @@ pub struct StatementArgs {
     pub html: Option<PathBuf>,
 }
 
+/// `ipsx disclose`
+#[derive(Clone, Debug, Args)]
+pub struct DiscloseArgs {
+    /// When the connection was open: seconds since 1970 (UTC)
+    #[arg(long, value_name = "SECONDS")]
+    pub time: Option<u64>,
+    /// Port that it came from, at the address that was lent
+    #[arg(long, value_name = "PORT")]
+    pub source_port: Option<u16>,
+    /// Seconds by which clocks may differ
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub tolerance: u64,
+    /// Only tcp or udp
+    #[arg(long, value_name = "tcp|udp", value_parser = parse_transport)]
+    pub transport: Option<Transport>,
+    /// Only connections to here
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub destination: Option<SocketAddr>,
+    /// Only from this address, for who lends several
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// File with the secret of --record-key [default: the wallet's own key]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Write the proof here
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Instead: make a key for `ipsx provide --record-key`, whose secret is to be kept elsewhere
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["time", "source_port"])]
+    pub new_key: Option<PathBuf>,
+}
+
 /// `ipsx verify`
 #[derive(Clone, Debug, Args)]
 pub struct VerifyArgs {
-    /// What `ipsx statement --json` wrote; `-` reads it from standard input
+    /// What `ipsx statement --json` or `ipsx disclose --output` wrote; `-` reads it from standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
@@ -373,6 +407,14 @@ fn parse_prefix(text: &str) -> Result<IpNet, String> {
     address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
         format!("{text:?} is no address or prefix; write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32")
     })
+}
+
+fn parse_transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "tcp" => Ok(Transport::Tcp),
+        "udp" => Ok(Transport::Udp),
+        _ => Err(format!("{text:?} is no transport; write tcp or udp")),
+    }
 }
 
 fn parse_ip_version(text: &str) -> Result<IpVersion, String> {

@@ -274,6 +274,7 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     let claimed = contract.claimed(deal.channel().id()).await.unwrap();
     assert_eq!(claimed, finished.record.paid());
     both_sides_state_the_same(deal.id(), &requester, &provider).await;
+    one_connection_is_proven(deal.id(), &provider).await;
 
     let credits = WithdrawCommand::Credits(WithdrawCreditsArgs { to: None });
     crate::withdraw::run(credits, &provider, &QUIET)
@@ -312,6 +313,45 @@ async fn both_sides_state_the_same(lease: DealId, requester: &Settings, provider
     let known = stated(Asked::Lease(lease), false, &alone).await;
     assert_eq!(known.totals.promised, paid.totals.promised);
     assert_eq!(known.totals.claimed, None);
+}
+
+/// The provider proves the one connection that is asked for; a change anywhere is noticed.
+async fn one_connection_is_proven(lease: DealId, provider: &Settings) {
+    use crate::connections::disclose::{Asked, disclose};
+    let wallet = crate::wallet::open(provider).await.unwrap();
+    let secret = crate::connections::RecordSecret::of_wallet(&wallet);
+    let recorded = crate::connections::tests::recorded(&provider.data, &secret);
+    let of_lease: Vec<_> = recorded
+        .iter()
+        .filter(|record| record.deal_id == lease)
+        .collect();
+    let asked = Asked {
+        time: of_lease[0].opened_at,
+        tolerance: 1,
+        source_port: of_lease[0].source_port,
+        transport: None,
+        destination: None,
+        address: Some(std::net::Ipv4Addr::new(127, 0, 1, 1).into()),
+    };
+    let disclosure = disclose(&asked, &provider.data, &wallet, &secret)
+        .await
+        .unwrap();
+    assert_eq!(disclosure.record.destination, of_lease[0].destination);
+    let text = serde_json::to_string(&disclosure).unwrap();
+    let found = crate::verify::check(&text).unwrap();
+    assert_eq!(found.failed(), 0, "{:?}", found.checked);
+    crate::verify::tests::every_change_is_caught(&serde_json::from_str(&text).unwrap());
+    let elsewhere = Asked {
+        source_port: 1,
+        ..asked
+    };
+    let nothing = disclose(&elsewhere, &provider.data, &wallet, &secret)
+        .await
+        .unwrap_err();
+    assert!(
+        nothing.message.contains("no connection from port 1"),
+        "{nothing}"
+    );
 }
 
 /// At once what is free, by the operator's consent; the rest by waiting, against anybody.

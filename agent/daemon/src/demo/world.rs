@@ -242,6 +242,8 @@ async fn start_provider(
         exposure: ExposureLimits::default(),
         claim_at_end: true,
         uapi: None,
+        record_retention: 86_400,
+        record_key: None,
     };
     // Whoever runs the demo shares nothing: every flow ends on this machine's loopback.
     provider::accept_consent(&config, wallet.address()).await?;

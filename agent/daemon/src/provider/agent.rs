@@ -132,6 +132,7 @@ impl Agent {
             Happening::Chain(lease, view) => provider.handle_chain(lease, view, now()),
             Happening::BlockTime(time) => provider.handle_block_time(time, now()),
             Happening::Claimed(channel, claimed) => provider.handle_claimed(channel, claimed),
+            Happening::Connections(lease, root) => provider.handle_connections(lease, root),
             Happening::Tell(event) => self.io.tell(event),
         }
     }

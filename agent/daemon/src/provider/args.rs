@@ -14,6 +14,7 @@ use super::exit_args::ExitArgs;
 use super::schedule;
 use crate::amount;
 use crate::cli::duration;
+use crate::connections::RecordKey;
 use crate::network::Network;
 
 /// `ipsx provide`
@@ -91,6 +92,12 @@ pub struct ProvideArgs {
     /// addresses, routes), and do nothing else. The next start does it too.
     #[arg(long)]
     pub clean_up: bool,
+    /// Days that the connection record is kept (time, addresses, ports and bytes, sealed; no content); 0 keeps none.
+    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(..=3_650))]
+    pub record_retention: u32,
+    /// Seal the connection record to this key instead of the wallet's; `ipsx disclose --new-key` makes one.
+    #[arg(long, value_name = "KEY")]
+    pub record_key: Option<RecordKey>,
 }
 
 impl ProvideArgs {
@@ -141,6 +148,8 @@ impl ProvideArgs {
             },
             claim_at_end: self.claim_at_end,
             uapi: self.uapi.clone(),
+            record_retention: u64::from(self.record_retention) * 86_400,
+            record_key: self.record_key,
         }
     }
 }

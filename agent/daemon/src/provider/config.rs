@@ -8,6 +8,7 @@ use ipsx_metering::Domain;
 use ipsx_tunnel_core::ExitPolicy;
 
 use super::ExitArgs;
+use crate::connections::RecordKey;
 use crate::network::Network;
 
 /// Everything that decides how one provider runs. One data folder serves one wallet, and at any time one running
@@ -36,6 +37,10 @@ pub struct ProviderConfig {
     pub claim_at_end: bool,
     /// Name of the control socket by which `wg show` watches the leases, if there is to be one.
     pub uapi: Option<String>,
+    /// How long the connection record is kept, in seconds; 0 keeps none.
+    pub record_retention: u64,
+    /// What the connection record is sealed to; the wallet's own key when there is none.
+    pub record_key: Option<RecordKey>,
 }
 
 /// The file with a provider's records: leases, consent, the month's traffic.

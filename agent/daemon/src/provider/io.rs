@@ -13,7 +13,7 @@ use ipsx_market::messages::AgentMessage;
 use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
 use ipsx_metering::{
-    Amount, ChainView, ChannelId, DealId, Domain, Receipt, Signed, TypedData, UnixSeconds,
+    Amount, B256, ChainView, ChannelId, DealId, Domain, Receipt, Signed, TypedData, UnixSeconds,
 };
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
 use ipsx_tunnel_core::{
@@ -29,6 +29,8 @@ use super::address_pool::{AddressPool, CONTROL_PORT, GATEWAY};
 use super::broker_link::{BrokerLink, LinkEvent};
 use super::claimer::ClaimNow;
 use super::keeper::Job;
+use super::running::JoinRecorder;
+use crate::connections::Owners;
 
 /// Sealed frames to payers in a second and at once: the broker drops agents that say more than 100 things a second.
 const FRAMES: (u64, u64) = (50, 200);
@@ -36,6 +38,9 @@ const FRAMES: (u64, u64) = (50, 200);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long the last claim may take before it is left to `ipsx settle`.
 const LAST_CLAIM: Duration = Duration::from_secs(60);
+
+/// A running lease's receipt is written to disk this often.
+const KEEP_RECEIPT: Duration = Duration::from_secs(20);
 
 /// Something that the provider has to be told.
 #[derive(Debug)]
@@ -54,6 +59,8 @@ pub(super) enum Happening {
     BlockTime(UnixSeconds),
     /// A channel was paid this much in all.
     Claimed(ChannelId, Amount),
+    /// A lease's connection record has come to this root, and is on disk.
+    Connections(DealId, B256),
     /// For people.
     Tell(ProviderEvent),
 }
@@ -80,6 +87,8 @@ pub(super) struct Io {
     pub(super) peers: Peers,
     /// Whether each lease leaves from the address of its deal, rather than all from the same.
     pub(super) egress_per_lease: bool,
+    /// Keeps the connection record; ends with the tunnel.
+    pub(super) recorder: Option<JoinRecorder>,
     /// What was told of dropped packets.
     pub(super) dropped: DropCounts,
     pub(super) frames: Bucket,
@@ -92,9 +101,21 @@ pub(super) struct Peers {
     by_id: HashMap<PeerId, DealId>,
     opening: HashMap<DealId, Peer>,
     sealers: HashMap<DealId, FrameSealer>,
-    /// The latest receipt of each lease, kept with its end.
-    receipts: HashMap<DealId, Box<Signed<Receipt>>>,
+    /// The latest receipt of each lease, and when one was last kept.
+    receipts: HashMap<DealId, (Box<Signed<Receipt>>, std::time::Instant)>,
     addresses: AddressPool,
+    /// Whose flows are whose, for the connection record.
+    owners: Owners,
+}
+
+impl Peers {
+    /// None yet; `owners` is told of those to come.
+    pub(super) fn new(owners: Owners) -> Self {
+        Self {
+            owners,
+            ..Self::default()
+        }
+    }
 }
 
 /// A full bucket of sealed frames.
@@ -162,7 +183,11 @@ impl Io {
             // A job that finds no room is warned of; the meter then holds the lease for want of a stored voucher.
             Command::Store(store) => drop(self.keep(Job::Voucher(store))),
             Command::StoreEnd { lease, report } => {
-                let receipt = self.peers.receipts.remove(&lease);
+                let receipt = self
+                    .peers
+                    .receipts
+                    .remove(&lease)
+                    .map(|(receipt, _)| receipt);
                 // A job that finds no room is warned of.
                 let _ = self.keep(Job::End(lease, report, receipt));
             }
@@ -239,6 +264,10 @@ impl Io {
             }
         }
         self.tunnel.shutdown().await;
+        if let Some(recorder) = self.recorder.take() {
+            // It writes the ends of the last flows.
+            let _ = tokio::task::spawn_blocking(move || recorder.join()).await;
+        }
         self.tasks.shutdown().await;
     }
 
@@ -318,6 +347,7 @@ impl Io {
         };
         // A tunnel that is gone carries nothing.
         let _ = self.tunnel.set_weights(id, peer.weights);
+        self.peers.owners.insert(id, lease);
         self.peers.open.insert(lease, (id, address));
         self.peers.by_id.insert(id, lease);
         let sealer = FrameSealer::new(*self.tunnel_key.expose_bytes(), peer.key, lease);
@@ -345,6 +375,7 @@ impl Io {
             self.peers.by_id.remove(&peer);
             self.peers.addresses.give_back(address);
             let _ = self.tunnel.remove_peer(peer).await;
+            self.peers.owners.remove(peer);
             self.tell_dropped().await;
         }
     }
@@ -366,9 +397,24 @@ impl Io {
         self.dropped = dropped;
     }
 
+    /// Receipts prove what the connection record says: one is kept now and then, the last with the lease's end.
+    fn remember(&mut self, lease: DealId, receipt: &Signed<Receipt>) {
+        let now = std::time::Instant::now();
+        let kept = self.peers.receipts.get(&lease).map(|(_, kept)| *kept);
+        let due = kept.is_some_and(|kept| now >= kept + KEEP_RECEIPT);
+        let at = if due { now } else { kept.unwrap_or(now) };
+        self.peers
+            .receipts
+            .insert(lease, (Box::new(receipt.clone()), at));
+        if due {
+            // A later one will do as well.
+            let _ = self.keep(Job::Receipt(lease, Box::new(receipt.clone())));
+        }
+    }
+
     fn pay(&mut self, lease: DealId, path: PaymentPath, message: &ProviderMessage) {
         if let ProviderMessage::Receipt(receipt) = message {
-            self.peers.receipts.insert(lease, Box::new(receipt.clone()));
+            self.remember(lease, receipt);
         }
         let payload = match codec::encode(message) {
             Ok(payload) if payload.len() <= MAX_PAYMENT_MESSAGE => payload,

@@ -26,6 +26,8 @@ pub(super) enum Job {
     Voucher(Box<StoreVoucher>),
     /// How a lease ended, with its last receipt.
     End(DealId, Box<EndReport>, Option<Box<Signed<Receipt>>>),
+    /// A receipt of a running lease.
+    Receipt(DealId, Box<Signed<Receipt>>),
     /// The month's traffic.
     Month(MonthTraffic),
     /// Answer when everything before is done.
@@ -80,6 +82,10 @@ impl Keeper {
             }
             Job::Voucher(store) => self.keep(store).await,
             Job::End(lease, report, receipt) => self.keep_end((lease, report, receipt)).await,
+            Job::Receipt(lease, receipt) => {
+                let kept = self.records.put_receipt(lease, &receipt).await;
+                self.warn(kept);
+            }
             Job::Month(traffic) => {
                 let kept = self.records.put_month(self.network, traffic).await;
                 self.warn(kept);

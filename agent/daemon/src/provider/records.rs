@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use ipsx_agent_core::provider::{ConsentRecord, LeaseRecord, MonthTraffic};
 use ipsx_market::messages::EndReport;
 use ipsx_metering::{
-    Address, B256, ChannelId, ChannelState, DealId, NetworkId, Receipt, Signed, UnixSeconds,
+    Address, B256, ChannelId, ChannelState, DealId, Domain, NetworkId, Receipt, Signed, UnixSeconds,
 };
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
@@ -18,6 +18,7 @@ use sqlx::sqlite::{
 
 use super::config::records_path;
 use super::error::ProviderError;
+use crate::network::Network;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS owner (wallet BLOB NOT NULL) STRICT;
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS leases (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS unfinished ON leases (network) WHERE report IS NULL;
 CREATE TABLE IF NOT EXISTS receipts (deal_id BLOB PRIMARY KEY, receipt TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS served (network BLOB PRIMARY KEY, served TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS channels (id BLOB PRIMARY KEY, state TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS months (
     network BLOB NOT NULL,
@@ -58,6 +60,17 @@ pub struct KeptLease {
     pub report: Option<EndReport>,
     /// When it ended.
     pub ended_at: Option<UnixSeconds>,
+}
+
+/// A network that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Chain and contract.
+    pub domain: Domain,
+    /// Its operator.
+    pub operator: Address,
+    /// Its fee in basis points.
+    pub fee_bps: u16,
 }
 
 /// The provider's records in one data folder.
@@ -171,14 +184,7 @@ impl Records {
         now: UnixSeconds,
     ) -> Result<(), ProviderError> {
         if let Some(receipt) = receipt {
-            sqlx::query(
-                "INSERT INTO receipts (deal_id, receipt) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            )
-            .bind(lease.0.to_vec())
-            .bind(self.json(receipt)?)
-            .execute(&self.pool)
-            .await
-            .map_err(self.failed("write"))?;
+            self.put_receipt(lease, receipt).await?;
         }
         sqlx::query(
             "UPDATE leases SET report = ?, ended_at = ? WHERE deal_id = ? AND report IS NULL",
@@ -203,7 +209,54 @@ impl Records {
         rows.iter().map(|row| self.lease(row)).collect()
     }
 
-    /// The last receipt of each lease that ended.
+    /// Replaces the receipt that is kept of a lease.
+    pub async fn put_receipt(
+        &self,
+        lease: DealId,
+        receipt: &Signed<Receipt>,
+    ) -> Result<(), ProviderError> {
+        sqlx::query(
+            "INSERT INTO receipts (deal_id, receipt) VALUES (?, ?)
+             ON CONFLICT (deal_id) DO UPDATE SET receipt = excluded.receipt",
+        )
+        .bind(lease.0.to_vec())
+        .bind(self.json(receipt)?)
+        .execute(&self.pool)
+        .await
+        .map_err(self.failed("write"))?;
+        Ok(())
+    }
+
+    /// Notes where a network's contract is and who runs it, for who has to prove something without its broker.
+    pub async fn put_served(&self, network: &Network) -> Result<(), ProviderError> {
+        let served = Served {
+            domain: network.info.domain,
+            operator: network.info.operator,
+            fee_bps: network.info.fee_bps,
+        };
+        sqlx::query(
+            "INSERT INTO served (network, served) VALUES (?, ?)
+             ON CONFLICT (network) DO UPDATE SET served = excluded.served",
+        )
+        .bind(network.info.network.0.to_vec())
+        .bind(self.json(&served)?)
+        .execute(&self.pool)
+        .await
+        .map_err(self.failed("write"))?;
+        Ok(())
+    }
+
+    /// What was noted of a network; `None` if no provider has run on it here.
+    pub async fn served(&self, network: NetworkId) -> Result<Option<Served>, ProviderError> {
+        let row = sqlx::query("SELECT served FROM served WHERE network = ?")
+            .bind(network.0.to_vec())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(self.failed("read"))?;
+        row.map(|row| self.parsed(&row, "served")).transpose()
+    }
+
+    /// The latest receipt that was kept of each lease.
     pub async fn receipts(&self) -> Result<HashMap<DealId, Signed<Receipt>>, ProviderError> {
         let rows = sqlx::query("SELECT deal_id, receipt FROM receipts")
             .fetch_all(&self.pool)

@@ -27,11 +27,15 @@ use super::keeper::{Job, Keeper};
 use super::keys::{WalletKeys, market_key, tunnel_key};
 use super::records::Records;
 use crate::clock::unix_now;
+use crate::connections::{Owners, RecordSecret, Recorder};
 
 /// Events that wait for a slow reader; later ones are lost to it.
 const EVENTS: usize = 4_096;
 /// Writes that wait for the disk.
 const JOBS: usize = 1_024;
+
+/// The recorder's thread.
+pub(super) type JoinRecorder = std::thread::JoinHandle<()>;
 
 /// A provider at work. Dropping it stops it at once, as a kill would; [`RunningProvider::shutdown`] ends leases,
 /// tells the broker and claims what is to be claimed.
@@ -118,7 +122,10 @@ pub async fn start(
     check(&config)?;
     let (records, vouchers, restored) = open_files(&config, wallet.address()).await?;
     let private_key = tunnel_key(&wallet);
-    let (endpoint, tunnel_events) = start_tunnel(&config, &private_key)?;
+    let mut background = Background::new();
+    let owners = Owners::default();
+    let (flows, recorder) = background.record(&config, &wallet, &owners).unzip();
+    let (endpoint, tunnel_events) = start_tunnel(&config, &private_key, flows)?;
     endpoint.set_capacity(config.terms.rates())?;
     let listen = endpoint.local_addr();
     let keys = WalletKeys {
@@ -138,7 +145,6 @@ pub async fn start(
     let (status_sender, status) = watch::channel(ProviderStatus::default());
     let (stop, stopped) = oneshot::channel();
     let tunnel_key = endpoint.public_key();
-    let mut background = Background::new();
     if let Some(name) = &config.uapi {
         background.watch(&endpoint, name)?;
     }
@@ -157,7 +163,8 @@ pub async fn start(
         happenings: background.happenings,
         tasks: background.tasks,
         events: told,
-        peers: Peers::default(),
+        peers: Peers::new(owners),
+        recorder,
         egress_per_lease: !config.exit.egress.is_empty(),
         dropped: DropCounts::default(),
         frames: frames(),
@@ -188,6 +195,7 @@ async fn open_files(
     if !records.consent(|record| text.is_covered_by(record)).await? {
         return Err(ProviderError::ConsentMissing);
     }
+    records.put_served(&config.network).await?;
     let domain = config.network.rules.domain;
     let vouchers = VoucherStore::open(&vouchers_path(&config.data, domain), domain).await?;
     let restored = restore(config, &records, &vouchers).await?;
@@ -241,6 +249,34 @@ impl Background {
     #[cfg(not(target_os = "linux"))]
     fn watch(&mut self, _: &tunnel::Provider, _: &str) -> Result<(), ProviderError> {
         Err(ProviderError::NoWatch)
+    }
+
+    /// The connection record, if one is to be kept, and where the exit tells it of flows.
+    fn record(
+        &self,
+        config: &ProviderConfig,
+        wallet: &Wallet,
+        owners: &Owners,
+    ) -> Option<(mpsc::Sender<tunnel::FlowEvent>, JoinRecorder)> {
+        if config.record_retention == 0 {
+            return None;
+        }
+        if config.exit.exit != ExitKind::Userspace {
+            tracing::warn!(
+                "the kernel exit keeps no connection record: the kernel translates ports unseen"
+            );
+            return None;
+        }
+        let own = || RecordSecret::of_wallet(wallet).key();
+        let key = config.record_key.unwrap_or_else(own);
+        let retention = config.record_retention;
+        let (recorder, flows) = Recorder::new(&config.data, key, retention, owners.clone());
+        let happened = self.happened.clone();
+        let thread = recorder.spawn(move |lease, root| {
+            // Nobody listens when the provider has ended.
+            let _ = happened.send(Happening::Connections(lease, root));
+        });
+        Some((flows, thread))
     }
 
     fn claim(
@@ -306,10 +342,14 @@ fn market_tier(tier: ipsx_tunnel_core::Tier) -> ipsx_market::offer::Tier {
 fn start_tunnel(
     config: &ProviderConfig,
     private_key: &ipsx_tunnel_core::PrivateKey,
+    flows: Option<mpsc::Sender<tunnel::FlowEvent>>,
 ) -> Result<(tunnel::Provider, mpsc::Receiver<tunnel::ProviderEvent>), ProviderError> {
     let tunnel = tunnel_config(config, private_key);
     Ok(match config.exit.exit {
-        ExitKind::Userspace => tunnel::Provider::start(tunnel)?,
+        ExitKind::Userspace => match flows {
+            Some(flows) => tunnel::Provider::start_recorded(tunnel, flows)?,
+            None => tunnel::Provider::start(tunnel)?,
+        },
         #[cfg(target_os = "linux")]
         ExitKind::Kernel => {
             let v4 = Ipv4Net::new(tunnel.gateway_v4, INNER_PREFIX_V4).map(IpNet::from);

@@ -193,6 +193,7 @@ fn leased_entry(record: &LeaseRecord, claims: Option<Vec<Claim>>) -> Entry {
         usage: record.ended.map(|ended| ended.usage),
         vouchers: Some(record.vouchers),
         exit_seen: record.exit_seen,
+        connections_checked: Some(false),
         country: record.placement.country,
     };
     Entry::new(evidence, notes)
@@ -248,6 +249,7 @@ fn provided_notes(lease: &KeptLease) -> OwnNotes {
         usage: lease.report.as_ref().map(|report| report.usage),
         vouchers: None,
         exit_seen: None,
+        connections_checked: None,
         country: None,
     }
 }

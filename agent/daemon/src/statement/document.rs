@@ -110,6 +110,9 @@ pub struct OwnNotes {
     pub vouchers: Option<u64>,
     /// The address that the web saw; `None` when it was not checked.
     pub exit_seen: Option<IpAddr>,
+    /// Whether this side compared the leaves of its own connections with the root in the receipts before it signed;
+    /// `None` for the side that keeps the record.
+    pub connections_checked: Option<bool>,
     /// Where the broker placed the address.
     pub country: Option<Country>,
 }

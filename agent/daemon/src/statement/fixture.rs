@@ -70,6 +70,7 @@ fn notes() -> OwnNotes {
         usage: Some(Usage::default()),
         vouchers: Some(12),
         exit_seen: Some([192, 0, 2, 7].into()),
+        connections_checked: Some(false),
         country: "FR".parse().ok(),
     }
 }

@@ -141,6 +141,7 @@ fn lease(entry: &Entry) -> String {
             ),
         ),
         ("ended", ended.to_string()),
+        ("connection record", connections(entry)),
     ];
     let facts: String = facts
         .iter()
@@ -160,6 +161,24 @@ fn lease(entry: &Entry) -> String {
         chain_rows(entry),
         transactions(entry),
     )
+}
+
+/// The root that both sides signed, and whether this side looked under it.
+fn connections(entry: &Entry) -> String {
+    let root = entry
+        .evidence
+        .receipt
+        .as_ref()
+        .map(|receipt| receipt.message.connections_root);
+    match root.filter(|root| !root.is_zero()) {
+        Some(root) if entry.notes.connections_checked == Some(false) => {
+            format!(
+                "<code>{root:#x}</code>, kept by the provider; its leaves were not checked by this side"
+            )
+        }
+        Some(root) => format!("<code>{root:#x}</code>"),
+        None => String::new(),
+    }
 }
 
 fn chain_rows(entry: &Entry) -> String {

@@ -79,6 +79,8 @@ pub(super) struct Notes {
     pub(super) _vouchers: Value,
     #[serde(rename = "exit_seen")]
     pub(super) _exit_seen: Value,
+    #[serde(rename = "connections_checked")]
+    pub(super) _connections_checked: Value,
     #[serde(rename = "country")]
     pub(super) _country: Value,
 }

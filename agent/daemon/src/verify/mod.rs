@@ -1,8 +1,9 @@
-//! `ipsx verify FILE`: computes every hash, signature and sum of a statement again, offline.
+//! `ipsx verify FILE`: computes every hash, signature and sum of a statement or a disclosure again, offline.
 //!
 //! Nothing here is shared with the code that writes statements but the EIP-712 types of the signed messages: the
 //! document is read by types of its own, sums are its own, and signatures are recovered with the curve's library.
 
+mod disclosure;
 mod document;
 mod findings;
 mod lease;
@@ -11,10 +12,12 @@ mod period;
 mod signature;
 mod sums;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io::Read;
 use std::path::Path;
+
+use serde::Deserialize;
 
 use crate::cli::VerifyArgs;
 use crate::exit_code::{ExitCode, Failure};
@@ -31,7 +34,7 @@ pub(crate) fn run(args: &VerifyArgs, output: &Output) -> Result<(), Failure> {
         Failure::new(
             ExitCode::Statement,
             format!(
-                "{} is no statement: {reason}; write one with `ipsx statement --json`",
+                "{} is no statement or disclosure: {reason}; write one with `ipsx statement --json` or `ipsx disclose --output`",
                 args.file.display()
             ),
         )
@@ -48,9 +51,20 @@ pub(crate) fn run(args: &VerifyArgs, output: &Output) -> Result<(), Failure> {
 
 /// What holds of a document and what doesn't, or why it cannot be read.
 pub(crate) fn check(text: &str) -> Result<Findings, String> {
-    let document: document::Document =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let unreadable = |error: serde_json::Error| error.to_string();
+    let shape: Shape = serde_json::from_str(text).map_err(unreadable)?;
+    if shape.format == disclosure::FORMAT {
+        let document = serde_json::from_str(text).map_err(unreadable)?;
+        return Ok(disclosure::check(&document));
+    }
+    let document = serde_json::from_str(text).map_err(unreadable)?;
     Ok(sums::check(&document))
+}
+
+/// What a document calls itself.
+#[derive(Deserialize)]
+struct Shape {
+    format: String,
 }
 
 fn show(findings: &Findings, output: &Output) {

@@ -111,13 +111,12 @@ fn a_valid_statement_holds_in_every_point() {
     assert!(failed(&serde_json::to_value(single).unwrap()).is_empty());
 }
 
-#[test]
-fn every_changed_field_is_caught_or_listed_as_unproven() {
-    let document = valid();
+/// Changes each value of a valid document in several ways. Returns how many changes were caught, and how many made to
+/// fields that are listed as unproven.
+pub(crate) fn every_change_is_caught(document: &Value) -> (u32, u32) {
     let unproven = check(&document.to_string()).unwrap().unproven;
     let mut paths = Vec::new();
-    leaves(&document, "", &mut paths);
-    assert!(paths.len() > 130, "{}", paths.len());
+    leaves(document, "", &mut paths);
     let mut random = StdRng::seed_from_u64(7);
     let (mut caught, mut exempt) = (0, 0);
     for path in &paths {
@@ -125,12 +124,13 @@ fn every_changed_field_is_caught_or_listed_as_unproven() {
             let mut changed = document.clone();
             let leaf = changed.pointer_mut(path).unwrap();
             *leaf = mutated(leaf, &mut random);
-            assert_ne!(changed, document);
+            assert_ne!(&changed, document);
             if is_unproven(path, &unproven) {
                 exempt += 1;
             } else {
+                let what = failed(&changed);
                 assert!(
-                    !failed(&changed).is_empty(),
+                    !what.is_empty(),
                     "{path} changed to {:?}",
                     changed.pointer(path)
                 );
@@ -138,11 +138,18 @@ fn every_changed_field_is_caught_or_listed_as_unproven() {
             }
         }
     }
+    (caught, exempt)
+}
+
+#[test]
+fn every_changed_field_is_caught_or_listed_as_unproven() {
+    let document = valid();
+    let mut paths = Vec::new();
+    leaves(&document, "", &mut paths);
+    assert!(paths.len() > 130, "{}", paths.len());
+    let (caught, exempt) = every_change_is_caught(&document);
     // Only notes, transactions' names and whose statement it is.
-    assert!(
-        caught > 20 * exempt / 4,
-        "{caught} caught, {exempt} unproven"
-    );
+    assert!(caught > 5 * exempt, "{caught} caught, {exempt} unproven");
 }
 
 #[test]

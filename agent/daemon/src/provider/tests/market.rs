@@ -109,6 +109,8 @@ impl Market {
             exposure: ExposureLimits::default(),
             claim_at_end: true,
             uapi: None,
+            record_retention: 86_400,
+            record_key: None,
         }
     }
 
