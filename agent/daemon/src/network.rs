@@ -47,7 +47,7 @@ impl Network {
             .rpc
             .clone()
             .unwrap_or_else(|| chain_url(broker.url(), &info.chain_rpc));
-        let chain = RpcChain::new(&rpc).map_err(chain_failure)?;
+        let chain = RpcChain::via(&rpc, broker.connector().clone()).map_err(chain_failure)?;
         Self::on(info, Arc::new(chain)).await
     }
 

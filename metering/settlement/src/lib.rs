@@ -12,6 +12,8 @@
 mod bindings;
 mod chain;
 pub mod claims;
+#[cfg(feature = "rpc")]
+mod connector;
 mod contract;
 mod keystore;
 mod refusal;
@@ -32,6 +34,8 @@ mod rpc;
 mod rpc_format;
 
 pub use chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};
+#[cfg(feature = "rpc")]
+pub use connector::{Connector, Dial};
 pub use contract::{
     AccountState, Centralizer, ChannelState, ClaimRow, ContractError, Credits, Deployment,
     NetworkState, NewNetwork, PaidClaim, RowOutcome, Settlement, SignedPermit, SkipReason, deploy,

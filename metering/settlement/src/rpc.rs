@@ -11,7 +11,6 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ipsx_metering::UnixSeconds;
 use serde::Deserialize;
@@ -20,13 +19,14 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::chain::{Call, Chain, ChainError, Fees, Head, Log, LogFilter, TransactionReceipt};
+use crate::connector::Connector;
 use crate::rpc_format::{RpcCall, RpcFilter, RpcLog, RpcReceipt};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Longer answers are taken for a broken or hostile node.
 const MAX_ANSWER: usize = 64 << 20;
 
-type Http = Client<HttpsConnector<HttpConnector>, Full<hyper::body::Bytes>>;
+type Http = Client<HttpsConnector<Connector>, Full<hyper::body::Bytes>>;
 
 /// Any EVM node that speaks JSON-RPC over HTTP or HTTPS. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -42,6 +42,11 @@ pub struct RpcChain {
 impl RpcChain {
     /// Prepares requests to a node; does not connect yet.
     pub fn new(url: &str) -> Result<Self, ChainError> {
+        Self::via(url, Connector::default())
+    }
+
+    /// The same, with connections opened by `connector`.
+    pub fn via(url: &str, connector: Connector) -> Result<Self, ChainError> {
         let unusable = |reason: &str| ChainError::Endpoint {
             endpoint: url.to_string(),
             reason: reason.to_string(),
@@ -55,7 +60,7 @@ impl RpcChain {
             _ => return Err(unusable("it names no host")),
         };
         Ok(Self {
-            http: client(&parsed).map_err(|e| unusable(&e.to_string()))?,
+            http: client(&parsed, connector).map_err(|e| unusable(&e.to_string()))?,
             url: parsed,
             endpoint,
             timeout: TIMEOUT,
@@ -179,15 +184,15 @@ impl From<NodeError> for ChainError {
 }
 
 /// An HTTP client for a URL. The system's certificates are read only where they are needed.
-fn client(url: &Url) -> std::io::Result<Http> {
+fn client(url: &Url, connector: Connector) -> std::io::Result<Http> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = HttpsConnectorBuilder::new();
-    let connector = if url.scheme() == "https" {
+    let https = if url.scheme() == "https" {
         builder
             .with_provider_and_native_roots(Arc::unwrap_or_clone(provider))?
             .https_only()
             .enable_http1()
-            .build()
+            .wrap_connector(connector)
     } else {
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -198,9 +203,9 @@ fn client(url: &Url) -> std::io::Result<Http> {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .build()
+            .wrap_connector(connector)
     };
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
+    Ok(Client::builder(TokioExecutor::new()).build(https))
 }
 
 /// An error with its causes, on one line: the transport's own text leaves out what went wrong.

@@ -6,6 +6,7 @@
 //!
 //! - [`Device`]: peers, sessions, routing, gates, usage, control datagrams.
 //! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
+//! - [`KnownFlows`]: which packets that come back somebody asked for.
 //! - [`packet`]: reading and building inner IP packets.
 //! - [`offload`]: cutting and joining the super-packets of a TUN interface.
 //! - [`uapi`]: the text by which `wg` configures an interface.
@@ -18,6 +19,7 @@ mod ecn;
 mod gate;
 mod handshake_limits;
 mod keys;
+mod known_flows;
 mod noise;
 pub mod offload;
 mod own_numbers;
@@ -40,6 +42,7 @@ pub use ecn::{Arrival, Ecn};
 pub use gate::{Bucket, Gate, Limits, Rates};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use known_flows::KnownFlows;
 pub use policy::{ExitPolicy, Matcher, PolicyError, PortRange, Rule, RuleProtocol, Tier};
 pub use transmit::Transmit;
 pub use usage::Usage;

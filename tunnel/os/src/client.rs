@@ -1,5 +1,6 @@
 //! The end of the tunnel that uses the other's address.
 
+mod calling;
 mod flows;
 mod questions;
 mod role;
@@ -15,7 +16,7 @@ use std::{
 };
 
 use ipsx_tunnel_core::{
-    Device, DeviceConfig, DropCounts, IpNet, Ipv4Net, Ipv6Net, PeerConfig, PeerStatus,
+    Device, DeviceConfig, DropCounts, IpNet, Ipv4Net, Ipv6Net, PeerConfig, PeerId, PeerStatus,
     PresharedKey, PrivateKey, PublicKey, Side, Usage,
 };
 use rand::RngCore;
@@ -25,13 +26,14 @@ use tokio::{
 };
 
 use crate::{engine::Engine, error::TunnelError, link::Link, provider::check_control};
+pub(crate) use calling::Calling;
 pub use questions::ResolveError;
 use role::ClientRole;
 use stream::Pipe;
 pub use stream::{ConnectError, TunnelStream};
 
 /// Events kept for a slow reader; more control datagrams are dropped and counted.
-const EVENTS: usize = 1024;
+pub(crate) const EVENTS: usize = 1024;
 
 /// Settings of a client's tunnel.
 #[derive(Debug, Clone)]
@@ -58,6 +60,48 @@ pub struct ClientConfig {
     pub keepalive: Option<u16>,
     /// How long to wait for the first handshake.
     pub handshake_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// A device whose one peer is the provider.
+    pub(crate) fn device(&self, now: Instant) -> Result<(Device, PeerId), TunnelError> {
+        let mut seed = [0; 32];
+        rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
+        let device = DeviceConfig {
+            private_key: self.private_key.clone(),
+            side: Side::Client {
+                inner_v4: self.inner_v4,
+            },
+            gateway_v4: self.gateway_v4,
+            control_port: self.control_port,
+        };
+        let mut device = Device::new(device, seed, now);
+        let everywhere = vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        let peer = PeerConfig {
+            public_key: self.peer_public_key,
+            preshared_key: self.preshared_key.clone(),
+            endpoint: Some(self.endpoint),
+            allowed_ips: everywhere,
+            keepalive: self.keepalive,
+        };
+        let peer = device.add_peer(peer, now)?;
+        Ok((device, peer))
+    }
+}
+
+/// Waits for the first handshake and returns how long it took.
+pub(crate) async fn answered(
+    handshake: oneshot::Receiver<Duration>,
+    endpoint: SocketAddr,
+    patience: Duration,
+) -> Result<Duration, TunnelError> {
+    match timeout(patience, handshake).await {
+        Ok(measured) => measured.map_err(|_| TunnelError::Stopped),
+        Err(_) => Err(TunnelError::HandshakeTimeout {
+            endpoint,
+            after: patience,
+        }),
+    }
 }
 
 /// Something that happened at a client's tunnel.
@@ -88,6 +132,19 @@ pub struct TunnelStatus {
     pub established: bool,
     /// What has been moved.
     pub usage: Usage,
+}
+
+impl TunnelStatus {
+    pub(crate) fn new(status: &PeerStatus, now: Instant) -> Self {
+        let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+        Self {
+            endpoint: status.endpoint,
+            handshake_age: since(status.handshaked_at),
+            last_received: since(status.last_received),
+            established: status.established,
+            usage: status.usage,
+        }
+    }
 }
 
 /// What the handle and its streams ask of the loop.
@@ -122,33 +179,9 @@ impl ClientTunnel {
     pub async fn connect(
         config: ClientConfig,
     ) -> Result<(Self, mpsc::Receiver<ClientEvent>), TunnelError> {
-        let mut seed = [0; 32];
-        rand::rngs::OsRng.try_fill_bytes(&mut seed)?;
         let now = Instant::now();
+        let (device, peer) = config.device(now)?;
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
-        let mut device = Device::new(
-            DeviceConfig {
-                private_key: config.private_key,
-                side: Side::Client {
-                    inner_v4: config.inner_v4,
-                },
-                gateway_v4: config.gateway_v4,
-                control_port: config.control_port,
-            },
-            seed,
-            now,
-        );
-        let everywhere = vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
-        let peer = device.add_peer(
-            PeerConfig {
-                public_key: config.peer_public_key,
-                preshared_key: config.preshared_key,
-                endpoint: Some(endpoint),
-                allowed_ips: everywhere,
-                keepalive: config.keepalive,
-            },
-            now,
-        )?;
         let (events, receiver) = mpsc::channel(EVENTS);
         let (ready, handshake) = oneshot::channel();
         let (engine, link) = Engine::new(device, config.bind)?;
@@ -160,7 +193,7 @@ impl ClientTunnel {
         };
         engine.spawn(
             "ipsx-client",
-            ClientRole::new(peer, addresses, window, events, ready, now),
+            ClientRole::new(peer, addresses, window, events, Calling::new(ready, now)),
         )?;
         // From here on, leaving early ends the loop.
         let mut inner = Inner {
@@ -169,15 +202,7 @@ impl ClientTunnel {
             round_trip: Duration::ZERO,
             next_stream: AtomicU64::new(1),
         };
-        inner.round_trip = match timeout(patience, handshake).await {
-            Ok(measured) => measured.map_err(|_| TunnelError::Stopped)?,
-            Err(_) => {
-                return Err(TunnelError::HandshakeTimeout {
-                    endpoint,
-                    after: patience,
-                });
-            }
-        };
+        inner.round_trip = answered(handshake, endpoint, patience).await?;
         Ok((
             Self {
                 inner: Arc::new(inner),
@@ -242,15 +267,7 @@ impl ClientTunnel {
             .ask(Command::Status)
             .await?
             .ok_or(TunnelError::Stopped)?;
-        let now = Instant::now();
-        let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
-        Ok(TunnelStatus {
-            endpoint: status.endpoint,
-            handshake_age: since(status.handshaked_at),
-            last_received: since(status.last_received),
-            established: status.established,
-            usage: status.usage,
-        })
+        Ok(TunnelStatus::new(&status, Instant::now()))
     }
 
     /// Sends opaque bytes to the provider, past its gate and outside usage. Delivery is not certain, as with any

@@ -145,6 +145,12 @@ impl<C: Send + 'static> Engine<C> {
         self.poll.registry()
     }
 
+    /// Marks all outer datagrams, for the host's routing rules.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.udp.set_mark(mark)
+    }
+
     pub(crate) fn device(&mut self) -> &mut Device {
         &mut self.device
     }

@@ -27,6 +27,16 @@ pub enum TunnelError {
     /// The system gave no randomness.
     #[error("the system's random source failed: {0}")]
     Random(#[from] rand::Error),
+    /// The outer socket's datagrams could not be marked.
+    #[cfg(target_os = "linux")]
+    #[error(
+        "cannot mark the tunnel's own datagrams: {0}; that needs the capability CAP_NET_ADMIN: run this as root"
+    )]
+    Mark(#[source] io::Error),
+    /// The interface could not be made.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Interface(#[from] crate::tun::TunError),
     /// The peer was not added.
     #[error(transparent)]
     AddPeer(#[from] AddPeerError),

@@ -3,6 +3,7 @@
 //!
 //! - [`Provider`] lends the address: an endpoint on its own thread, with a userspace exit or the kernel's.
 //! - [`ClientTunnel`] uses it: connections are [`TunnelStream`]s, names are resolved at the far end.
+//! - [`HostTunnel`] uses it for the host's own traffic, through an interface (Linux).
 //! - [`BareDevice`] is a plain WireGuard interface on Linux, configured by `wg`.
 //! - [`Proxy`] offers a client tunnel to local programs as SOCKS5 and HTTP proxy on one port.
 //!
@@ -18,6 +19,10 @@ mod deadlines;
 mod engine;
 mod error;
 mod exit;
+#[cfg(target_os = "linux")]
+mod host;
+#[cfg(target_os = "linux")]
+mod host_tunnel;
 mod link;
 #[cfg(target_os = "linux")]
 pub mod nft;
@@ -44,6 +49,10 @@ pub use error::TunnelError;
 #[cfg(target_os = "linux")]
 pub use exit::kernel::{KernelExitConfig, KernelExitError, clean_up};
 pub use exit::{Egress, EgressRange, ExitLimits, FlowEvent};
+#[cfg(target_os = "linux")]
+pub use host::{HostClaim, HostError, HostPlan, HostTraffic, MARK};
+#[cfg(target_os = "linux")]
+pub use host_tunnel::HostTunnel;
 pub use provider::{Provider, ProviderConfig, ProviderEvent};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
 #[cfg(target_os = "linux")]

@@ -123,6 +123,15 @@ impl Tun {
 
     /// Reads one packet or super-packet and gives it to the device.
     pub(crate) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
+        self.read(|segments| {
+            if let Err(reason) = device.handle_segments(segments, now) {
+                tracing::trace!(%reason, "packet dropped");
+            }
+        })
+    }
+
+    /// Reads one packet or super-packet and gives it to `take`.
+    pub(crate) fn read(&mut self, take: impl FnOnce(&Segments<'_>)) -> Result<(), Stop> {
         let len = match self.file.read(&mut self.input) {
             Ok(len) => len,
             Err(error) => return self.judge(&error),
@@ -132,14 +141,8 @@ impl Tun {
         else {
             return Ok(());
         };
-        let segments =
-            OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet));
-        match segments {
-            Ok(segments) => {
-                if let Err(reason) = device.handle_segments(&segments, now) {
-                    tracing::trace!(%reason, "packet dropped");
-                }
-            }
+        match OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet)) {
+            Ok(segments) => take(&segments),
             Err(error) => tracing::debug!(%error, "packet of the interface dropped"),
         }
         Ok(())

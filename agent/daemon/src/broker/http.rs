@@ -7,9 +7,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ipsx_market::http::Problem;
+use ipsx_settlement::Connector;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,8 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client of one server.
 pub(super) struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     base: String,
+    connector: Connector,
 }
 
 /// One request.
@@ -67,14 +68,16 @@ impl<'a> Ask<'a> {
 
 impl Http {
     /// `base` is a checked `http://` URL without a slash at its end.
-    pub(super) fn new(base: &str) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        connector.set_nodelay(true);
+    pub(super) fn new(base: &str, connector: Connector) -> Self {
         Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
+            client: Client::builder(TokioExecutor::new()).build(connector.clone()),
             base: base.into(),
+            connector,
         }
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     pub(super) fn base(&self) -> &str {

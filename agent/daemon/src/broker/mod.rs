@@ -13,7 +13,7 @@ use ipsx_market::http::{
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::DealId;
-use ipsx_settlement::Wallet;
+use ipsx_settlement::{Connector, Wallet};
 use std::sync::Arc;
 
 use crate::exit_code::{ExitCode, Failure};
@@ -91,9 +91,19 @@ pub struct Broker {
 impl Broker {
     /// `url` is a checked `http://` URL without a slash at its end; nothing is connected yet.
     pub fn new(url: &str) -> Self {
+        Self::via(url, Connector::default())
+    }
+
+    /// The same, with connections opened by `connector`.
+    pub fn via(url: &str, connector: Connector) -> Self {
         Self {
-            http: Http::new(url),
+            http: Http::new(url, connector),
         }
+    }
+
+    /// How connections to it, and to the chain that it names, are opened.
+    pub fn connector(&self) -> &Connector {
+        self.http.connector()
     }
 
     /// Its URL.

@@ -2,6 +2,7 @@
 
 mod country;
 pub mod duration;
+mod tun;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use crate::provider::ProvideArgs;
 use crate::statement::Month;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
+pub use tun::TunArgs;
 
 /// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
 #[derive(Debug, Parser)]
@@ -238,7 +240,15 @@ pub struct ConnectArgs {
     #[command(flatten)]
     pub price: PriceArgs,
     /// The most that this lease may cost in all, in tokens
-    #[arg(long, value_name = "TOKENS", value_parser = amount::parse, help_heading = "Price")]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_parser = amount::parse,
+        help_heading = "Price",
+        required = false,
+        required_unless_present = "restore",
+        default_value_if("restore", "true", "0")
+    )]
     pub budget: Amount,
     /// How long, such as 90s, 10m, 2h or 7d
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
@@ -268,6 +278,9 @@ pub struct ConnectArgs {
         conflicts_with = "export"
     )]
     pub exit_check: Option<String>,
+    /// The host's own traffic.
+    #[command(flatten)]
+    pub host: TunArgs,
 }
 
 /// `ipsx leases`

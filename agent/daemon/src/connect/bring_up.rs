@@ -9,7 +9,7 @@ use ipsx_agent_core::requester::{Lease, LeaseSettings, PaymentPath};
 use ipsx_market::sealed::FrameSealer;
 use ipsx_metering::SecretKey;
 use ipsx_tunnel_core::PublicKey;
-use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, TunnelError};
 use rand::RngCore;
 use rand::rngs::OsRng;
 
@@ -17,9 +17,12 @@ use super::export::wg_quick;
 use super::requester::{Agreed, Requester};
 use super::running::{Drive, RunningLease};
 use super::transport::{Relay, Transport};
+#[cfg(target_os = "linux")]
+use super::tun::HostPlace;
 use super::{Use, port_in_use};
 use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
+use crate::output::Output;
 use crate::store::write_private;
 
 /// How long the provider may take for its first answer.
@@ -36,16 +39,45 @@ pub enum Place {
         /// The tunnel behind it.
         tunnel: ClientTunnel,
     },
+    /// Everywhere on this host.
+    #[cfg(target_os = "linux")]
+    Host(Box<HostPlace>),
     /// A file for another client.
     File(PathBuf),
 }
 
 impl Place {
-    /// Ends the proxy and the tunnel. A file stays: it is of no use any more, but it is the user's.
-    pub async fn close(self) {
-        if let Self::Proxy { proxy, tunnel } = self {
-            proxy.shutdown().await;
-            tunnel.shutdown().await;
+    /// Ends the proxy and the tunnel, and what they changed. A file stays: it is of no use any more, but it is the
+    /// user's.
+    pub async fn close(self) -> Result<(), Failure> {
+        match self {
+            Self::Proxy { proxy, tunnel } => {
+                proxy.shutdown().await;
+                tunnel.shutdown().await;
+                Ok(())
+            }
+            #[cfg(target_os = "linux")]
+            Self::Host(host) => host.close().await,
+            Self::File(_) => Ok(()),
+        }
+    }
+
+    /// The same after a lease that ended otherwise than its user meant it: a kill switch stays.
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+    pub(super) async fn fail(self, output: &Output) -> Result<(), Failure> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host(host) => host.fail(output).await,
+            other => other.close().await,
+        }
+    }
+
+    /// Whether somebody took it away.
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host(host) => host.tunnel().is_gone(),
+            _ => false,
         }
     }
 }
@@ -74,13 +106,28 @@ async fn bring_up(
     let exit_page = usage.exit_page().cloned();
     let (transport, place) = match usage {
         Use::Proxy { listen, bind, .. } => proxy(&agreed, listen, bind).await?,
+        #[cfg(target_os = "linux")]
+        Use::Host { mode, bind, .. } => {
+            let (place, events) = mode.begin(tunnel_config(&agreed, bind)).await?;
+            let tunnel = place.tunnel().clone();
+            (
+                Transport::Host { tunnel, events },
+                Place::Host(Box::new(place)),
+            )
+        }
         Use::Export { file } => export(requester, &agreed, file)?,
     };
     let path = match &place {
-        Place::Proxy { .. } => PaymentPath::Tunnel,
         Place::File(_) => PaymentPath::Broker,
+        _ => PaymentPath::Tunnel,
     };
-    let lease = lease(requester, &agreed, path, exit_page.is_some())?;
+    let lease = match lease(requester, &agreed, path, exit_page.is_some()) {
+        Ok(lease) => lease,
+        Err(failure) => {
+            place.close().await?;
+            return Err(failure);
+        }
+    };
     let running = RunningLease::start(Drive {
         requester: requester.clone(),
         lease,
@@ -98,7 +145,8 @@ async fn proxy(
     listen: SocketAddr,
     bind: Option<IpAddr>,
 ) -> Result<(Transport, Place), Failure> {
-    let (tunnel, events) = tunnel(agreed, bind).await?;
+    let connected = ClientTunnel::connect(tunnel_config(agreed, bind)).await;
+    let (tunnel, events) = connected.map_err(tunnel_failure)?;
     let proxy = Proxy::start(ProxyConfig::new(listen), tunnel.clone())
         .await
         .map_err(port_in_use)?;
@@ -155,22 +203,13 @@ fn lease(
         .map_err(|error| Failure::new(ExitCode::Refused, error.to_string()))
 }
 
-async fn tunnel(
-    agreed: &Agreed,
-    bind: Option<IpAddr>,
-) -> Result<
-    (
-        ClientTunnel,
-        tokio::sync::mpsc::Receiver<ipsx_tunnel_os::ClientEvent>,
-    ),
-    Failure,
-> {
+fn tunnel_config(agreed: &Agreed, bind: Option<IpAddr>) -> ClientConfig {
     let (deal, ready) = (&agreed.record.deal, &agreed.ready);
     let anywhere: IpAddr = match ready.endpoint {
         SocketAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
         SocketAddr::V6(_) => IpAddr::from([0u16; 8]),
     };
-    let config = ClientConfig {
+    ClientConfig {
         private_key: agreed.tunnel_key.clone(),
         peer_public_key: PublicKey::from_bytes(deal.provider_tunnel_key.0.0),
         preshared_key: None,
@@ -182,13 +221,15 @@ async fn tunnel(
         control_port: ready.control_port,
         keepalive: Some(KEEPALIVE_SECS),
         handshake_timeout: CONNECT_WITHIN,
+    }
+}
+
+/// A tunnel that did not come up.
+pub(super) fn tunnel_failure(error: TunnelError) -> Failure {
+    let code = match error {
+        TunnelError::Bind { .. } => ExitCode::PortInUse,
+        TunnelError::HandshakeTimeout { .. } => ExitCode::LeaseFailed,
+        _ => ExitCode::Internal,
     };
-    ClientTunnel::connect(config).await.map_err(|error| {
-        let code = match error {
-            ipsx_tunnel_os::TunnelError::Bind { .. } => ExitCode::PortInUse,
-            ipsx_tunnel_os::TunnelError::HandshakeTimeout { .. } => ExitCode::LeaseFailed,
-            _ => ExitCode::Internal,
-        };
-        Failure::new(code, error.to_string())
-    })
+    Failure::new(code, error.to_string())
 }

@@ -9,6 +9,7 @@ use hyper::Uri;
 use hyper_util::rt::TokioIo;
 use ipsx_agent_core::requester::ExitSeen;
 use ipsx_tunnel_os::ClientTunnel;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::exit_code::Failure;
 
@@ -16,6 +17,19 @@ use crate::exit_code::Failure;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// An address is short.
 const MAX_ANSWER: usize = 1_024;
+/// What a name may lack.
+const NO_ADDRESS: &str = "the name has no address";
+
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// How the page is reached.
+pub(super) enum Way {
+    /// By a connection inside the tunnel.
+    Tunnel(ClientTunnel),
+    /// By this host's own connection, through this interface alone.
+    #[cfg(target_os = "linux")]
+    Interface(String),
+}
 
 /// A page that answers with the address it saw, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +64,8 @@ impl ExitPage {
     }
 
     /// Looks once.
-    pub(super) async fn look(&self, tunnel: &ClientTunnel) -> ExitSeen {
-        match tokio::time::timeout(PATIENCE, self.fetch(tunnel)).await {
+    pub(super) async fn look(&self, way: &Way) -> ExitSeen {
+        match tokio::time::timeout(PATIENCE, self.fetch(way)).await {
             Ok(Ok(address)) => ExitSeen::Address(address),
             Ok(Err(reason)) => {
                 tracing::debug!(%reason, "the exit's address was not found out");
@@ -61,21 +75,39 @@ impl ExitPage {
         }
     }
 
-    async fn fetch(
-        &self,
-        tunnel: &ClientTunnel,
-    ) -> Result<IpAddr, Box<dyn std::error::Error + Send + Sync>> {
-        let address = match self.host.parse::<IpAddr>() {
-            Ok(address) => address,
-            Err(_) => *tunnel
-                .resolve(&self.host)
-                .await?
-                .first()
-                .ok_or("the name has no address")?,
-        };
-        let stream = tunnel
-            .tcp_connect(SocketAddr::new(address, self.port))
-            .await?;
+    async fn fetch(&self, way: &Way) -> Result<IpAddr, Reason> {
+        match way {
+            Way::Tunnel(tunnel) => {
+                let address = match self.host.parse::<IpAddr>() {
+                    Ok(address) => address,
+                    Err(_) => *tunnel
+                        .resolve(&self.host)
+                        .await?
+                        .first()
+                        .ok_or(NO_ADDRESS)?,
+                };
+                let address = SocketAddr::new(address, self.port);
+                self.ask(tunnel.tcp_connect(address).await?).await
+            }
+            #[cfg(target_os = "linux")]
+            Way::Interface(name) => {
+                let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+                // The lease's IPv4 address is the one that was sold.
+                let address = found.min_by_key(SocketAddr::is_ipv6).ok_or(NO_ADDRESS)?;
+                let socket = match address {
+                    SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+                };
+                socket.bind_device(Some(name.as_bytes()))?;
+                self.ask(socket.connect(address).await?).await
+            }
+        }
+    }
+
+    async fn ask<S>(&self, stream: S) -> Result<IpAddr, Reason>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);

@@ -2,6 +2,8 @@
 
 mod bring_up;
 mod budget;
+#[cfg(target_os = "linux")]
+mod dialer;
 mod exit_check;
 mod explain;
 mod export;
@@ -12,6 +14,8 @@ mod show;
 #[cfg(all(test, feature = "demo"))]
 mod tests;
 mod transport;
+#[cfg(target_os = "linux")]
+mod tun;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -20,6 +24,7 @@ use std::sync::Arc;
 use ipsx_agent_core::requester::Wishes;
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use ipsx_settlement::Connector;
 use ipsx_tunnel_os::ProxyError;
 
 use crate::broker::Broker;
@@ -41,10 +46,13 @@ pub use show::{Shown, second_line};
 
 /// Runs `ipsx connect`.
 pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
-    let usage = Use::from_args(&args)?;
+    if args.host.restore {
+        return restore(settings, output).await;
+    }
     // Whatever can be found out without the network is found out first.
+    let usage = Use::from_args(&args, settings, output)?;
     usage.check()?;
-    let requester = Arc::new(open(settings, output).await?);
+    let requester = Arc::new(open_via(settings, output, usage.connector()).await?);
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);
@@ -63,7 +71,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
                     let usable = if checked { matches!(news, News::ExitProven(_)) } else { news == News::Serving };
                     shown.news(&news);
                     if usable {
-                        shown.proxy(&place);
+                        shown.ready(&place);
                     }
                 }
                 None => break,
@@ -71,21 +79,54 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
             Some(wish) = wishes_to_end.recv() => match wish {
                 1 => lease.stop(),
                 // What was promised is on disk: nothing is lost but the last word.
-                _ => return Err(Failure::new(
-                    ExitCode::Interrupted,
-                    "ended without the last word to the provider; the next ipsx command tells the broker",
-                )),
+                _ => {
+                    place.close().await?;
+                    return Err(Failure::new(
+                        ExitCode::Interrupted,
+                        "ended without the last word to the provider; the next ipsx command tells the broker",
+                    ));
+                }
             },
         }
     }
-    let finished = lease.finished().await?;
-    place.close().await;
-    shown.finished(&finished)
+    let outcome = match lease.finished().await {
+        Ok(finished) => shown.finished(&finished),
+        Err(failure) => Err(failure),
+    };
+    if outcome.is_ok() && !place.is_gone() {
+        place.close().await?;
+    } else {
+        place.fail(output).await?;
+    }
+    outcome
 }
+
+#[cfg(target_os = "linux")]
+async fn restore(settings: &Settings, output: &Output) -> Result<(), Failure> {
+    tun::restore(settings, output).await
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn restore(_: &Settings, _: &Output) -> Result<(), Failure> {
+    Err(Failure::usage(ONLY_ON_LINUX))
+}
+
+#[cfg(not(target_os = "linux"))]
+const ONLY_ON_LINUX: &str =
+    "--tun and --restore work on Linux only; leave them out: the proxy works everywhere";
 
 /// Opens the wallet, joins the network and ends what a crash left open.
 pub async fn open(settings: &Settings, output: &Output) -> Result<Requester, Failure> {
-    let broker = Broker::new(&settings.broker);
+    open_via(settings, output, Connector::default()).await
+}
+
+/// The same, with connections opened by `connector`.
+async fn open_via(
+    settings: &Settings,
+    output: &Output,
+    connector: Connector,
+) -> Result<Requester, Failure> {
+    let broker = Broker::via(&settings.broker, connector);
     let network = Network::join(settings, &broker).await?;
     let wallet = wallet::open(settings).await?;
     let requester = Requester::new(wallet, network, broker, &settings.data);
@@ -94,12 +135,21 @@ pub async fn open(settings: &Settings, output: &Output) -> Result<Requester, Fai
 }
 
 /// How a lease is to be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Use {
     /// This program runs the tunnel and offers it as a proxy.
     Proxy {
         /// Where the proxy listens.
         listen: SocketAddr,
+        /// Source address of the tunnel.
+        bind: Option<IpAddr>,
+        /// Page that tells the exit's address.
+        exit_page: Option<ExitPage>,
+    },
+    /// This program runs the tunnel and leads the host's own traffic into it.
+    #[cfg(target_os = "linux")]
+    Host {
+        /// What of it, and the right to it.
+        mode: Box<tun::TunMode>,
         /// Source address of the tunnel.
         bind: Option<IpAddr>,
         /// Page that tells the exit's address.
@@ -113,16 +163,21 @@ pub enum Use {
 }
 
 impl Use {
-    fn from_args(args: &ConnectArgs) -> Result<Self, Failure> {
+    fn from_args(
+        args: &ConnectArgs,
+        settings: &Settings,
+        output: &Output,
+    ) -> Result<Self, Failure> {
+        let (bind, page) = (args.bind, args.exit_check.as_deref());
+        let exit_page = page.map(ExitPage::parse).transpose()?;
+        if let Some(interface) = &args.host.tun {
+            return Self::host(interface, args, exit_page, settings, output);
+        }
         match args.export.as_deref() {
             None => Ok(Self::Proxy {
                 listen: args.proxy,
-                bind: args.bind,
-                exit_page: args
-                    .exit_check
-                    .as_deref()
-                    .map(ExitPage::parse)
-                    .transpose()?,
+                bind,
+                exit_page,
             }),
             Some([format, file]) if format == "wg" => Ok(Self::Export { file: file.into() }),
             Some(other) => Err(Failure::usage(format!(
@@ -132,10 +187,48 @@ impl Use {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    fn host(
+        interface: &str,
+        args: &ConnectArgs,
+        exit_page: Option<ExitPage>,
+        settings: &Settings,
+        output: &Output,
+    ) -> Result<Self, Failure> {
+        let mode = tun::TunMode::prepare(interface, &args.host, settings, output)?;
+        Ok(Self::Host {
+            mode: Box::new(mode),
+            bind: args.bind,
+            exit_page,
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn host(
+        _: &str,
+        _: &ConnectArgs,
+        _: Option<ExitPage>,
+        _: &Settings,
+        _: &Output,
+    ) -> Result<Self, Failure> {
+        Err(Failure::usage(ONLY_ON_LINUX))
+    }
+
+    /// How broker and chain are reached.
+    fn connector(&self) -> Connector {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Host { mode, .. } => mode.connector(),
+            _ => Connector::default(),
+        }
+    }
+
     /// The page that tells the exit's address, if there is one.
     fn exit_page(&self) -> Option<&ExitPage> {
         match self {
             Self::Proxy { exit_page, .. } => exit_page.as_ref(),
+            #[cfg(target_os = "linux")]
+            Self::Host { exit_page, .. } => exit_page.as_ref(),
             Self::Export { .. } => None,
         }
     }
@@ -157,6 +250,9 @@ impl Use {
                     })
                 })
             }
+            // Its own preparation has looked.
+            #[cfg(target_os = "linux")]
+            Self::Host { .. } => Ok(()),
             Self::Export { file } => check_writable(file),
         }
     }

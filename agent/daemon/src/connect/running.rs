@@ -9,7 +9,7 @@ use ipsx_metering::{ChannelId, ChannelState, DealId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::exit_check::ExitPage;
+use super::exit_check::{ExitPage, Way};
 use super::requester::{Requester, is_over};
 use super::transport::Transport;
 use crate::clock::unix_now;
@@ -197,14 +197,17 @@ impl Drive {
     }
 
     fn check_exit(&self, exits: mpsc::Sender<ipsx_agent_core::requester::ExitSeen>) {
-        let (Some(page), Transport::Tunnel { tunnel, .. }) =
-            (self.exit_page.clone(), &self.transport)
-        else {
+        let Some(page) = self.exit_page.clone() else {
             return;
         };
-        let tunnel = tunnel.clone();
+        let way = match &self.transport {
+            Transport::Tunnel { tunnel, .. } => Way::Tunnel(tunnel.clone()),
+            #[cfg(target_os = "linux")]
+            Transport::Host { tunnel, .. } => Way::Interface(tunnel.interface().to_owned()),
+            Transport::Broker(_) => return,
+        };
         tokio::spawn(async move {
-            let seen = page.look(&tunnel).await;
+            let seen = page.look(&way).await;
             // The lease may be over by now.
             let _ = exits.send(seen).await;
         });

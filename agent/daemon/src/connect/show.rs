@@ -78,13 +78,23 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// The proxy, once traffic passes.
-    pub fn proxy(&self, place: &Place) {
-        if let Place::Proxy { proxy, .. } = place {
-            let address = proxy.local_addr();
-            self.output
-                .json(&json!({ "event": "proxy_ready", "address": address }));
-            self.line(format!("proxy ready on {address} (SOCKS5 and HTTP)"));
+    /// The proxy, or the interface, once traffic passes.
+    pub fn ready(&self, place: &Place) {
+        match place {
+            Place::Proxy { proxy, .. } => {
+                let address = proxy.local_addr();
+                self.output
+                    .json(&json!({ "event": "proxy_ready", "address": address }));
+                self.line(format!("proxy ready on {address} (SOCKS5 and HTTP)"));
+            }
+            #[cfg(target_os = "linux")]
+            Place::Host(host) => {
+                let name = host.tunnel().interface();
+                self.output
+                    .json(&json!({ "event": "interface_ready", "interface": name }));
+                self.line(format!("this host's traffic goes through {name} now"));
+            }
+            Place::File(_) => {}
         }
     }
 

@@ -133,7 +133,7 @@ async fn an_exported_lease_is_used_by_another_client_and_paid_through_the_broker
     }
     lease.stop();
     let finished = lease.finished().await.unwrap();
-    place.close().await;
+    place.close().await.unwrap();
     assert_eq!(
         finished.ending.reason.blame(),
         Blame::Nobody,
@@ -246,7 +246,7 @@ async fn whole_lease(world: &World) -> Finished {
     let (mut lease, place) = begin(world.requester.clone(), agreed, usage).await.unwrap();
     while lease.news.recv().await.is_some() {}
     let finished = lease.finished().await.unwrap();
-    place.close().await;
+    place.close().await.unwrap();
     finished
 }
 

@@ -10,6 +10,8 @@ use ipsx_market::http::Frames;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
 use ipsx_metering::DealId;
+#[cfg(target_os = "linux")]
+use ipsx_tunnel_os::HostTunnel;
 use ipsx_tunnel_os::{ClientEvent, ClientTunnel};
 use rand::RngCore;
 use rand::rngs::OsRng;
@@ -32,6 +34,12 @@ pub(super) enum Transport {
         tunnel: ClientTunnel,
         events: mpsc::Receiver<ClientEvent>,
     },
+    /// The same, for the host's own traffic.
+    #[cfg(target_os = "linux")]
+    Host {
+        tunnel: HostTunnel,
+        events: mpsc::Receiver<ClientEvent>,
+    },
     /// Another client does.
     Broker(Relay),
 }
@@ -43,13 +51,14 @@ impl Transport {
             Ok(content) => content,
             Err(error) => return tracing::warn!(%error, "a payment message cannot be encoded"),
         };
-        match self {
-            Self::Tunnel { tunnel, .. } => {
-                if let Err(error) = tunnel.send_control(content) {
-                    tracing::debug!(%error, "a payment message was not sent");
-                }
-            }
-            Self::Broker(relay) => relay.send(content),
+        let sent = match self {
+            Self::Tunnel { tunnel, .. } => tunnel.send_control(content),
+            #[cfg(target_os = "linux")]
+            Self::Host { tunnel, .. } => tunnel.send_control(content),
+            Self::Broker(relay) => return relay.send(content),
+        };
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a payment message was not sent");
         }
     }
 
@@ -58,6 +67,11 @@ impl Transport {
         loop {
             let content = match self {
                 Self::Tunnel { events, .. } => match events.recv().await? {
+                    ClientEvent::Control { payload } => payload,
+                    ClientEvent::Handshaked { .. } => continue,
+                },
+                #[cfg(target_os = "linux")]
+                Self::Host { events, .. } => match events.recv().await? {
                     ClientEvent::Control { payload } => payload,
                     ClientEvent::Handshaked { .. } => continue,
                 },
@@ -72,14 +86,13 @@ impl Transport {
 
     /// Bytes up and down by this side's count; `None` without a tunnel of its own.
     pub(super) async fn counters(&self) -> Option<(u64, u64)> {
-        match self {
-            Self::Tunnel { tunnel, .. } => tunnel
-                .usage()
-                .await
-                .ok()
-                .map(|usage| (usage.bytes_up, usage.bytes_down)),
-            Self::Broker(_) => None,
-        }
+        let usage = match self {
+            Self::Tunnel { tunnel, .. } => tunnel.usage().await,
+            #[cfg(target_os = "linux")]
+            Self::Host { tunnel, .. } => tunnel.usage().await,
+            Self::Broker(_) => return None,
+        };
+        usage.ok().map(|usage| (usage.bytes_up, usage.bytes_down))
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) async fn going(world: World, args: &DemoArgs, stage: &Stage<'_>) -> R
     }
     let finished = lease.finished().await?;
     stage.line("ended", finished.ending.reason.to_string());
-    place.close().await;
+    place.close().await?;
     world.stop().await;
     Ok(())
 }

@@ -256,7 +256,7 @@ async fn lease(world: &World, args: &DemoArgs, stage: &Stage<'_>) -> Result<Leas
     }
     let outcome = user.finish();
     let finished = lease.finished().await?;
-    place.close().await;
+    place.close().await?;
     stage.output.line("");
     stage.line("ended", finished.ending.reason.to_string());
     let (seen, fetched) = outcome?;

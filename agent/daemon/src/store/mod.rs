@@ -114,6 +114,11 @@ pub(crate) fn failure(action: &str, path: &Path, reason: impl std::fmt::Display)
     )
 }
 
+/// Makes the folder of the records, open to the user alone, if it is missing.
+pub fn make_folder(data: &Path) -> Result<(), Failure> {
+    durable::make_private(data).map_err(|error| failure("make", data, error))
+}
+
 /// Writes a file that only the user can read, whole or not at all.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
     durable::replace(path, content).map_err(|error| failure("write", path, error))

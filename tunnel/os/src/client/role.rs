@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::ControlFlow,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ipsx_tunnel_core::{
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     ClientEvent, Command,
+    calling::Calling,
     flows::ClientFlows,
     questions::Questions,
     stream::{ConnectError, lock},
@@ -24,12 +25,6 @@ use crate::engine::{Context, Role};
 
 /// Protocol number of TCP.
 const TCP: u8 = 6;
-
-/// How long to wait for the first handshake's answer before asking again; doubled each time.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-
-/// The longest such wait, which is also the protocol's own.
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// The tunnel's addresses on the inside.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +53,7 @@ pub(super) struct ClientRole {
     flows: ClientFlows,
     questions: Questions,
     events: mpsc::Sender<ClientEvent>,
-    /// Told how long the first handshake took.
-    ready: Option<oneshot::Sender<Duration>>,
-    /// When the last try for the first handshake began.
-    tried_at: Instant,
-    /// When the next try is due, and how long to wait after it; none once there was a handshake.
-    next_try: Option<(Instant, Duration)>,
+    calling: Calling,
     /// Answered by dropping it, when the loop and its socket are gone.
     shutdown: Option<oneshot::Sender<()>>,
 }
@@ -74,8 +64,7 @@ impl ClientRole {
         addresses: Addresses,
         window: usize,
         events: mpsc::Sender<ClientEvent>,
-        ready: oneshot::Sender<Duration>,
-        now: Instant,
+        calling: Calling,
     ) -> Self {
         let gateway = IpAddr::V4(addresses.gateway_v4);
         Self {
@@ -88,9 +77,7 @@ impl ClientRole {
                 gateway,
             ),
             events,
-            ready: Some(ready),
-            tried_at: now,
-            next_try: Some((now, FIRST_RETRY)),
+            calling,
             shutdown: None,
         }
     }
@@ -218,10 +205,7 @@ impl Role for ClientRole {
 
     fn handle_event(&mut self, event: DeviceEvent, cx: &mut Context<'_>) {
         if let DeviceEvent::Handshaked { endpoint, .. } = event {
-            self.next_try = None;
-            if let Some(ready) = self.ready.take() {
-                let _ = ready.send(cx.now.saturating_duration_since(self.tried_at));
-            }
+            self.calling.answered(cx.now);
             // A reader that is this far behind learns the same from the status.
             let _ = self.events.try_send(ClientEvent::Handshaked { endpoint });
         }
@@ -230,22 +214,14 @@ impl Role for ClientRole {
     fn handle_io(&mut self, _event: &Event, _cx: &mut Context<'_>) {}
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
-        if let Some((at, wait)) = self.next_try
-            && at <= cx.now
-        {
-            self.tried_at = cx.now;
-            self.next_try = Some((cx.now + wait, (wait * 2).min(LONGEST_RETRY)));
-            // The peer and its endpoint are there since the start, so this can't fail.
-            let _ = cx.device.initiate_again(self.peer, cx.now);
-        }
+        self.calling.handle_timeout(self.peer, cx);
         self.flows.handle_timeout(cx.now);
         self.questions.handle_timeout(cx);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let start = self.next_try.map(|(at, _)| at);
         [
-            start,
+            self.calling.poll_timeout(),
             self.flows.poll_timeout(),
             self.questions.poll_timeout(),
         ]
