@@ -11,6 +11,7 @@
 )]
 
 mod cpu;
+pub mod peers;
 mod samples;
 
 pub use cpu::cpu_time;

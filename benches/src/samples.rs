@@ -39,6 +39,12 @@ impl Samples {
         self.0[self.0.len() - 1]
     }
 
+    /// The value that this part of all, from 0 to 1, does not exceed.
+    pub fn at(&self, part: f64) -> f64 {
+        let rank = (self.0.len() as f64 * part).ceil() as usize;
+        self.0[rank.clamp(1, self.0.len()) - 1]
+    }
+
     /// How far the least and the most lie apart, as a part of the median.
     pub fn scatter(&self) -> f64 {
         (self.most() - self.least()) / self.median()
@@ -78,6 +84,14 @@ mod tests {
             2.5
         );
         assert_eq!(format!("{odd:.1}"), "2.0 (1.0–3.0)");
+    }
+
+    #[test]
+    fn parts_of_all() {
+        let hundred = Samples::new((1..=100).map(f64::from).collect()).unwrap();
+        assert_eq!((hundred.at(0.5), hundred.at(0.99)), (50.0, 99.0));
+        assert_eq!((hundred.at(0.0), hundred.at(1.0)), (1.0, 100.0));
+        assert_eq!(Samples::new(vec![7.0]).unwrap().at(0.99), 7.0);
     }
 
     #[test]
