@@ -272,6 +272,22 @@ fn nothing_is_sent_twice_on_a_good_path() {
 }
 
 #[test]
+fn a_connection_that_both_have_ended_leaves_no_work() {
+    let mut path = Path::new(false, Box::new(|_| Packet::Passes));
+    path.transfer(100_000);
+    path.sender.socket().close();
+    while !path.receiver.at_end() {
+        path.step();
+    }
+    path.receiver.socket().close();
+    let ended = path.now;
+    while !path.sender.only_lingers(path.now) || !path.receiver.is_over() {
+        path.step();
+        assert!(path.now < ended + 100 * MS, "{:?}", path.sender.state());
+    }
+}
+
+#[test]
 fn bursts_of_losses_cost_a_few_round_trips() {
     let good = undisturbed(4 << 20);
     for (name, lost) in [

@@ -2391,6 +2391,11 @@ impl<'a> Socket<'a> {
         }
     }
 
+    /// Whether something is under way that may have been lost.
+    fn may_probe(&self) -> bool {
+        self.state.has_data() && self.remote_last_seq > self.local_seq_no
+    }
+
     fn arm_probe(&mut self, now: Instant) {
         let flight = self.flight_size();
         if self.remote_has_sack {
@@ -2625,8 +2630,7 @@ impl<'a> Socket<'a> {
         }
 
         // A probe repeats the end of what was sent.
-        let probe = self.state.has_data()
-            && self.remote_last_seq > self.local_seq_no
+        let probe = self.may_probe()
             && self.recovery.take_probe(cx.now(), self.remote_last_seq);
 
         // Decide whether we're sending a packet.
@@ -3036,6 +3040,7 @@ impl<'a> Socket<'a> {
             let probe_poll_at = self
                 .recovery
                 .probe_at()
+                .filter(|_| self.may_probe())
                 .map_or(PollAt::Ingress, PollAt::Time);
 
             // We wait for the earliest of our timers to fire.
