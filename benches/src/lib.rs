@@ -14,5 +14,5 @@ mod cpu;
 pub mod peers;
 mod samples;
 
-pub use cpu::cpu_time;
+pub use cpu::{cpu_time, thread_time_of};
 pub use samples::{SCATTER_LIMIT, Samples};
