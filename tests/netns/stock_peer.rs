@@ -12,14 +12,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::namespace::Namespace;
 use ipsx_tests::program::{Program, built};
-use ipsx_tests::web;
+use ipsx_tests::{stock_client, web};
 use serde_json::Value;
 
 const WEB: &str = "10.98.0.2";
@@ -56,55 +55,6 @@ fn topology(test: &str) -> Topology {
         provider,
         web,
     }
-}
-
-/// Brings a stock client up from a wg-quick file: what wg-quick does, less the names of the host's resolver.
-fn start_wireguard(namespace: &Namespace, interface: &str, file: &Path) -> Program {
-    let mut command = namespace.command("wireguard-go");
-    command
-        .args(["--foreground", interface])
-        .env("LOG_LEVEL", "error");
-    let daemon = Program::start("wireguard-go", &mut command);
-    let socket = format!("/var/run/wireguard/{interface}.sock");
-    for _ in 0..100 {
-        if Path::new(&socket).exists() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let text = fs::read_to_string(file).unwrap();
-    let stripped = file.with_extension("stripped");
-    let quick_only = ["Address", "DNS", "MTU"];
-    let kept: Vec<_> = text
-        .lines()
-        .filter(|l| !quick_only.iter().any(|k| l.trim_start().starts_with(k)))
-        .collect();
-    fs::write(&stripped, kept.join("\n") + "\n").unwrap();
-    let set = namespace
-        .command("wg")
-        .arg("setconf")
-        .arg(interface)
-        .arg(&stripped)
-        .status()
-        .unwrap();
-    assert!(set.success(), "wg refuses {}", kept.join("\n"));
-    let value = |key: &str| {
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix(key)?.trim_start().strip_prefix('='))
-            .unwrap_or_default();
-        line.split(',')
-            .map(|v| v.trim().to_owned())
-            .collect::<Vec<_>>()
-    };
-    for address in value("Address").iter().filter(|a| a.contains('.')) {
-        namespace.ip(&["address", "add", address, "dev", interface]);
-    }
-    let mtu = value("MTU")[0].clone();
-    namespace.ip(&["link", "set", interface, "mtu", &mtu, "up"]);
-    // Everything but the way to the provider itself.
-    namespace.ip(&["route", "add", &format!("{WEB}/32"), "dev", interface]);
-    daemon
 }
 
 fn bytes(statement: &Value, key: &str) -> f64 {
@@ -186,7 +136,7 @@ fn lease(test: &str, words: &[&str]) -> Leased {
     assert_eq!(mode & 0o777, 0o600, "the file holds a private key");
 
     let interface = format!("ipsx{}{}", words.len(), std::process::id() % 100_000);
-    let client = start_wireguard(&net.requester, &interface, &file);
+    let client = stock_client::start(&net.requester, &interface, &file, &[WEB]);
     let mut server = net.web.command("iperf3");
     let mut iperf3 = Program::start("iperf3", server.args(["--server", "--forceflush"]));
     iperf3.wait_for("Server listening", SOON);

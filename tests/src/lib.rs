@@ -17,4 +17,6 @@ pub mod market;
 pub mod namespace;
 pub mod origin;
 pub mod program;
+pub mod refused;
+pub mod stock_client;
 pub mod web;

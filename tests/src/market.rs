@@ -148,8 +148,13 @@ impl Market {
 
     /// Runs `ipsx` to its end and returns its JSON; panics unless it succeeded.
     pub fn run(&self, wallet: &Wallet, words: &[&str]) -> Value {
+        self.run_as("ipsx", wallet, words)
+    }
+
+    /// The same for a program that the market's `command` tells apart by name.
+    pub fn run_as(&self, program: &str, wallet: &Wallet, words: &[&str]) -> Value {
         let output = self
-            .ipsx(&wallet.data, words)
+            .ipsx_as(program, &wallet.data, words)
             .arg("--json")
             .output()
             .unwrap();
