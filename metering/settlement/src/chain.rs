@@ -166,6 +166,32 @@ pub enum ChainError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The number went to another transaction of the account.
+    #[error(
+        "transaction number {nonce} was used for something else: the account is used by another program too. Look at what happened, then ask again"
+    )]
+    Replaced {
+        /// The number.
+        nonce: u64,
+    },
+    /// Gas costs more than is allowed.
+    #[error("gas costs {price} wei, more than the allowed {most}. Wait, or allow more")]
+    TooExpensive {
+        /// Wei for a unit of gas now, tip included.
+        price: u128,
+        /// What is allowed.
+        most: u128,
+    },
+    /// What is on its way can't be remembered; nothing was sent.
+    #[error("can't {action} {}, the note of the transaction on its way: {reason}", path.display())]
+    Outbox {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// The embedded chain can't write to its journal.
     #[error(transparent)]
     #[cfg(feature = "embedded")]
@@ -181,12 +207,16 @@ pub trait Chain: Send + Sync {
     async fn head(&self) -> Result<Head, ChainError>;
     /// Executes a call on the newest state and returns its output; nothing is kept.
     async fn call(&self, call: &Call) -> Result<Bytes, ChainError>;
+    /// The same on a state that no reorganisation takes back; no output if the contract was not there yet.
+    async fn call_final(&self, call: &Call) -> Result<Bytes, ChainError>;
     /// Gas that a transaction with this call needs; [`ChainError::Reverted`] if it can't succeed.
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError>;
     /// What to offer for gas so that a transaction is included soon.
     async fn fees(&self) -> Result<Fees, ChainError>;
     /// The number of an account's next transaction, those waiting included.
     async fn nonce(&self, account: Address) -> Result<u64, ChainError>;
+    /// The same without those waiting: how many are in blocks.
+    async fn mined_nonce(&self, account: Address) -> Result<u64, ChainError>;
     /// An account's wei.
     async fn balance(&self, account: Address) -> Result<U256, ChainError>;
     /// A contract's code; empty for other accounts.

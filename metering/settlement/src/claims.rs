@@ -112,8 +112,7 @@ pub async fn plan(
     let mut left = Vec::new();
     for mut stored in store.unclaimed().await? {
         let id = stored.channel.id();
-        stored.claimed = centralizer.claimed(id).await?;
-        store.set_claimed(id, stored.claimed).await?;
+        stored.claimed = note_claimed(store, centralizer, id).await?;
         let network = cached(&mut networks, centralizer, stored.channel.network).await?;
         match planned(&stored, now, policy.at_least, network) {
             Ok(Some(claim)) => claims.push(claim),
@@ -159,18 +158,14 @@ pub async fn submit(
     for (row, outcome) in rows.iter().zip(&settlement.outcomes) {
         let id = row.channel.id();
         match *outcome {
-            RowOutcome::Settled {
-                paid, fee, claimed, ..
-            } => {
+            RowOutcome::Settled { paid, fee, .. } => {
                 report.paid = report.paid.saturating_add(paid);
                 report.fee = report.fee.saturating_add(fee);
-                store.set_claimed(id, claimed).await?;
+                note_claimed(store, centralizer, id).await?;
             }
             // Somebody else submitted it first.
             RowOutcome::Skipped(SkipReason::NothingDue) => {
-                store
-                    .set_claimed(id, centralizer.claimed(id).await?)
-                    .await?;
+                note_claimed(store, centralizer, id).await?;
             }
             RowOutcome::Skipped(reason) => {
                 tracing::warn!(channel = %id, %reason, "a claim was skipped");
@@ -180,6 +175,20 @@ pub async fn submit(
     }
     report.settlement = Some(settlement);
     Ok(report)
+}
+
+/// What a channel was paid, as the newest block has it. The store is told only what no reorganisation takes back: it
+/// would leave out a channel for good whose claim was undone.
+async fn note_claimed(
+    store: &VoucherStore,
+    centralizer: &Centralizer,
+    id: ChannelId,
+) -> Result<Amount, ClaimError> {
+    let latest = centralizer.claimed(id).await?;
+    let certain = centralizer.claimed_final(id).await?;
+    // In case the reads were of two sides of a reorganisation.
+    store.set_claimed(id, certain.min(latest)).await?;
+    Ok(latest)
 }
 
 /// The claim that a channel is good for, `None` if all of it was paid, or why it is left.

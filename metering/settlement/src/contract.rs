@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::bindings::{self, Centralizer as abi};
 use crate::chain::{Call, Chain, ChainError, TransactionReceipt};
+use crate::outbox::Outbox;
 use crate::refusal::Refusal;
 use crate::transaction::{Transaction, send};
 use crate::wallet::Signer;
@@ -159,6 +160,7 @@ pub struct Centralizer {
     chain: Arc<dyn Chain>,
     deployment: Deployment,
     sending: Arc<Mutex<()>>,
+    outbox: Outbox,
 }
 
 impl Centralizer {
@@ -171,6 +173,7 @@ impl Centralizer {
             chain,
             deployment,
             sending: Arc::new(Mutex::new(())),
+            outbox: Outbox::default(),
         };
         let mismatch = |reason: String| ContractError::Mismatch {
             address: deployment.centralizer,
@@ -206,6 +209,30 @@ impl Centralizer {
         Ok(client)
     }
 
+    /// The same, sending through this outbox. Clones made before still take turns with it.
+    pub fn with_outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = outbox;
+        self
+    }
+
+    /// What it sends through.
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Brings the signer's transaction that was on its way, if there is one, to its end. To be called before looking at
+    /// what is to be done: it may be done already.
+    pub async fn resume(
+        &self,
+        signer: &dyn Signer,
+    ) -> Result<Option<TransactionReceipt>, ContractError> {
+        let _turn = self.sending.lock().await;
+        self.outbox
+            .resume(self.chain.as_ref(), signer)
+            .await
+            .map_err(ContractError::Chain)
+    }
+
     /// Where the contracts are.
     pub fn deployment(&self) -> Deployment {
         self.deployment
@@ -228,6 +255,26 @@ impl Centralizer {
     ) -> Result<C::Return, ContractError> {
         self.read_from(self.deployment.centralizer, action, call)
             .await
+    }
+
+    /// Reads what is final; `None` if the contract was not there yet.
+    async fn read_final<C: SolCall>(
+        &self,
+        action: &'static str,
+        call: C,
+    ) -> Result<Option<C::Return>, ContractError> {
+        let call = Call::read(self.deployment.centralizer, call.abi_encode());
+        let output = self.chain.call_final(&call).await;
+        let output = output.map_err(ContractError::at(action))?;
+        if output.is_empty() {
+            return Ok(None);
+        }
+        C::abi_decode_returns(&output)
+            .map(Some)
+            .map_err(|e| ContractError::Unreadable {
+                action,
+                reason: e.to_string(),
+            })
     }
 
     async fn read_from<C: SolCall>(
@@ -271,7 +318,9 @@ impl Centralizer {
             value: U256::ZERO,
         };
         let turn = self.sending.lock().await;
-        let receipt = send(self.chain.as_ref(), signer, transaction)
+        let receipt = self
+            .outbox
+            .send(self.chain.as_ref(), signer, transaction)
             .await
             .map_err(ContractError::at(action))?;
         drop(turn);

@@ -468,6 +468,11 @@ impl Chain for EmbeddedChain {
             .await
     }
 
+    /// Every block is final.
+    async fn call_final(&self, call: &Call) -> Result<Bytes, ChainError> {
+        self.call(call).await
+    }
+
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError> {
         let call = call.clone();
         self.run(move |state| state.estimate(&call)).await
@@ -482,6 +487,11 @@ impl Chain for EmbeddedChain {
 
     async fn nonce(&self, account: Address) -> Result<u64, ChainError> {
         Ok(self.lock().account(account).nonce)
+    }
+
+    /// Nothing waits: each transaction makes its block.
+    async fn mined_nonce(&self, account: Address) -> Result<u64, ChainError> {
+        self.nonce(account).await
     }
 
     async fn balance(&self, account: Address) -> Result<U256, ChainError> {

@@ -16,6 +16,7 @@ pub mod claims;
 mod connector;
 mod contract;
 mod keystore;
+mod outbox;
 mod refusal;
 mod totals;
 mod transaction;
@@ -46,9 +47,10 @@ pub use embedded::{Clock, EmbeddedBlock, EmbeddedChain, Genesis, MinedTransactio
 #[cfg(feature = "embedded")]
 pub use journal::JournalError;
 pub use keystore::{KeystoreError, Passphrase};
+pub use outbox::{Outbox, Patience};
 pub use refusal::Refusal;
 #[cfg(feature = "rpc")]
-pub use rpc::RpcChain;
+pub use rpc::{FINALITY, RpcChain};
 pub use totals::Totals;
 pub use transaction::{Transaction, send};
 pub use voucher_store::{Accepted, StoreError, StoredChannel, VoucherStore};

@@ -23,6 +23,8 @@ use crate::connector::Connector;
 use crate::rpc_format::{RpcCall, RpcFilter, RpcLog, RpcReceipt};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Blocks on top of one that is taken for final, unless it is set: a few minutes on the main chain.
+pub const FINALITY: u64 = 12;
 /// Longer answers are taken for a broken or hostile node.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -36,6 +38,7 @@ pub struct RpcChain {
     /// The URL without its path and credentials: keys stay out of messages.
     endpoint: String,
     timeout: Duration,
+    finality: u64,
     next_id: Arc<AtomicU64>,
 }
 
@@ -64,6 +67,7 @@ impl RpcChain {
             url: parsed,
             endpoint,
             timeout: TIMEOUT,
+            finality: FINALITY,
             next_id: Arc::default(),
         })
     }
@@ -71,6 +75,12 @@ impl RpcChain {
     /// Gives up on an answer after this long instead of 15 s.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Takes a block for final with this many on top of it, instead of [`FINALITY`].
+    pub fn with_finality(mut self, blocks: u64) -> Self {
+        self.finality = blocks;
         self
     }
 
@@ -242,6 +252,13 @@ impl Chain for RpcChain {
         self.request("eth_call", params).await
     }
 
+    async fn call_final(&self, call: &Call) -> Result<Bytes, ChainError> {
+        let head = self.latest().await?.number.to::<u64>();
+        let block = U64::from(head.saturating_sub(self.finality));
+        self.request("eth_call", json!([RpcCall::from(call), block]))
+            .await
+    }
+
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError> {
         let gas: U64 = self
             .request("eth_estimateGas", json!([RpcCall::from(call)]))
@@ -265,6 +282,13 @@ impl Chain for RpcChain {
     async fn nonce(&self, account: Address) -> Result<u64, ChainError> {
         let nonce: U64 = self
             .request("eth_getTransactionCount", json!([account, "pending"]))
+            .await?;
+        Ok(nonce.to())
+    }
+
+    async fn mined_nonce(&self, account: Address) -> Result<u64, ChainError> {
+        let nonce: U64 = self
+            .request("eth_getTransactionCount", json!([account, "latest"]))
             .await?;
         Ok(nonce.to())
     }

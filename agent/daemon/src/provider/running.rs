@@ -421,7 +421,6 @@ async fn restore(
         let id = stored.channel.id();
         // The chain knows of claims that this program was killed over.
         if let Ok(claimed) = config.network.contract.claimed(id).await {
-            vouchers.set_claimed(id, claimed).await?;
             stored.claimed = stored.claimed.max(claimed);
         }
         let mut state = states.remove(&id).unwrap_or_default();

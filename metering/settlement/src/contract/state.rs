@@ -147,6 +147,29 @@ impl Centralizer {
         Ok(self.channel(id).await?.claimed)
     }
 
+    /// What a channel was paid as far as it can't be taken back by a reorganisation.
+    pub async fn claimed_final(&self, id: ChannelId) -> Result<Amount, ContractError> {
+        let call = abi::channelsCall { channelId: id.0 };
+        let Some(c) = self.read_final("show the channel", call).await? else {
+            return Ok(Amount::ZERO);
+        };
+        Ok(Amount(c.claimed.to()))
+    }
+
+    /// An owner's balance as far as it can't be taken back by a reorganisation.
+    pub async fn balance_final(
+        &self,
+        network: NetworkId,
+        owner: Address,
+    ) -> Result<Amount, ContractError> {
+        let call = abi::accountsCall {
+            network: network.0,
+            owner,
+        };
+        let account = self.read_final("show the account", call).await?;
+        Ok(account.map_or(Amount::ZERO, |a| Amount(a.balance.to())))
+    }
+
     /// What the contract owes `owner`.
     pub async fn credits(&self, owner: Address) -> Result<Credits, ContractError> {
         let c = self

@@ -27,6 +27,7 @@ mod sale;
 mod sale_attacks;
 mod sale_histories;
 mod selling;
+mod sending;
 mod served;
 mod signatures;
 mod tokens;

@@ -134,6 +134,15 @@ impl World {
         Some(Self::set_up(Backend::Anvil(Box::new(anvil)), chain, people).await)
     }
 
+    /// Takes back the newest blocks and puts empty ones in their place; a real node only.
+    pub(crate) async fn reorganise(&self, blocks: u64) {
+        let Backend::Anvil(anvil) = &self.backend else {
+            panic!("the embedded chain takes nothing back");
+        };
+        let params = serde_json::json!([blocks, []]);
+        let _: serde_json::Value = anvil.chain.request("anvil_reorg", params).await.unwrap();
+    }
+
     async fn set_up(backend: Backend, chain: Arc<dyn Chain>, people: People) -> Self {
         let founder = people.founder.address();
         let deployment = deploy(chain.as_ref(), &people.founder, founder)
