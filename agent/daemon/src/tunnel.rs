@@ -1,5 +1,8 @@
 //! `ipsx tunnel`: a plain WireGuard interface, configured by `wg`.
 
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::thread;
+
 use clap::Args;
 use ipsx_tunnel_os::{BareDevice, BareError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,6 +16,9 @@ pub struct TunnelArgs {
     /// Name of the interface to make, such as wg0
     #[arg(value_name = "IFNAME")]
     pub interface: String,
+    /// Threads that move packets, each those of its share of the peers; one for each processor if not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: Option<u8>,
 }
 
 /// Runs an interface until it is deleted, or until SIGINT or SIGTERM.
@@ -20,7 +26,7 @@ pub async fn run(args: &TunnelArgs, output: &Output) -> Result<(), Failure> {
     let listen = |kind| signal(kind).map_err(Failure::internal);
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
-    let mut device = BareDevice::start(&args.interface).map_err(failure)?;
+    let mut device = BareDevice::start(&args.interface, workers(args.workers)).map_err(failure)?;
     let name = &args.interface;
     output.line(format!(
         "interface {name} ready for `wg setconf {name} FILE`"
@@ -38,6 +44,12 @@ pub async fn run(args: &TunnelArgs, output: &Output) -> Result<(), Failure> {
         }
         other => other.map_err(failure),
     }
+}
+
+fn workers(given: Option<u8>) -> NonZeroU8 {
+    let processors = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let count = given.unwrap_or_else(|| u8::try_from(processors().min(64)).unwrap_or(64));
+    NonZeroU8::new(count).unwrap_or(NonZeroU8::MIN)
 }
 
 async fn stop(device: &mut BareDevice) -> Result<(), BareError> {
@@ -71,7 +83,7 @@ mod tests {
             "wg\n0",
             "ü",
         ] {
-            let Err(error) = BareDevice::start(name) else {
+            let Err(error) = BareDevice::start(name, NonZeroU8::MIN) else {
                 panic!("{name:?} was taken");
             };
             let failure = failure(error);

@@ -3,6 +3,7 @@
 mod inbound;
 mod outbound;
 mod settings;
+mod shards;
 mod timers;
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+use shards::Foreign;
+
 pub use settings::PeerSettings;
+pub use shards::{Arrived, Shard};
 
 use crate::{
     DATA_OVERHEAD, INNER_MTU,
@@ -194,6 +198,9 @@ pub struct Device {
     /// The upper 24 bits of a session index.
     by_index: HashMap<u32, PeerId, OwnNumbers>,
     routes: Routes<PeerId>,
+    shard: Shard,
+    /// Peers of the other shards: those that are no peers here.
+    foreign: HashMap<PeerId, Foreign, OwnNumbers>,
     /// What all peers together may send us and get from us, if that is limited.
     shares: Option<Shares>,
     next_id: u64,
@@ -227,6 +234,8 @@ impl Device {
             by_key: HashMap::new(),
             by_index: HashMap::default(),
             routes: Routes::new(),
+            shard: Shard::WHOLE,
+            foreign: HashMap::default(),
             shares: None,
             next_id: 1,
             transmits: TransmitQueue::new(),
@@ -260,17 +269,22 @@ impl Device {
         {
             return Err(AddPeerError::AddressTaken(taken));
         }
-        let index = self.free_index();
-        let gate = match self.config.side {
-            Side::Provider => Gate::Closed,
-            Side::Client { .. } | Side::Bare => Gate::Open,
-        };
         let id = PeerId(self.next_id);
         self.next_id += 1;
         for &net in &allowed_ips {
             self.routes.insert(net, id);
         }
         self.by_key.insert(config.public_key, id);
+        if self.other_owner(id).is_some() {
+            let key = config.public_key;
+            self.foreign.insert(id, Foreign { key, allowed_ips });
+            return Ok(id);
+        }
+        let index = self.free_index();
+        let gate = match self.config.side {
+            Side::Provider => Gate::Closed,
+            Side::Client { .. } | Side::Bare => Gate::Open,
+        };
         self.by_index.insert(index, id);
         let share = self.shares.as_mut().map_or(0, Shares::join);
         let peer = Peer::new(
@@ -290,7 +304,10 @@ impl Device {
 
     /// Forgets a peer and its keys; returns what it had moved.
     pub fn remove_peer(&mut self, id: PeerId) -> Option<Usage> {
-        let peer = self.peers.remove(&id)?;
+        let Some(peer) = self.peers.remove(&id) else {
+            self.remove_foreign(id);
+            return None;
+        };
         self.by_key.remove(&peer.key);
         self.by_index.remove(&peer.index);
         if let Some(at) = peer.wake_at {
@@ -433,8 +450,8 @@ impl Device {
 
     fn free_index(&mut self) -> u32 {
         loop {
-            let index = self.rng.r#gen::<u32>() >> 8;
-            if !self.by_index.contains_key(&index) {
+            let index = self.shard.own_index(self.rng.r#gen::<u32>() >> 8);
+            if let Some(index) = index.filter(|index| !self.by_index.contains_key(index)) {
                 return index;
             }
         }

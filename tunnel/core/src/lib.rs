@@ -34,8 +34,8 @@ mod usage;
 
 pub use control::MAX_CONTROL_PAYLOAD;
 pub use device::{
-    AddPeerError, Device, DeviceConfig, DeviceEvent, Inbound, PeerConfig, PeerId, PeerSettings,
-    PeerStatus, Side, Transfer,
+    AddPeerError, Arrived, Device, DeviceConfig, DeviceEvent, Inbound, PeerConfig, PeerId,
+    PeerSettings, PeerStatus, Shard, Side, Transfer,
 };
 pub use drops::{DropCounts, DropReason};
 pub use ecn::{Arrival, Ecn};

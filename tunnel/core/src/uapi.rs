@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 pub use parse::UapiError;
-pub use respond::{InterfaceSettings, respond_done, respond_get, respond_watch};
+pub use respond::{InterfaceSettings, describe_peers, respond_done, respond_get, respond_watch};
 
 /// Longest request, in bytes: ten thousand peers fit.
 pub const MAX_REQUEST: usize = 4 << 20;

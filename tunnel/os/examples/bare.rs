@@ -1,6 +1,6 @@
 //! A plain WireGuard interface and nothing else of this project, for measuring.
 //!
-//! `cargo run --release -p ipsx-tunnel-os --example bare IFNAME`, then `wg setconf IFNAME FILE`.
+//! `cargo run --release -p ipsx-tunnel-os --example bare IFNAME [WORKERS]`, then `wg setconf IFNAME FILE`.
 #![allow(clippy::disallowed_methods, reason = "a program reads its arguments")]
 
 use std::error::Error;
@@ -11,7 +11,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args()
         .nth(1)
         .ok_or("give the name of the interface to make")?;
-    let mut device = ipsx_tunnel_os::BareDevice::start(&name)?;
+    let workers = match std::env::args().nth(2) {
+        Some(count) => count.parse()?,
+        None => std::num::NonZeroU8::MIN,
+    };
+    let mut device = ipsx_tunnel_os::BareDevice::start(&name, workers)?;
     tokio::select! {
         ended = device.ended() => ended?,
         _ = tokio::signal::ctrl_c() => {}

@@ -3,21 +3,30 @@
 
 mod control;
 mod error;
-mod run;
+mod handover;
+mod manage;
 mod sockets;
+mod worker;
 
 use std::{
+    num::NonZeroU8,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
 };
 
+use ipsx_tunnel_core::Shard;
 use tokio::sync::oneshot;
 
 pub use error::BareError;
-use run::Loop;
+use handover::Inbox;
+use manage::{CONTROL, Hand, Manager};
+use worker::{Place, Worker, new_poll};
+
+use crate::tun::Tun;
 
 /// A running interface; it goes when this is dropped.
 ///
@@ -29,18 +38,61 @@ pub struct BareDevice {
 }
 
 impl BareDevice {
-    /// Makes the interface, its control socket `/var/run/wireguard/NAME.sock`, and a thread that moves its packets.
-    /// Needs the capability CAP_NET_ADMIN.
-    pub fn start(name: &str) -> Result<Self, BareError> {
-        let mut run = Loop::new(name)?;
-        let (waker, stop) = (run.waker(), run.stop_flag());
+    /// Makes the interface, its control socket `/var/run/wireguard/NAME.sock`, and `workers` threads that move its
+    /// packets: each those of its share of the peers. Needs the capability CAP_NET_ADMIN.
+    pub fn start(name: &str, workers: NonZeroU8) -> Result<Self, BareError> {
+        let queues = Tun::open_queues(name, workers.get())?;
+        let count = u8::try_from(queues.len()).unwrap_or(u8::MAX);
+        let (poll, waker) = new_poll().map_err(BareError::Start)?;
+        let control = control::Control::open(name, poll.registry(), CONTROL)?;
+        let group = sockets::open_group(0, 0, count)?;
+        let port = group.first().map_or(0, |first| first.port());
+        let stop = Arc::new(AtomicBool::new(false));
+        let polls: Vec<_> = queues
+            .iter()
+            .map(|_| new_poll())
+            .collect::<Result<_, _>>()
+            .map_err(BareError::Start)?;
+        let inboxes: Arc<[Inbox]> = polls
+            .iter()
+            .map(|(_, waker)| Inbox::new(Arc::clone(waker)))
+            .collect();
+        let mut workers = Vec::new();
+        let parts = queues.into_iter().zip(group).zip(polls).zip(0..count);
+        for (((tun, sockets), (poll, waker)), index) in parts {
+            let (orders, received) = mpsc::channel();
+            let place = Place {
+                poll,
+                shard: Shard::new(index, count).unwrap_or(Shard::WHOLE),
+                inboxes: Arc::clone(&inboxes),
+                orders: received,
+                stop: Arc::clone(&stop),
+            };
+            let worker = Worker::new(tun, sockets, place)?;
+            workers.push((worker, orders, waker));
+        }
+        let mut manager = Manager::new(poll, control, port, Arc::clone(&stop));
+        for (worker, orders, worker_waker) in workers {
+            let thread = spawn(worker, Arc::clone(&stop), Arc::clone(&waker));
+            let failed = thread.as_ref().err().map(std::io::Error::kind);
+            manager.employ(Hand {
+                orders,
+                waker: worker_waker,
+                thread: thread.ok(),
+            });
+            if let Some(kind) = failed {
+                stop.store(true, Ordering::Release);
+                manager.run()?;
+                return Err(BareError::Start(kind.into()));
+            }
+        }
         let (report, ended) = oneshot::channel();
         thread::Builder::new()
-            .name("ipsx-tunnel".to_owned())
+            .name("ipsx-manager".to_owned())
             .spawn(move || {
-                let result = run.run();
+                let result = manager.run();
                 // Interface and control socket go before anybody hears of it.
-                drop(run);
+                drop(manager);
                 drop(report.send(result));
             })
             .map_err(BareError::Start)?;
@@ -69,4 +121,21 @@ impl Drop for BareDevice {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Runs a worker on a thread of its own. When it ends, the others do.
+fn spawn(
+    mut worker: Worker,
+    stop: Arc<AtomicBool>,
+    manager: Arc<mio::Waker>,
+) -> std::io::Result<thread::JoinHandle<Result<(), BareError>>> {
+    thread::Builder::new()
+        .name("ipsx-tunnel".to_owned())
+        .spawn(move || {
+            let result = worker.run();
+            drop(worker);
+            stop.store(true, Ordering::Release);
+            let _ = manager.wake();
+            result
+        })
 }

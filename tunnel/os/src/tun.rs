@@ -85,23 +85,41 @@ pub(crate) fn check_name(name: &str) -> Result<(), TunError> {
 impl Tun {
     pub(crate) fn open(name: &str) -> Result<Self, TunError> {
         check_name(name)?;
-        let file = sys::open_tun(name, MTU).map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => TunError::Privilege {
-                name: name.to_owned(),
-            },
-            _ => TunError::Open {
-                name: name.to_owned(),
-                source,
-            },
-        })?;
-        Ok(Self {
+        let file = sys::open_tun(name, MTU).map_err(|source| Self::failed(name, source))?;
+        Ok(Self::new(name, file))
+    }
+
+    /// Like [`open`](Self::open), with several queues: the kernel keeps to one for each connection.
+    pub(crate) fn open_queues(name: &str, count: u8) -> Result<Vec<Self>, TunError> {
+        if count == 1 {
+            return Ok(vec![Self::open(name)?]);
+        }
+        check_name(name)?;
+        let files = sys::open_tun_queues(name, MTU, count.into())
+            .map_err(|source| Self::failed(name, source))?;
+        Ok(files
+            .into_iter()
+            .map(|file| Self::new(name, file))
+            .collect())
+    }
+
+    fn failed(name: &str, source: io::Error) -> TunError {
+        let name = name.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => TunError::Privilege { name },
+            _ => TunError::Open { name, source },
+        }
+    }
+
+    fn new(name: &str, file: TunFile) -> Self {
+        Self {
             name: name.to_owned(),
             merger: Merger::new(file.cuts_udp()),
             file,
             input: vec![0; OFFLOAD_HEADER_LEN + MAX_IP_PACKET],
             arena: vec![0; ARENA],
             used: 0,
-        })
+        }
     }
 
     pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -123,29 +141,25 @@ impl Tun {
 
     /// Reads one packet or super-packet and gives it to the device.
     pub(crate) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
-        self.read(|segments| {
-            if let Err(reason) = device.handle_segments(segments, now) {
-                tracing::trace!(%reason, "packet dropped");
-            }
-        })
+        send_raw(device, self.read_raw()?, now);
+        Ok(())
     }
 
     /// Reads one packet or super-packet and gives it to `take`.
     pub(crate) fn read(&mut self, take: impl FnOnce(&Segments<'_>)) -> Result<(), Stop> {
-        let len = match self.file.read(&mut self.input) {
-            Ok(len) => len,
-            Err(error) => return self.judge(&error),
-        };
-        let Some((header, packet)) =
-            self.input[..len].split_first_chunk_mut::<OFFLOAD_HEADER_LEN>()
-        else {
-            return Ok(());
-        };
-        match OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet)) {
-            Ok(segments) => take(&segments),
-            Err(error) => tracing::debug!(%error, "packet of the interface dropped"),
-        }
+        with_segments(self.read_raw()?, take);
         Ok(())
+    }
+
+    /// Reads one packet or super-packet, with the interface's header before it.
+    pub(crate) fn read_raw(&mut self) -> Result<&mut [u8], Stop> {
+        match self.file.read(&mut self.input) {
+            Ok(len) => Ok(&mut self.input[..len]),
+            Err(error) => {
+                self.judge(&error)?;
+                Ok(&mut [])
+            }
+        }
     }
 
     /// A buffer of at least `len` bytes for the next packet; what was gathered may have to be written first.
@@ -201,5 +215,24 @@ impl Tun {
             (_, Some(libc::EBADFD | libc::EBADF | libc::ENODEV)) => Err(Stop::Gone),
             _ => Err(Stop::Empty),
         }
+    }
+}
+
+/// Gives a device what [`Tun::read_raw`] has read.
+pub(crate) fn send_raw(device: &mut Device, raw: &mut [u8], now: Instant) {
+    with_segments(raw, |segments| {
+        if let Err(reason) = device.handle_segments(segments, now) {
+            tracing::trace!(%reason, "packet dropped");
+        }
+    });
+}
+
+fn with_segments(raw: &mut [u8], take: impl FnOnce(&Segments<'_>)) {
+    let Some((header, packet)) = raw.split_first_chunk_mut::<OFFLOAD_HEADER_LEN>() else {
+        return;
+    };
+    match OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet)) {
+        Ok(segments) => take(&segments),
+        Err(error) => tracing::debug!(%error, "packet of the interface dropped"),
     }
 }

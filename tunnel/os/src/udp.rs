@@ -24,6 +24,18 @@ const LARGEST_WINDOW: usize = 1 << 20;
 /// The least: about the buffer that every system gives.
 const SMALLEST_WINDOW: usize = 128 << 10;
 
+/// What other sockets may have of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    None,
+    /// The same port for the other family.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    Family,
+    /// The port too.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    Port,
+}
+
 /// A non-blocking UDP socket that sends and receives several datagrams per call where the system can.
 pub(crate) struct UdpIo {
     socket: UdpSocket,
@@ -39,7 +51,7 @@ pub(crate) struct UdpIo {
 
 impl UdpIo {
     pub(crate) fn bind(address: SocketAddr) -> Result<Self, TunnelError> {
-        Self::open(address, false, usize::MAX)
+        Self::open(address, Sharing::None, usize::MAX)
             .map_err(|source| TunnelError::Bind { address, source })
     }
 
@@ -47,7 +59,21 @@ impl UdpIo {
     /// should be handled before it falls out of the processor's cache.
     #[cfg(target_os = "linux")]
     pub(crate) fn bind_alone(address: SocketAddr, most: usize) -> Result<Self, TunnelError> {
-        Self::open(address, true, most).map_err(|source| TunnelError::Bind { address, source })
+        Self::open(address, Sharing::Family, most)
+            .map_err(|source| TunnelError::Bind { address, source })
+    }
+
+    /// Like [`bind_alone`](Self::bind_alone), on a port that other sockets of this kind may have as well.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn bind_among(address: SocketAddr, most: usize) -> Result<Self, TunnelError> {
+        Self::open(address, Sharing::Port, most)
+            .map_err(|source| TunnelError::Bind { address, source })
+    }
+
+    /// Steers datagrams among the `count` sockets on this port, by their sessions.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn steer(&self, count: u8) -> io::Result<()> {
+        sys::steer_by_session(&self.socket, count)
     }
 
     /// Marks everything that is sent, for the host's routing rules; 0 for no mark.
@@ -56,15 +82,18 @@ impl UdpIo {
         socket2::SockRef::from(&self.socket).set_mark(mark)
     }
 
-    fn open(address: SocketAddr, alone: bool, most: usize) -> io::Result<Self> {
+    fn open(address: SocketAddr, sharing: Sharing, most: usize) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::DGRAM,
             Some(Protocol::UDP),
         )?;
         socket.set_nonblocking(true)?;
-        if alone && address.is_ipv6() {
+        if sharing != Sharing::None && address.is_ipv6() {
             socket.set_only_v6(true)?;
+        }
+        if sharing == Sharing::Port {
+            socket.set_reuse_port(true)?;
         }
         sys::enlarge_buffers(&socket, SOCKET_BUFFER);
         socket.bind(&address.into())?;

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{Device, DeviceEvent, Inbound, PeerId, Side, pass};
+use super::{Device, DeviceEvent, Inbound, PeerId, Side, pass, shards::Destination};
 use crate::{
     drops::DropReason,
     ecn::{self, Arrival, Ecn},
@@ -25,30 +25,69 @@ impl Device {
     ) -> Result<Option<Inbound<'b>>, DropReason> {
         let Arrival { from, ecn } = arrival.into();
         match self.open(from, datagram, now, buffer) {
-            Ok(None) => Ok(None),
-            Ok(Some((id, len))) => self.admit(id, &mut buffer[..len], ecn, now).map(Some),
+            Ok(Destination::Nowhere) => Ok(None),
+            Ok(Destination::Tunnel(id, len)) => {
+                self.admit(id, &mut buffer[..len], ecn, now).map(Some)
+            }
+            Ok(Destination::Shard(_)) => self.dropped_because(DropReason::UnknownPeer),
             Err(reason) => self.dropped_because(reason),
         }
     }
 
-    /// Authenticates and decrypts; answers handshakes. Returns the length of an inner packet, if there is one.
-    fn open(
+    /// Authenticates and decrypts; answers handshakes.
+    pub(super) fn open(
         &mut self,
         from: SocketAddr,
         datagram: &[u8],
         now: Instant,
         buffer: &mut [u8],
-    ) -> Result<Option<(PeerId, usize)>, DropReason> {
+    ) -> Result<Destination, DropReason> {
         if buffer.len() < datagram.len().max(MIN_BUFFER) {
             return Err(DropReason::Oversize);
         }
         let kind = noise::classify(datagram).ok_or(DropReason::NotWireGuard)?;
+        if let Kind::Response { index } | Kind::Cookie { index } | Kind::Data { index } = kind
+            && let Some(shard) = self.other_shard(index)
+        {
+            return Ok(Destination::Shard(shard));
+        }
         if matches!(kind, Kind::Initiation | Kind::Response { .. })
             && !self.admit_handshake(from, datagram, now, buffer)?
         {
-            return Ok(None);
+            return Ok(Destination::Nowhere);
         }
+        self.open_as(kind, from, datagram, now, buffer)
+    }
+
+    /// Like [`open`](Self::open), for what another shard has admitted. Answers to our own handshakes are counted where
+    /// they belong.
+    pub(super) fn open_admitted(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        buffer: &mut [u8],
+    ) -> Result<Destination, DropReason> {
+        match noise::classify(datagram) {
+            Some(Kind::Initiation) if buffer.len() >= datagram.len().max(MIN_BUFFER) => {
+                self.open_as(Kind::Initiation, from, datagram, now, buffer)
+            }
+            _ => self.open(from, datagram, now, buffer),
+        }
+    }
+
+    fn open_as(
+        &mut self,
+        kind: Kind,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        buffer: &mut [u8],
+    ) -> Result<Destination, DropReason> {
         let id = self.addressee(kind, datagram)?;
+        if let Some(shard) = self.other_owner(id) {
+            return Ok(Destination::Shard(shard));
+        }
         let peer = self.peers.get_mut(&id).ok_or(DropReason::UnknownPeer)?;
         if kind == Kind::Initiation {
             peer.wake(&self.identity, now);
@@ -70,7 +109,7 @@ impl Device {
             peer.transfer.sent += len as u64;
         }
         if let Kind::Cookie { .. } = kind {
-            return Ok(None);
+            return Ok(Destination::Nowhere);
         }
         peer.last_received = Some(now);
         let roamed = peer.endpoint.replace(from) != Some(from);
@@ -98,12 +137,12 @@ impl Device {
             });
         }
         let packet = match opened {
-            Opened::Packet(len) => Some((id, len)),
+            Opened::Packet(len) => Destination::Tunnel(id, len),
             Opened::Reply(len) => {
                 self.transmits.push(from, &buffer[..len]);
-                None
+                Destination::Nowhere
             }
-            Opened::Nothing => None,
+            Opened::Nothing => Destination::Nowhere,
         };
         if handshaked {
             self.after_handshake(id, from);
@@ -147,7 +186,7 @@ impl Device {
     }
 
     /// Checks who may have sent a decrypted packet and whether it passes the gate.
-    fn admit<'b>(
+    pub(super) fn admit<'b>(
         &mut self,
         id: PeerId,
         packet: &'b mut [u8],

@@ -31,7 +31,15 @@ pub struct PeerSettings<'d> {
 }
 
 impl Device {
-    /// Every peer, in no order.
+    /// Forgets all peers.
+    pub fn remove_all_peers(&mut self) {
+        let all: Vec<PeerId> = self.by_key.values().copied().collect();
+        for id in all {
+            self.remove_peer(id);
+        }
+    }
+
+    /// Every peer of this shard, in no order.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, PeerSettings<'_>)> {
         self.peers.iter().map(|(&id, peer)| {
             let settings = PeerSettings {
@@ -150,15 +158,15 @@ impl Device {
     pub fn allow_ip(&mut self, id: PeerId, net: IpNet) {
         let net = net.trunc();
         let owner = self.routes.owner(net);
-        if owner == Some(id) || !self.peers.contains_key(&id) {
+        if owner == Some(id) || self.allowed_ips_mut(id).is_none() {
             return;
         }
         if let Some(owner) = owner {
             self.disallow_ip(owner, net);
         }
         self.routes.insert(net, id);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.allowed_ips.push(net);
+        if let Some(allowed_ips) = self.allowed_ips_mut(id) {
+            allowed_ips.push(net);
         }
     }
 
@@ -169,17 +177,17 @@ impl Device {
             return;
         }
         self.routes.remove(net);
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.allowed_ips.retain(|&other| other != net);
+        if let Some(allowed_ips) = self.allowed_ips_mut(id) {
+            allowed_ips.retain(|&other| other != net);
         }
     }
 
     /// Takes all inner addresses from a peer.
     pub fn clear_allowed_ips(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let Some(allowed_ips) = self.allowed_ips_mut(id) else {
             return;
         };
-        for net in std::mem::take(&mut peer.allowed_ips) {
+        for net in std::mem::take(allowed_ips) {
             self.routes.remove(net);
         }
     }

@@ -9,6 +9,7 @@ mod hostile;
 mod lease;
 mod limits;
 mod marks;
+mod shards;
 mod timers;
 
 use super::*;

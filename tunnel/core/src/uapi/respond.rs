@@ -28,14 +28,30 @@ pub fn respond_done(errno: i32) -> String {
     format!("errno={}\n\n", -errno)
 }
 
-/// The response to [`Request::Get`](super::Request::Get). `since_epoch` turns the device's times into time since 1970.
-/// The text holds secrets.
-pub fn respond_get(
+/// The response to [`Request::Get`](super::Request::Get): the interface and its peers, as
+/// [`describe_peers`] puts them, from each shard. The text holds secrets.
+pub fn respond_get<'p>(
     settings: &InterfaceSettings,
+    peers: impl IntoIterator<Item = &'p str> + Clone,
+) -> Zeroizing<String> {
+    let len: usize = peers.clone().into_iter().map(str::len).sum();
+    let mut text = Zeroizing::new(String::with_capacity(256 + len));
+    // Writing to a string does not fail.
+    let _ = write_interface(&mut text, settings);
+    for peers in peers {
+        text.push_str(peers);
+    }
+    text.push_str(&respond_done(0));
+    text
+}
+
+/// The peers of a device, for [`respond_get`]. `since_epoch` turns the device's times into time since 1970. The text
+/// holds secrets.
+pub fn describe_peers(
     device: &Device,
     since_epoch: impl Fn(Instant) -> Duration,
 ) -> Zeroizing<String> {
-    respond(settings, device, true, since_epoch)
+    describe(device, true, since_epoch)
 }
 
 /// The same for those who may look and no more: it holds no private and no preshared key.
@@ -48,11 +64,11 @@ pub fn respond_watch(
         listen_port,
         ..InterfaceSettings::default()
     };
-    respond(&settings, device, false, since_epoch)
+    let peers = describe(device, false, since_epoch);
+    respond_get(&settings, [peers.as_str()])
 }
 
-fn respond(
-    settings: &InterfaceSettings,
+fn describe(
     device: &Device,
     secrets: bool,
     since_epoch: impl Fn(Instant) -> Duration,
@@ -61,13 +77,11 @@ fn respond(
     peers.sort_by_key(|&(id, _)| id);
     // Room for everything from the start: a string that grows leaves secrets behind.
     let lines: usize = peers.iter().map(|(_, peer)| peer.allowed_ips.len()).sum();
-    let mut text = Zeroizing::new(String::with_capacity(256 + peers.len() * 512 + lines * 64));
-    // Writing to a string does not fail.
-    let _ = write_interface(&mut text, settings);
+    let mut text = Zeroizing::new(String::with_capacity(peers.len() * 512 + lines * 64));
     for (_, peer) in &peers {
+        // Writing to a string does not fail.
         let _ = write_peer(&mut text, peer, secrets, &since_epoch);
     }
-    text.push_str(&respond_done(0));
     text
 }
 

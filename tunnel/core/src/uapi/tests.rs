@@ -188,8 +188,10 @@ fn a_device_is_configured_and_says_so() {
         listen_port: 51820,
         fwmark: 0,
     };
-    let get =
-        |device: &Device| respond_get(&interface, device, |_| Duration::from_secs(1)).to_string();
+    let get = |device: &Device| {
+        let peers = describe_peers(device, |_| Duration::from_secs(1));
+        respond_get(&interface, [peers.as_str()]).to_string()
+    };
     let tail = "last_handshake_time_sec=0\nlast_handshake_time_nsec=0\ntx_bytes=0\nrx_bytes=0\n";
     let expected = format!(
         "private_key={}\nlisten_port=51820\n{first}preshared_key={}\nprotocol_version=1\nendpoint=192.0.2.1:7\n{tail}\

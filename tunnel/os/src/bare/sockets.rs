@@ -25,46 +25,88 @@ struct Outer {
     blocked: Option<Transmit>,
 }
 
-/// Both sockets; a host without IPv6 has one.
+/// Both sockets of one worker; a host without IPv6 has one.
 pub(super) struct Sockets {
     v4: Outer,
     v6: Option<Outer>,
-    mark: u32,
+}
+
+/// Opens sockets on `port` for `count` workers; 0 takes a free one. A worker gets the datagrams of its own sessions.
+pub(super) fn open_group(port: u16, mark: u32, count: u8) -> Result<Vec<Sockets>, BareError> {
+    if count > 1 && port != 0 {
+        // Sockets that share a port among each other would share it with another program's too.
+        drop(UdpIo::bind_alone(
+            (Ipv4Addr::UNSPECIFIED, port).into(),
+            BYTES_PER_CALL,
+        )?);
+    }
+    let v4 = open_family((Ipv4Addr::UNSPECIFIED, port).into(), mark, count)?;
+    let port = v4
+        .first()
+        .map_or(port, |first| first.io.local_addr().port());
+    let mut v6 = match open_family((Ipv6Addr::UNSPECIFIED, port).into(), mark, count) {
+        Ok(v6) => v6,
+        Err(TunnelError::Bind { source, .. })
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            Vec::new()
+        }
+        Err(error) => return Err(error.into()),
+    }
+    .into_iter();
+    Ok(v4
+        .into_iter()
+        .map(|v4| Sockets { v4, v6: v6.next() })
+        .collect())
+}
+
+fn open_family(mut address: SocketAddr, mark: u32, count: u8) -> Result<Vec<Outer>, TunnelError> {
+    let mut all: Vec<Outer> = Vec::new();
+    for _ in 0..count {
+        let io = if count == 1 {
+            UdpIo::bind_alone(address, BYTES_PER_CALL)?
+        } else {
+            UdpIo::bind_among(address, BYTES_PER_CALL)?
+        };
+        if mark != 0 {
+            io.set_mark(mark).map_err(TunnelError::Start)?;
+        }
+        address = io.local_addr();
+        all.push(Outer {
+            io,
+            readable: true,
+            blocked: None,
+        });
+    }
+    if let Some(first) = all.first().filter(|_| count > 1)
+        && let Err(error) = first.io.steer(count)
+    {
+        tracing::warn!(%error, "datagrams can't be steered, and are handed over between workers instead");
+    }
+    Ok(all)
 }
 
 impl Sockets {
-    /// Listens on `port`; 0 takes a free one.
-    pub(super) fn open(port: u16, mark: u32, registry: &Registry) -> Result<Self, BareError> {
-        let v4 = Outer::open((Ipv4Addr::UNSPECIFIED, port).into(), mark, registry, UDP_V4)?;
-        let same = SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.io.local_addr().port()));
-        let v6 = match Outer::open(same, mark, registry, UDP_V6) {
-            Ok(v6) => Some(v6),
-            Err(TunnelError::Bind { source, .. })
-                if matches!(
-                    source.raw_os_error(),
-                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-                ) =>
-            {
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self { v4, v6, mark })
+    /// Has their readiness reported by the worker that they are for.
+    pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        self.v4.io.register(registry, UDP_V4)?;
+        match &mut self.v6 {
+            Some(v6) => v6.io.register(registry, UDP_V6),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn port(&self) -> u16 {
         self.v4.io.local_addr().port()
     }
 
-    pub(super) fn mark(&self) -> u32 {
-        self.mark
-    }
-
     pub(super) fn set_mark(&mut self, mark: u32) -> io::Result<()> {
         for outer in self.all() {
             outer.io.set_mark(mark)?;
         }
-        self.mark = mark;
         Ok(())
     }
 
@@ -127,24 +169,6 @@ impl Sockets {
 }
 
 impl Outer {
-    fn open(
-        address: SocketAddr,
-        mark: u32,
-        registry: &Registry,
-        token: Token,
-    ) -> Result<Self, TunnelError> {
-        let mut io = UdpIo::bind_alone(address, BYTES_PER_CALL)?;
-        if mark != 0 {
-            io.set_mark(mark).map_err(TunnelError::Start)?;
-        }
-        io.register(registry, token).map_err(TunnelError::Start)?;
-        Ok(Self {
-            io,
-            readable: true,
-            blocked: None,
-        })
-    }
-
     fn send(&mut self, transmit: Transmit, device: &mut Device) {
         match self.io.send(&transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

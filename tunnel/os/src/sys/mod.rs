@@ -7,12 +7,17 @@ mod interfaces;
 mod options;
 mod resolve;
 #[cfg(target_os = "linux")]
+mod steer;
+#[cfg(target_os = "linux")]
 mod tun;
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::capability::lend_net_admin;
 #[cfg(target_os = "linux")]
-pub(crate) use self::tun::{TunFile, open_tun};
+pub(crate) use self::{
+    steer::steer_by_session,
+    tun::{TunFile, open_tun, open_tun_queues},
+};
 pub(crate) use interfaces::own_networks;
 pub(crate) use options::{defer_port, enlarge_buffers, raise_file_limit};
 pub(crate) use resolve::{LookupFailure, lookup};

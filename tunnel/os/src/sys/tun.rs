@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, IoSlice, Read, Write},
-    os::fd::{AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd},
 };
 
 use tun::{AbstractDevice, Configuration};
@@ -28,24 +28,75 @@ pub(crate) fn open_tun(name: &str, mtu: u16) -> io::Result<TunFile> {
     config.tun_name(name).mtu(mtu).platform_config(|platform| {
         platform.vnet_hdr(true);
     });
-    let device = tun::create(&config)?;
-    let fd = device.as_raw_fd();
-    // SAFETY: `device` keeps the descriptor open while it is borrowed here.
-    let duplicate = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-    let file = File::from(duplicate);
-    set_nonblocking(fd)?;
-    let cuts_udp = set_offload(fd, TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
-    if !cuts_udp {
-        set_offload(fd, TCP_OFFLOADS)?;
+    TunFile::new(tun::create(&config)?)
+}
+
+/// Makes an interface with several queues: the kernel keeps to one for each connection. A persistent interface that
+/// exists is taken over as it is, with one.
+pub(crate) fn open_tun_queues(name: &str, mtu: u16, count: usize) -> io::Result<Vec<TunFile>> {
+    let mut queues: Vec<TunFile> = Vec::with_capacity(count);
+    for _ in 0..count {
+        // Any process could attach its queue to an interface with several: only the first may find none.
+        let fd = match attach_queue(name, queues.is_empty()) {
+            Err(error) if queues.is_empty() && error.raw_os_error() == Some(libc::EBUSY) => {
+                return Ok(vec![open_tun(name, mtu)?]);
+            }
+            other => other?.into_raw_fd(),
+        };
+        let mut config = Configuration::default();
+        config.tun_name(name).mtu(mtu).raw_fd(fd);
+        let mut device = tun::Device::new(&config)?;
+        if queues.is_empty() {
+            device.configure(&config)?;
+        }
+        queues.push(TunFile::new(device)?);
     }
-    Ok(TunFile {
-        device,
-        file,
-        cuts_udp,
-    })
+    Ok(queues)
+}
+
+fn attach_queue(name: &str, first: bool) -> io::Result<OwnedFd> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: all zeros are an ifreq, without a name and without flags.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+    let flags = flags | if first { libc::IFF_TUN_EXCL } else { 0 };
+    let flags = u16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
+    request.ifr_ifru.ifru_flags = flags.cast_signed();
+    // SAFETY: the request reads and writes an ifreq that lives until the call returns, and the descriptor is open.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file.into())
 }
 
 impl TunFile {
+    fn new(device: tun::Device) -> io::Result<Self> {
+        let fd = device.as_raw_fd();
+        // SAFETY: `device` keeps the descriptor open while it is borrowed here.
+        let duplicate = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+        let file = File::from(duplicate);
+        set_nonblocking(fd)?;
+        let cuts_udp = set_offload(fd, TCP_OFFLOADS | UDP_OFFLOADS).is_ok();
+        if !cuts_udp {
+            set_offload(fd, TCP_OFFLOADS)?;
+        }
+        Ok(Self {
+            device,
+            file,
+            cuts_udp,
+        })
+    }
+
     /// Whether UDP super-packets may be written.
     pub(crate) fn cuts_udp(&self) -> bool {
         self.cuts_udp
