@@ -448,6 +448,20 @@ fn without_kill_switch_the_old_way_comes_back_by_itself() {
 }
 
 #[test]
+fn an_interface_that_somebody_deletes_leaves_the_host_shut() {
+    let world = World::new("gone");
+    let before = world.state();
+    let program = world.connected(&["--tun", "lease7", "--duration", "10m"]);
+    assert_eq!(world.seen(WEB), LEASED);
+    world.requester.ip(&["link", "delete", "lease7"]);
+    let ended = program.finish(SOON);
+    assert_eq!(ended.code, Some(14), "{ended:#?}");
+    world.nothing_leaves("after the interface was deleted");
+    assert_eq!(world.restore().code, Some(0));
+    assert_eq!(world.state(), before);
+}
+
+#[test]
 fn the_capability_is_enough_and_without_it_the_proxy_is_named() {
     let world = World::new("caps");
     let before = world.state();

@@ -31,8 +31,8 @@ use resolver::Resolver;
 /// routing table.
 pub const MARK: u32 = 0x0069_7073;
 
-/// The packet filter's table.
-const TABLE: &str = "ipsx_connect";
+/// The packet filter's table. Its name is none that a provider's exit would take for one of its own.
+const TABLE: &str = "ipsx-connect";
 
 /// Held, in the abstract namespace of Unix sockets, by the one program that has a network namespace's traffic.
 const CLAIM: &[u8] = b"ipsx/connect/tun";
@@ -136,7 +136,7 @@ impl HostClaim {
     /// was anything.
     pub fn restore(&mut self) -> Result<bool, HostError> {
         let mut found = self.undo_routes()?;
-        if nft::tables()?.iter().any(|name| name == TABLE) {
+        if nft::has_table(TABLE)? {
             nft::delete_table(TABLE)?;
             found = true;
         }
@@ -210,7 +210,7 @@ impl HostClaim {
 
     /// What nobody has a record of is not overwritten.
     fn refuse_unknown(&self) -> Result<(), HostError> {
-        let used = nft::tables()?.iter().any(|name| name == TABLE) || ip::is_used(MARK)?;
+        let used = nft::has_table(TABLE)? || ip::is_used(MARK)?;
         if used && self.record.is_none() {
             return Err(HostError::Unrecorded(self.file.clone()));
         }

@@ -44,12 +44,20 @@ pub fn delete_table(name: &str) -> Result<(), ToolError> {
 
 /// The names of this program's tables in this network namespace.
 pub fn tables() -> Result<Vec<String>, ToolError> {
+    let mut names = all_tables()?;
+    names.retain(|name| name.starts_with(PREFIX));
+    Ok(names)
+}
+
+/// Whether this network namespace has a table of this name, whoever made it.
+pub fn has_table(name: &str) -> Result<bool, ToolError> {
+    Ok(all_tables()?.iter().any(|other| other == name))
+}
+
+fn all_tables() -> Result<Vec<String>, ToolError> {
     let listed = list(&["list", "tables", FAMILY])?;
-    let names = listed.into_iter().filter_map(|object| {
-        let name = object.get("table")?.get("name")?.as_str()?;
-        name.starts_with(PREFIX).then(|| name.to_owned())
-    });
-    Ok(names.collect())
+    let name = |object: &Value| Some(object.get("table")?.get("name")?.as_str()?.to_owned());
+    Ok(listed.iter().filter_map(name).collect())
 }
 
 /// Everything in a table, as libnftables-json(5) describes the objects; an error if there is no such table.

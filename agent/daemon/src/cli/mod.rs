@@ -232,6 +232,7 @@ pub struct DepositArgs {
 
 /// `ipsx connect`
 #[derive(Clone, Debug, Args)]
+#[command(after_long_help = tun::ABOUT)]
 pub struct ConnectArgs {
     /// What to lease.
     #[command(flatten)]

@@ -5,6 +5,20 @@ use ipsx_market::IpNet;
 
 use super::parse_prefix;
 
+/// What `ipsx connect --help` and its manual page say at their end.
+pub(super) const ABOUT: &str = "\
+The host's own traffic: with --tun everything that leaves this host goes through the lease, names are asked for inside the \
+tunnel, and a kill switch lets nothing leave by another way, IPv4 or IPv6. What ipsx itself has to reach, the broker and \
+the chain, stays outside. Your own network is out of reach too, unless --direct names it.
+
+A lease that ends as you meant it (its time, its budget, Ctrl-C) changes everything back. One that fails, and a kill or a \
+crash, leave the host shut: `ipsx connect --restore` opens it, without broker or wallet, and so does the next \
+`ipsx connect --tun`, with its own lease. Give both the same --data folder, which remembers what was changed. After a \
+reboot only the resolver's file is left to restore.
+
+  ipsx connect --country FR --budget 2 --duration 1h --tun --direct 192.168.1.0/24
+  ipsx connect --restore";
+
 /// `ipsx connect --tun …`
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "The host's own traffic (Linux)")]
@@ -14,7 +28,7 @@ pub struct TunArgs {
         long,
         value_name = "NAME",
         num_args = 0..=1,
-        default_missing_value = "ipsx0",
+        default_missing_value = "lease0",
         conflicts_with_all = ["proxy", "export"]
     )]
     pub tun: Option<String>,
@@ -53,7 +67,7 @@ mod tests {
     #[test]
     fn the_interface_has_a_name_of_its_own_or_a_given_one() {
         let args = connect(&["--tun", "--budget", "1"]).unwrap();
-        assert_eq!(args.host.tun.as_deref(), Some("ipsx0"));
+        assert_eq!(args.host.tun.as_deref(), Some("lease0"));
         let args = connect(&[
             "--budget",
             "1",

@@ -103,3 +103,33 @@ impl Dial for MarkedDialer {
         Err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_is_known_is_not_asked_for_again() {
+        let pinned: IpAddr = "192.0.2.1".parse().unwrap();
+        // Nobody resolves names of this domain (RFC 6761).
+        let name = "broker.invalid".to_owned();
+        let dialer = MarkedDialer::new(7, &[(name.clone(), vec![pinned])]);
+        assert_eq!(dialer.addresses(&name).await.unwrap(), [pinned]);
+        assert_eq!(dialer.names(), [(name, vec![pinned])]);
+        let literal = dialer.addresses("2001:db8::1").await.unwrap();
+        assert_eq!(literal, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(dialer.names().len(), 1, "an address is no name");
+    }
+
+    #[tokio::test]
+    async fn where_it_was_sent_is_remembered_even_if_nobody_answers() {
+        let dialer = MarkedDialer::new(7, &[]);
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        assert!(dialer.dial("127.0.0.1", closed.port()).await.is_err());
+        assert_eq!(dialer.reached(), [closed]);
+    }
+}

@@ -89,16 +89,23 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
             },
         }
     }
-    let outcome = match lease.finished().await {
+    let mut outcome = match lease.finished().await {
         Ok(finished) => shown.finished(&finished),
         Err(failure) => Err(failure),
     };
-    if outcome.is_ok() && !place.is_gone() {
-        place.close().await?;
-    } else {
-        place.fail(output).await?;
+    if outcome.is_ok() && place.is_gone() {
+        outcome = Err(Failure::new(
+            ExitCode::Interrupted,
+            "another program deleted the lease's interface, which ended the lease",
+        ));
     }
-    outcome
+    match outcome {
+        Ok(()) => place.close().await,
+        Err(failure) => {
+            place.fail(output).await?;
+            Err(failure)
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -112,18 +112,22 @@ impl Drive {
         let (exits, mut exit_seen) = mpsc::channel(1);
         let watcher = tokio::spawn(watch_broker(self.requester.clone(), deal, over_sender));
         self.lease.handle_timeout(Instant::now());
+        let mut open = true;
         let ending = loop {
             if let Some(ending) = self.carry_out(channel, &news, &exits).await? {
                 break ending;
             }
             let wake = self.lease.poll_timeout().unwrap_or_else(Instant::now);
             tokio::select! {
-                message = self.transport.receive() => match message {
+                message = self.transport.receive(), if open => match message {
                     Some(message) => {
                         self.read_counters().await;
                         self.lease.handle_message(message, Instant::now());
                     }
-                    None => self.lease.handle_stop(Instant::now()),
+                    None => {
+                        open = false;
+                        self.lease.handle_stop(Instant::now());
+                    }
                 },
                 () = tokio::time::sleep_until(wake.into()) => {
                     self.read_counters().await;

@@ -202,3 +202,88 @@ impl Tool {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn plan() -> HostPlan {
+        HostPlan {
+            interface: "lease0".to_owned(),
+            inner_v4: "10.98.0.2".parse().unwrap(),
+            inner_v6: None,
+            gateway: "10.98.0.1".parse().unwrap(),
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            control: Vec::new(),
+            routes: Vec::new(),
+            direct: vec!["192.168.1.0/24".parse().unwrap()],
+            kill_switch: false,
+            resolver: true,
+        }
+    }
+
+    fn has(lines: &[String], word: &str) -> bool {
+        lines.iter().any(|line| line.contains(word))
+    }
+
+    #[test]
+    fn ipv6_goes_through_a_lease_that_carries_it_and_nowhere_else_if_not() {
+        let mut plan = plan();
+        let without = commands(7, &plan, Family::V6);
+        assert!(has(&without, "route add unreachable default table 7"));
+        assert!(!has(&without, "route add default") && !has(&without, "address add"));
+        plan.inner_v6 = Some("fd98::2".parse().unwrap());
+        let with = commands(7, &plan, Family::V6);
+        assert!(has(&with, "address add fd98::2/128 dev lease0 nodad"));
+        assert!(has(&with, "route add default dev lease0 table 7"));
+        assert!(!has(&with, "unreachable"));
+        plan.kill_switch = true;
+        assert!(has(&commands(7, &plan, Family::V6), "unreachable"));
+    }
+
+    #[test]
+    fn what_stays_outside_is_decided_before_the_tunnel() {
+        let lines = commands(7, &plan(), Family::V4);
+        let priority = |word: &str| -> u32 {
+            let line = lines.iter().find(|line| line.contains(word)).unwrap();
+            let number = line.split("priority ").nth(1).unwrap();
+            number.split(' ').next().unwrap().parse().unwrap()
+        };
+        let direct = priority("to 192.168.1.0/24 lookup main");
+        assert!(direct < priority("suppress_prefixlength 0"));
+        assert!(priority("suppress_prefixlength 0") < priority("not fwmark 7 lookup 7"));
+        assert!(!has(&commands(7, &plan(), Family::V6), "192.168"));
+    }
+
+    #[test]
+    fn only_own_rules_are_undone() {
+        for (rule, undone) in [
+            (
+                json!({ "priority": UNMARKED, "not": null, "fwmark": "0x7", "table": "7" }),
+                true,
+            ),
+            (
+                json!({ "priority": UNMARKED, "src": "all", "table": "8" }),
+                false,
+            ),
+            (
+                json!({ "priority": SPECIAL, "table": "main", "suppress_prefixlen": 0 }),
+                true,
+            ),
+            (json!({ "priority": SPECIAL, "table": "main" }), false),
+            (
+                json!({ "priority": DIRECT, "dst": "192.168.1.0", "dstlen": 24, "table": "main" }),
+                true,
+            ),
+            (
+                json!({ "priority": 32766, "src": "all", "table": "main" }),
+                false,
+            ),
+        ] {
+            assert_eq!(undo(&rule, 7).is_some(), undone, "{rule}");
+        }
+    }
+}
