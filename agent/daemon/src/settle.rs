@@ -47,6 +47,10 @@ pub(crate) async fn run(
     );
     let plan = plan.await.map_err(claim_failure)?;
     preview(&plan, output);
+    if args.dry_run {
+        output.json(&preview_json(&plan));
+        return Ok(());
+    }
     if plan.claims.is_empty() {
         return nothing(output, "nothing to claim");
     }
@@ -73,6 +77,30 @@ fn nothing(output: &Output, why: &str) -> Result<(), Failure> {
     output.json(&json!({ "paid": Amount::ZERO, "fee": Amount::ZERO, "rows": [] }));
     output.line(why);
     Ok(())
+}
+
+/// What a dry run says to programs: amounts in the token's smallest unit, gas in wei.
+fn preview_json(plan: &ClaimPlan) -> serde_json::Value {
+    let rows = plan.claims.iter().map(|claim| {
+        json!({
+            "channel": claim.row.channel.id(),
+            "payer": claim.row.channel.payer,
+            "amount": claim.amount,
+            "fee": claim.fee,
+            "valid_until": claim.row.reservation.message.valid_until,
+        })
+    });
+    let left = plan.left.iter().map(|(channel, amount, why)| {
+        json!({ "channel": channel, "amount": amount, "reason": why.to_string() })
+    });
+    json!({
+        "amount": plan.amount,
+        "fee": plan.fee,
+        "gas": plan.gas,
+        "gas_cost": plan.gas_cost.to_string(),
+        "rows": rows.collect::<Vec<_>>(),
+        "left": left.collect::<Vec<_>>(),
+    })
 }
 
 fn preview(plan: &ClaimPlan, output: &Output) {

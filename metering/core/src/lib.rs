@@ -5,6 +5,7 @@
 
 mod amount;
 mod channel;
+mod claim;
 mod clock;
 mod connections;
 mod end;
@@ -23,6 +24,7 @@ mod typed_data;
 
 pub use amount::{Amount, Overflow, PricePerGib, PricePerSecond, Prices, Usage};
 pub use channel::{ChannelState, DealProgress};
+pub use claim::{Backing, CLAIM_LEAD, ClaimCause, ClaimRules, Claimable};
 pub use connections::{
     CONNECTION_BYTES, CONNECTION_DEPTH, Connection, ConnectionEnd, ConnectionTree, Transport,
     blinding, connection_leaf, connection_path, connection_root,

@@ -358,6 +358,9 @@ pub struct SettleArgs {
     /// Submit without asking
     #[arg(long)]
     pub yes: bool,
+    /// Show what would be claimed, the fee and the gas, and submit nothing
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
 }
 
 /// `ipsx withdraw …`

@@ -267,9 +267,16 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     crate::leases::run(LeasesArgs { all: true }, &requester, &QUIET)
         .await
         .unwrap();
-    crate::settle::run(SettleArgs { yes: true }, &provider, &QUIET)
-        .await
-        .unwrap();
+    crate::settle::run(
+        SettleArgs {
+            yes: true,
+            dry_run: false,
+        },
+        &provider,
+        &QUIET,
+    )
+    .await
+    .unwrap();
     let contract = &world.network.contract;
     let claimed = contract.claimed(deal.channel().id()).await.unwrap();
     assert_eq!(claimed, finished.record.paid());

@@ -241,6 +241,7 @@ async fn start_provider(
         },
         exposure: ExposureLimits::default(),
         claim_at_end: true,
+        claims: Default::default(),
         uapi: None,
         record_retention: 86_400,
         record_key: None,

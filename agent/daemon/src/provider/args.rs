@@ -6,16 +6,19 @@ use std::path::PathBuf;
 use clap::Args;
 use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
 use ipsx_market::offer::{Capacity, LONGEST_LEASE, Protocol, SHORTEST_LEASE, WeeklyHours};
-use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use ipsx_metering::{Amount, ClaimRules, PricePerGib, PricePerSecond, Prices};
 use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
 
 use super::ProviderConfig;
+use super::claimer::ClaimSettings;
 use super::exit_args::ExitArgs;
 use super::schedule;
 use crate::amount;
 use crate::cli::duration;
 use crate::connections::RecordKey;
 use crate::network::Network;
+
+const WEI_PER_GWEI: u128 = 1_000_000_000;
 
 /// `ipsx provide`
 #[derive(Args, Clone, Debug)]
@@ -88,6 +91,18 @@ pub struct ProvideArgs {
     /// Claim vouchers on the chain at the end of each lease.
     #[arg(long)]
     pub claim_at_end: bool,
+    /// Claim when one payer owes this many tokens.
+    #[arg(long, value_parser = amount::parse, default_value = "50", value_name = "TOKENS")]
+    pub claim_above: Amount,
+    /// Claim when one payer owes this share of its deposit and the operator's bond together.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "PERCENT")]
+    pub claim_share: u32,
+    /// Leave claims that are worth less, for their gas.
+    #[arg(long, value_parser = amount::parse, default_value = "0", value_name = "TOKENS")]
+    pub claim_at_least: Amount,
+    /// Put off claims while gas costs more, unless they are about to lapse.
+    #[arg(long, value_name = "GWEI")]
+    pub max_gas_price: Option<u64>,
     /// Undo what a provider with a kernel exit that was killed left on this host (packet filter, forwarding,
     /// addresses, routes), and do nothing else. The next start does it too.
     #[arg(long)]
@@ -147,6 +162,16 @@ impl ProvideArgs {
                 per_network: self.max_unclaimed,
             },
             claim_at_end: self.claim_at_end,
+            claims: ClaimSettings {
+                rules: ClaimRules {
+                    above: self.claim_above,
+                    percent_of_backing: self.claim_share,
+                    at_least: self.claim_at_least.max(Amount(1)),
+                },
+                most_per_gas: self
+                    .max_gas_price
+                    .map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
+            },
             uapi: self.uapi.clone(),
             record_retention: u64::from(self.record_retention) * 86_400,
             record_key: self.record_key,

@@ -1,32 +1,42 @@
 //! Claims vouchers on the chain, in a task of its own: a slow chain must not slow service.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_agent_core::provider::ProviderEvent;
+use ipsx_metering::{
+    Address, Backing, CLAIM_WINDOW, ClaimCause, ClaimRules, Claimable, NetworkId, UnixSeconds,
+};
 use ipsx_settlement::claims::{self, ClaimError, ClaimPolicy};
-use ipsx_settlement::{Centralizer, Signer, VoucherStore, Wallet};
+use ipsx_settlement::{Centralizer, ContractError, Patience, Signer, VoucherStore, Wallet};
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Happening;
 
-/// Whether something is about to lapse is looked up this often.
+/// Whether something is to be claimed is looked up this often.
 const LOOK: Duration = Duration::from_secs(600);
-/// Claims are made at the latest this long before their reservation's claim window closes: half of the window.
-const BEFORE_LAPSE: u64 = 12 * 3_600;
-/// A claim is good for this long after its reservation.
-const WINDOW: u64 = 24 * 3_600;
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(600);
 
 /// Claim now; the sender, if there is one, hears when it was tried.
 pub(super) type ClaimNow = Option<oneshot::Sender<()>>;
 
+/// When to claim and what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClaimSettings {
+    /// When.
+    pub rules: ClaimRules,
+    /// Wei for a unit of gas above which claims wait, unless a deadline presses; `None` for any price.
+    pub most_per_gas: Option<u128>,
+}
+
 /// The task's state.
 pub(super) struct Claimer {
     pub(super) vouchers: Arc<VoucherStore>,
     pub(super) contract: Centralizer,
     pub(super) wallet: Arc<Wallet>,
+    pub(super) settings: ClaimSettings,
     pub(super) happened: mpsc::UnboundedSender<Happening>,
 }
 
@@ -34,28 +44,31 @@ impl Claimer {
     /// Works until nobody can ask it any more.
     pub(super) async fn run(self, mut asked: mpsc::Receiver<ClaimNow>) {
         let mut retry = FIRST_RETRY;
-        let mut owed = false;
+        let mut owed = None;
         loop {
-            let wait = if owed { retry } else { LOOK };
-            let done = match tokio::time::timeout(wait, asked.recv()).await {
-                Ok(Some(done)) => done,
+            let wait = if owed.is_some() { retry } else { LOOK };
+            let (done, cause) = match tokio::time::timeout(wait, asked.recv()).await {
+                Ok(Some(done)) => (done, ClaimCause::Value),
                 Ok(None) => return,
-                Err(_) if owed || self.something_lapses().await => None,
-                Err(_) => continue,
+                // While it waits, the deadline may have come near.
+                Err(_) => match self.cause().await.or(owed) {
+                    Some(cause) => (None, cause),
+                    None => continue,
+                },
             };
-            match self.claim().await {
+            match self.claim(cause).await {
                 Ok(()) => {
-                    owed = false;
+                    owed = None;
                     retry = FIRST_RETRY;
                 }
                 Err(error) => {
                     // The first failure waits for `FIRST_RETRY`, later ones twice as long each.
-                    retry = if owed {
+                    retry = if owed.is_some() {
                         (retry * 2).min(LONGEST_RETRY)
                     } else {
                         FIRST_RETRY
                     };
-                    owed = true;
+                    owed = Some(cause);
                     self.tell(ProviderEvent::ClaimFailed {
                         reason: error.to_string(),
                         retry_in: retry.as_secs(),
@@ -69,20 +82,26 @@ impl Claimer {
         }
     }
 
-    /// Claims everything that is due, in as many batches as it takes.
-    async fn claim(&self) -> Result<(), ClaimError> {
+    /// Claims everything that is worth it, in as many batches as it takes.
+    async fn claim(&self, cause: ClaimCause) -> Result<(), ClaimError> {
+        let contract = self.sending(cause);
+        // What was sent before a crash may be all there is to do.
+        contract.resume(self.wallet.as_ref()).await?;
         loop {
             let now = self.head().await?;
             let submitter = self.wallet.address();
-            let policy = ClaimPolicy::default();
-            let plan = claims::plan(&self.vouchers, &self.contract, submitter, now, policy).await?;
+            let policy = ClaimPolicy {
+                at_least: self.settings.rules.at_least,
+                ..ClaimPolicy::default()
+            };
+            let plan = claims::plan(&self.vouchers, &contract, submitter, now, policy).await?;
             if plan.claims.is_empty() {
                 return Ok(());
             }
             let report =
-                claims::submit(&self.vouchers, &self.contract, self.wallet.as_ref(), &plan).await?;
+                claims::submit(&self.vouchers, &contract, self.wallet.as_ref(), &plan).await?;
             for (channel, _) in &report.outcomes {
-                let claimed = self.contract.claimed(*channel).await?;
+                let claimed = contract.claimed(*channel).await?;
                 let _ = self.happened.send(Happening::Claimed(*channel, claimed));
             }
             if report.paid.0 == 0 {
@@ -97,21 +116,64 @@ impl Claimer {
         }
     }
 
-    async fn something_lapses(&self) -> bool {
-        let (Ok(now), Ok(unclaimed)) = (self.head().await, self.vouchers.unclaimed().await) else {
-            return false;
+    /// The contract, sending at a price that the cause is worth.
+    fn sending(&self, cause: ClaimCause) -> Centralizer {
+        let most_per_gas = match cause {
+            ClaimCause::Deadline => None,
+            ClaimCause::Value | ClaimCause::Share => self.settings.most_per_gas,
         };
-        unclaimed.iter().any(|channel| {
-            channel.best_claim(now).is_some_and(|(reservation, _)| {
-                reservation.message.valid_until.after(WINDOW).since(now) < BEFORE_LAPSE
-            })
-        })
+        let outbox = self.contract.outbox().clone().with_patience(Patience {
+            most_per_gas,
+            ..self.contract.outbox().patience()
+        });
+        self.contract.clone().with_outbox(outbox)
     }
 
-    async fn head(&self) -> Result<ipsx_metering::UnixSeconds, ClaimError> {
+    /// Why to claim now, if there is a reason; `None` too when the chain can't be asked.
+    async fn cause(&self) -> Option<ClaimCause> {
+        match self.pressing().await {
+            Ok(cause) => cause,
+            Err(error) => {
+                tracing::debug!(%error, "whether to claim is not known");
+                None
+            }
+        }
+    }
+
+    /// The most pressing cause of any payer.
+    async fn pressing(&self) -> Result<Option<ClaimCause>, ClaimError> {
+        let now = self.head().await?;
+        let mut payers: HashMap<(NetworkId, Address), Vec<Claimable>> = HashMap::new();
+        for stored in self.vouchers.unclaimed().await? {
+            let Some((reservation, amount)) = stored.best_claim(now) else {
+                continue;
+            };
+            let payer = (stored.channel.network, stored.channel.payer);
+            payers.entry(payer).or_default().push(Claimable {
+                amount,
+                lapses_at: reservation.message.valid_until.after(CLAIM_WINDOW),
+            });
+        }
+        let mut found = None;
+        for ((network, payer), channels) in payers {
+            let account = self.contract.account(network, payer).await?;
+            let bond = self.contract.network(network).await?.bond;
+            let backing = Backing {
+                balance: account.balance.saturating_sub(account.pending),
+                bond,
+            };
+            match self.settings.rules.cause(&channels, backing, now) {
+                Some(ClaimCause::Deadline) => return Ok(Some(ClaimCause::Deadline)),
+                cause => found = found.or(cause),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn head(&self) -> Result<UnixSeconds, ClaimError> {
         let head = self.contract.chain().head().await;
         head.map(|head| head.timestamp)
-            .map_err(|error| ipsx_settlement::ContractError::Chain(error).into())
+            .map_err(|error| ContractError::Chain(error).into())
     }
 
     fn tell(&self, event: ProviderEvent) {

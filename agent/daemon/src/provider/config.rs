@@ -8,6 +8,7 @@ use ipsx_metering::Domain;
 use ipsx_tunnel_core::ExitPolicy;
 
 use super::ExitArgs;
+use super::claimer::ClaimSettings;
 use crate::connections::RecordKey;
 use crate::network::Network;
 
@@ -35,6 +36,8 @@ pub struct ProviderConfig {
     pub exposure: ExposureLimits,
     /// Whether vouchers are claimed at the end of each lease.
     pub claim_at_end: bool,
+    /// When vouchers are claimed besides.
+    pub claims: ClaimSettings,
     /// Name of the control socket by which `wg show` watches the leases, if there is to be one.
     pub uapi: Option<String>,
     /// How long the connection record is kept, in seconds; 0 keeps none.

@@ -9,7 +9,7 @@ use ipsx_agent_core::provider::{
     policy_hash,
 };
 use ipsx_metering::Address;
-use ipsx_settlement::{Signer, VoucherStore, Wallet};
+use ipsx_settlement::{Outbox, Signer, VoucherStore, Wallet};
 use ipsx_tunnel_core::{DropCounts, ExitPolicy, IpNet, Ipv4Net, Ipv6Net, PublicKey, Rule};
 use ipsx_tunnel_os as tunnel;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -286,10 +286,13 @@ impl Background {
         wallet: &Arc<Wallet>,
     ) -> mpsc::Sender<ClaimNow> {
         let (claims, asked) = mpsc::channel(1);
+        // What this wallet has sent, for every contract and network of the folder.
+        let outbox = Outbox::in_folder(config.data.join("outbox"));
         let claimer = Claimer {
             vouchers,
-            contract: config.network.contract.clone(),
+            contract: config.network.contract.clone().with_outbox(outbox),
             wallet: wallet.clone(),
+            settings: config.claims,
             happened: self.happened.clone(),
         };
         self.tasks.spawn(claimer.run(asked));

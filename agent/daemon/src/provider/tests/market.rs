@@ -108,6 +108,7 @@ impl Market {
             terms: terms(),
             exposure: ExposureLimits::default(),
             claim_at_end: true,
+            claims: Default::default(),
             uapi: None,
             record_retention: 86_400,
             record_key: None,
