@@ -2,6 +2,7 @@
 
 mod inbound;
 mod outbound;
+mod path_mtu;
 mod settings;
 mod shards;
 mod timers;
@@ -15,9 +16,9 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use shards::Foreign;
-
+pub(crate) use path_mtu::PathMtu;
 pub use settings::PeerSettings;
+use shards::Foreign;
 pub use shards::{Arrived, Shard};
 
 use crate::{
@@ -203,6 +204,8 @@ pub struct Device {
     foreign: HashMap<PeerId, Foreign, OwnNumbers>,
     /// What all peers together may send us and get from us, if that is limited.
     shares: Option<Shares>,
+    /// Whether the way to some peer was ever too narrow for a datagram.
+    narrow_paths: bool,
     next_id: u64,
     transmits: TransmitQueue,
     events: VecDeque<DeviceEvent>,
@@ -237,6 +240,7 @@ impl Device {
             shard: Shard::WHOLE,
             foreign: HashMap::default(),
             shares: None,
+            narrow_paths: false,
             next_id: 1,
             transmits: TransmitQueue::new(),
             events: VecDeque::new(),

@@ -49,6 +49,8 @@ drop_reasons! {
     HandshakeBacklog = "handshake_backlog",
     /// Packet larger than the tunnel carries.
     Oversize = "oversize",
+    /// Inner packet that must stay whole and is longer than the outer path takes; its sender can be told.
+    PathMtu = "path_mtu",
     /// Data while the peer's gate is closed.
     GateClosed = "gate_closed",
     /// Data above the peer's throttle.

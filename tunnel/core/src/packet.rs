@@ -5,13 +5,15 @@ mod build;
 use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, IpVersion, Ipv4Packet,
-    Ipv6Packet, TcpPacket, UdpPacket,
+    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol,
+    IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
 
 use crate::drops::DropReason;
 
-pub use build::{Unreachable, echo_reply, echo_request, tcp_last_ack, tcp_reset, udp, unreachable};
+pub use build::{
+    Unreachable, echo_reply, echo_request, tcp_last_ack, tcp_reset, too_big, udp, unreachable,
+};
 
 /// What an inner packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +199,12 @@ fn icmp_v4(segment: &[u8]) -> Result<Content, DropReason> {
             identifier: icmp.echo_ident(),
             sequence: icmp.echo_seq_no(),
         }),
+        // A packet that was too long: its destination can be reached by shorter ones.
+        Icmpv4Message::DstUnreachable
+            if icmp.msg_code() == u8::from(Icmpv4DstUnreachable::FragRequired) =>
+        {
+            Ok(Content::OtherIcmp)
+        }
         Icmpv4Message::DstUnreachable => {
             let reason = Unreachable::from_v4_code(icmp.msg_code());
             Ok(undelivered(reason, segment.get(8..).unwrap_or_default()))

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::{
     control::ControlLimits,
-    device::{PeerConfig, Transfer},
+    device::{PathMtu, PeerConfig, Transfer},
     gate::GateKeeper,
     keys::{PresharedKey, PublicKey},
     noise::{Identity, Session, SessionKeys},
@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) session: Session,
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) allowed_ips: Vec<IpNet>,
+    /// What the way to it is known to take.
+    pub(crate) path_mtu: Option<PathMtu>,
     pub(crate) gate: GateKeeper,
     /// Its number in the device's shares.
     pub(crate) share: usize,
@@ -69,6 +71,7 @@ impl Peer {
             session: Session::new(),
             endpoint: config.endpoint,
             allowed_ips,
+            path_mtu: None,
             gate,
             share,
             control: ControlLimits::new(now),

@@ -294,8 +294,13 @@ impl<C: Send + 'static> Engine<C> {
                     self.blocked = Some(transmit);
                     break;
                 }
-                _ => self.device.recycle(transmit),
+                Ok(Some(mtu)) => {
+                    let destination = transmit.destination;
+                    self.device.set_path_mtu(destination, mtu, Instant::now());
+                }
+                _ => {}
             }
+            self.device.recycle(transmit);
         }
         self.device.set_max_segments(self.udp.max_segments());
     }

@@ -141,13 +141,18 @@ impl Tun {
 
     /// Reads one packet or super-packet and gives it to the device.
     pub(crate) fn read_into(&mut self, device: &mut Device, now: Instant) -> Result<(), Stop> {
-        send_raw(device, self.read_raw()?, now);
+        let answer = send_raw(device, self.read_raw()?, now);
+        self.answer(answer);
         Ok(())
     }
 
-    /// Reads one packet or super-packet and gives it to `take`.
-    pub(crate) fn read(&mut self, take: impl FnOnce(&Segments<'_>)) -> Result<(), Stop> {
-        with_segments(self.read_raw()?, take);
+    /// Reads one packet or super-packet and gives it to `take`, which may have a packet to answer with.
+    pub(crate) fn read(
+        &mut self,
+        take: impl FnOnce(&Segments<'_>) -> Option<Vec<u8>>,
+    ) -> Result<(), Stop> {
+        let answer = with_segments(self.read_raw()?, take);
+        self.answer(answer);
         Ok(())
     }
 
@@ -159,6 +164,16 @@ impl Tun {
                 self.judge(&error)?;
                 Ok(&mut [])
             }
+        }
+    }
+
+    /// Writes a packet for whoever sent what was read, if there is one.
+    pub(crate) fn answer(&self, packet: Option<Vec<u8>>) {
+        let Some(packet) = packet else { return };
+        let header = OffloadHeader::default().to_bytes();
+        let pieces = [IoSlice::new(&header), IoSlice::new(&packet)];
+        if let Err(error) = self.file.write(&pieces) {
+            tracing::trace!(%error, "the interface takes no packet");
         }
     }
 
@@ -218,21 +233,32 @@ impl Tun {
     }
 }
 
-/// Gives a device what [`Tun::read_raw`] has read.
-pub(crate) fn send_raw(device: &mut Device, raw: &mut [u8], now: Instant) {
-    with_segments(raw, |segments| {
-        if let Err(reason) = device.handle_segments(segments, now) {
-            tracing::trace!(%reason, "packet dropped");
-        }
-    });
+/// Gives a device what [`Tun::read_raw`] has read. Returns what is to be given to [`Tun::answer`].
+pub(crate) fn send_raw(device: &mut Device, raw: &mut [u8], now: Instant) -> Option<Vec<u8>> {
+    with_segments(raw, |segments| send(device, segments, now))
 }
 
-fn with_segments(raw: &mut [u8], take: impl FnOnce(&Segments<'_>)) {
-    let Some((header, packet)) = raw.split_first_chunk_mut::<OFFLOAD_HEADER_LEN>() else {
-        return;
-    };
+/// Gives a device what was read; a packet that is too long for the way to its peer is answered instead.
+pub(crate) fn send(device: &mut Device, segments: &Segments<'_>, now: Instant) -> Option<Vec<u8>> {
+    let too_big = device.too_big(segments, now);
+    if too_big.is_none()
+        && let Err(reason) = device.handle_segments(segments, now)
+    {
+        tracing::trace!(%reason, "packet dropped");
+    }
+    too_big
+}
+
+fn with_segments(
+    raw: &mut [u8],
+    take: impl FnOnce(&Segments<'_>) -> Option<Vec<u8>>,
+) -> Option<Vec<u8>> {
+    let (header, packet) = raw.split_first_chunk_mut::<OFFLOAD_HEADER_LEN>()?;
     match OffloadHeader::from_bytes(header).and_then(|header| Segments::new(header, packet)) {
         Ok(segments) => take(&segments),
-        Err(error) => tracing::debug!(%error, "packet of the interface dropped"),
+        Err(error) => {
+            tracing::debug!(%error, "packet of the interface dropped");
+            None
+        }
     }
 }

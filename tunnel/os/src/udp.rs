@@ -8,7 +8,7 @@ use std::{
 use ipsx_tunnel_core::{Arrival, Ecn, Transmit};
 use mio::{Interest, Registry, Token, net::UdpSocket};
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{error::TunnelError, sys};
 
@@ -79,7 +79,7 @@ impl UdpIo {
     /// Marks everything that is sent, for the host's routing rules; 0 for no mark.
     #[cfg(target_os = "linux")]
     pub(crate) fn set_mark(&self, mark: u32) -> io::Result<()> {
-        socket2::SockRef::from(&self.socket).set_mark(mark)
+        SockRef::from(&self.socket).set_mark(mark)
     }
 
     fn open(address: SocketAddr, sharing: Sharing, most: usize) -> io::Result<Self> {
@@ -99,6 +99,21 @@ impl UdpIo {
         socket.bind(&address.into())?;
         let socket = UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new((&socket).into())?;
+        sys::follow_path_mtu(&SockRef::from(&socket));
+        let buffers = (
+            state.recv_buffer_size((&socket).into()).unwrap_or(0),
+            state.send_buffer_size((&socket).into()).unwrap_or(0),
+        );
+        tracing::debug!(%address, receive = buffers.0, send = buffers.1, "UDP socket buffers, bytes");
+        if buffers.0.min(buffers.1) < SOCKET_BUFFER {
+            tracing::info!(
+                receive = buffers.0,
+                send = buffers.1,
+                wanted = SOCKET_BUFFER,
+                "the system gives the WireGuard socket small buffers, and bursts may be lost: raise net.core.rmem_max and \
+                 net.core.wmem_max, or give the program CAP_NET_ADMIN"
+            );
+        }
         let local = socket.local_addr()?;
         Ok(Self {
             socket,
@@ -139,18 +154,37 @@ impl UdpIo {
         self.state.max_gso_segments()
     }
 
-    /// Sends a batch; `WouldBlock` means that it has to be tried again.
-    pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<()> {
-        let segment_size = (transmit.segments() > 1).then_some(transmit.segment_size);
-        let batch = quinn_udp::Transmit {
+    /// Sends a batch; `WouldBlock` means that it has to be tried again. Returns the longest IP packet that the way
+    /// takes, if the batch's were longer: then they went in pieces.
+    pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<Option<usize>> {
+        let segments = transmit.segments();
+        let segment_size = (segments > 1).then_some(transmit.segment_size);
+        match self.send_part(transmit, transmit.contents(), segment_size) {
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) && segments > 1 => {}
+            other => return other.map(|()| None),
+        }
+        // Batches are never cut to pieces, datagrams are.
+        for datagram in transmit.contents().chunks(transmit.segment_size) {
+            self.send_part(transmit, datagram, None)?;
+        }
+        Ok(sys::path_mtu(transmit.destination).ok())
+    }
+
+    fn send_part(
+        &self,
+        transmit: &Transmit,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<()> {
+        let part = quinn_udp::Transmit {
             destination: transmit.destination,
             ecn: EcnCodepoint::from_bits(transmit.ecn.bits()),
-            contents: transmit.contents(),
+            contents,
             segment_size,
             src_ip: None,
         };
         self.socket
-            .try_io(|| self.state.send((&self.socket).into(), &batch))
+            .try_io(|| self.state.try_send((&self.socket).into(), &part))
     }
 
     /// Receives once and gives each datagram to `take`; `WouldBlock` when there is nothing.

@@ -9,6 +9,7 @@ mod hostile;
 mod lease;
 mod limits;
 mod marks;
+mod path_mtu;
 mod shards;
 mod timers;
 

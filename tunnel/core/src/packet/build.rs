@@ -258,6 +258,40 @@ pub fn unreachable(
     }
 }
 
+/// Writes the ICMP error that tells the sender of `original` to send no packets longer than `mtu`, as if from where
+/// they go (RFC 1191, section 4; RFC 4443, section 3.2). False for what is no IP packet.
+pub fn too_big(packet: &mut Vec<u8>, original: &[u8], mtu: u16) -> bool {
+    let quoted = &original[..original.len().min(QUOTED)];
+    let Ok((to, from)) = super::addresses(original) else {
+        return false;
+    };
+    let protocol = match to {
+        IpAddr::V4(_) => IpProtocol::Icmp,
+        IpAddr::V6(_) => IpProtocol::Icmpv6,
+    };
+    let Some(start) = ip(packet, from, to, protocol, 8 + quoted.len()) else {
+        return false;
+    };
+    let message = &mut packet[start..];
+    message[8..].copy_from_slice(quoted);
+    match (from, to) {
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            message[4..8].copy_from_slice(&u32::from(mtu).to_be_bytes());
+            let mut icmp = Icmpv6Packet::new_unchecked(message);
+            icmp.set_msg_type(Icmpv6Message::PktTooBig);
+            icmp.fill_checksum(&from, &to);
+        }
+        _ => {
+            message[6..8].copy_from_slice(&mtu.to_be_bytes());
+            let mut icmp = Icmpv4Packet::new_unchecked(message);
+            icmp.set_msg_type(Icmpv4Message::DstUnreachable);
+            icmp.set_msg_code(Icmpv4DstUnreachable::FragRequired.into());
+            icmp.fill_checksum();
+        }
+    }
+    true
+}
+
 /// Writes the RST that answers a TCP segment of no known connection (RFC 9293, section 3.10.7.1). False if the
 /// segment is itself a RST, or no TCP.
 pub fn tcp_reset(packet: &mut Vec<u8>, segment: &[u8]) -> bool {

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Instant,
 };
 
 use ipsx_tunnel_core::{Arrival, Device, Transmit};
@@ -173,8 +174,11 @@ impl Outer {
         match self.io.send(&transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.blocked = Some(transmit);
+                return;
             }
-            _ => device.recycle(transmit),
+            Ok(Some(mtu)) => device.set_path_mtu(transmit.destination, mtu, Instant::now()),
+            _ => {}
         }
+        device.recycle(transmit);
     }
 }

@@ -250,7 +250,7 @@ impl Worker {
                     return;
                 }
                 let arrival = match source {
-                    Source::Tunnel => return send_raw(device, packet, now),
+                    Source::Tunnel => return tun.answer(send_raw(device, packet, now)),
                     Source::Network(arrival) => arrival,
                 };
                 match tun.slot(packet.len().max(MIN_SLOT)) {
@@ -305,7 +305,8 @@ impl Worker {
         let packet = raw.get(OFFLOAD_HEADER_LEN..).unwrap_or_default();
         let owner = self.device.shard_of_packet(packet);
         if owner == self.place.shard.index() {
-            send_raw(&mut self.device, raw, now);
+            let answer = send_raw(&mut self.device, raw, now);
+            self.tun.answer(answer);
         } else {
             outbox.push(owner, Source::Tunnel, raw);
         }

@@ -17,7 +17,7 @@ use super::Command;
 use crate::{
     client::{Calling, ClientEvent},
     engine::{Context, Role},
-    tun::{Stop, Tun},
+    tun::{self, Stop, Tun},
 };
 
 /// Packets or super-packets read from the interface before they are sent: together they fill the batches better.
@@ -71,11 +71,9 @@ impl HostRole {
         tun.read(|segments| {
             if let Err(reason) = flows.note_sent(segments.packet(), *now) {
                 drops.add(reason);
-                return;
+                return None;
             }
-            if let Err(reason) = device.handle_segments(segments, *now) {
-                tracing::trace!(%reason, "packet dropped");
-            }
+            tun::send(device, segments, *now)
         })
     }
 

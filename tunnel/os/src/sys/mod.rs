@@ -19,5 +19,7 @@ pub(crate) use self::{
     tun::{TunFile, open_tun, open_tun_queues},
 };
 pub(crate) use interfaces::own_networks;
-pub(crate) use options::{defer_port, enlarge_buffers, raise_file_limit};
+pub(crate) use options::{
+    defer_port, enlarge_buffers, follow_path_mtu, path_mtu, raise_file_limit,
+};
 pub(crate) use resolve::{LookupFailure, lookup};

@@ -1,8 +1,8 @@
 //! Socket options and limits that no dependency wraps.
 
-use std::os::fd::AsRawFd;
+use std::{io, net::SocketAddr, os::fd::AsRawFd};
 
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 /// Asks for send and receive buffers of `bytes`: past the system's limit if we are privileged, up to it if not.
 pub(crate) fn enlarge_buffers(socket: &Socket, bytes: usize) {
@@ -16,6 +16,64 @@ pub(crate) fn enlarge_buffers(socket: &Socket, bytes: usize) {
     // The kernel clamps these by itself; a refusal only costs speed.
     let _ = socket.set_recv_buffer_size(bytes);
     let _ = socket.set_send_buffer_size(bytes);
+}
+
+/// Has datagrams that are longer than the way takes cut to pieces, by the system and not by routers: those tell it
+/// what they take, which then holds for all sockets.
+pub(crate) fn follow_path_mtu(socket: &Socket) {
+    // Where an option is missing, or is of the other IP version, the system's default holds.
+    #[cfg(target_os = "linux")]
+    for (level, option, value) in [
+        (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_WANT,
+        ),
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_WANT,
+        ),
+        (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0),
+    ] {
+        set(socket, level, option, value);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+}
+
+/// The longest IP packet that the way to `destination` takes, as far as the system knows.
+#[cfg(target_os = "linux")]
+pub(crate) fn path_mtu(destination: SocketAddr) -> io::Result<usize> {
+    let socket = Socket::new(Domain::for_address(destination), Type::DGRAM, None)?;
+    // Nothing is sent: this chooses the route.
+    socket.connect(&destination.into())?;
+    let (level, option) = match destination {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut mtu: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and value and length are written to live variables of the sizes given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw mut mtu).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    usize::try_from(mtu).map_err(io::Error::other)
+}
+
+/// Elsewhere nobody asks.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn path_mtu(_: SocketAddr) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Leaves the choice of a bound socket's port to connect(), so that ports are only scarce per destination.
