@@ -13,7 +13,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::namespace::Namespace;
@@ -136,7 +136,7 @@ fn lease(test: &str, words: &[&str]) -> Leased {
     assert_eq!(mode & 0o777, 0o600, "the file holds a private key");
 
     let interface = format!("ipsx{}{}", words.len(), std::process::id() % 100_000);
-    let client = stock_client::start(&net.requester, &interface, &file, &[WEB]);
+    let client = stock_client::start(&net.requester, &interface, &file, &[WEB, "2000::/3"]);
     let mut server = net.web.command("iperf3");
     let mut iperf3 = Program::start("iperf3", server.args(["--server", "--forceflush"]));
     iperf3.wait_for("Server listening", SOON);
@@ -245,6 +245,14 @@ fn a_lease_is_held_to_its_rates_and_watched_by_wg() {
     // An upload learns of its limit by losses, which cost it some of the rate; a download waits.
     assert!((3.0..10.2).contains(&up), "up {up} Mbit/s");
     assert!((20.0..30.2).contains(&down), "down {down} Mbit/s");
+
+    // The lease carries no IPv6, and says so instead of keeping anybody waiting; nor does IPv6 leave beside the tunnel.
+    let started = Instant::now();
+    let mut curl = leased.net.requester.command("curl");
+    curl.args(["--silent", "--globoff", "--max-time", "20"]);
+    let refused = curl.arg("http://[2606:4700::1111]/").status().unwrap();
+    assert_eq!(refused.code(), Some(7), "curl could not connect");
+    assert!(started.elapsed() < Duration::from_secs(5));
 
     let wg = |words: &[&str]| Command::new("wg").args(words).output().unwrap();
     let dump = wg(&["show", &name, "dump"]);

@@ -48,8 +48,14 @@ pub fn start(namespace: &Namespace, interface: &str, file: &Path, routed: &[&str
             .map(|v| v.trim().to_owned())
             .collect::<Vec<_>>()
     };
-    for address in value("Address").iter().filter(|a| a.contains('.')) {
-        namespace.ip(&["address", "add", address, "dev", interface]);
+    for address in value("Address") {
+        let words = ["address", "add", &address, "dev", interface];
+        let nodad = if address.contains(':') {
+            &["nodad"][..]
+        } else {
+            &[]
+        };
+        namespace.ip(&[&words[..], nodad].concat());
     }
     let mtu = value("MTU")[0].clone();
     namespace.ip(&["link", "set", interface, "mtu", &mtu, "up"]);

@@ -260,6 +260,9 @@ pub fn check_ready(deal: &Deal, network: &Network, ready: &Ready) -> Result<Amou
     {
         return wrong("the inner addresses are not two private ones");
     }
+    if ready.address_v6.is_some_and(|v6| !v6.is_unique_local()) {
+        return wrong("the inner IPv6 address is no unique local one");
+    }
     if !MTU_RANGE.contains(&ready.mtu) {
         return wrong("the packet size is out of range");
     }

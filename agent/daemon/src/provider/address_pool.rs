@@ -1,10 +1,13 @@
 //! Inner addresses of the tunnel.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The provider's inner address: name server, echo, and where vouchers go.
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 1);
+/// The same for IPv6, less the name server and the vouchers. Unique local (RFC 4193), so that hosts with both versions
+/// prefer IPv4 to it where they can choose (RFC 6724).
+pub(super) const GATEWAY_V6: Ipv6Addr = v6_of(GATEWAY);
 /// Length of the prefix that holds the gateway and all peers.
 pub(super) const INNER_PREFIX_V4: u8 = 16;
 /// The same for IPv6.
@@ -14,6 +17,13 @@ pub(super) const CONTROL_PORT: u16 = 4_773;
 /// Peers get addresses of 10.64.0.0/16 after the gateway's.
 const FIRST: u16 = 2;
 const LAST: u16 = u16::MAX - 1;
+
+/// The inner IPv6 address that goes with an inner IPv4 address: fd49:5053:5800::HOST.
+pub(super) const fn v6_of(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, high, low] = address.octets();
+    let host = u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(0xfd49, 0x5053, 0x5800, 0, 0, 0, 0, host)
+}
 
 /// Hands out addresses, the one that was free for longest first: a stale packet rarely meets a new lease.
 #[derive(Debug)]
@@ -63,6 +73,9 @@ mod tests {
         let all: HashSet<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(all.len(), usize::from(LAST - FIRST) + 1);
         assert!(!all.contains(&GATEWAY));
+        let all_v6: HashSet<_> = all.iter().map(|&address| v6_of(address)).collect();
+        assert_eq!(all_v6.len(), all.len());
+        assert!(!all_v6.contains(&GATEWAY_V6) && all_v6.iter().all(Ipv6Addr::is_unique_local));
         let one = *all.iter().next().unwrap();
         pool.give_back(one);
         assert_eq!(pool.take(), Some(one));

@@ -1,7 +1,7 @@
 //! Every side effect of a provider: sockets, files, the chain and what people see.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::address_pool::{AddressPool, CONTROL_PORT, GATEWAY};
+use super::address_pool::{AddressPool, CONTROL_PORT, GATEWAY, v6_of};
 use super::broker_link::{BrokerLink, LinkEvent};
 use super::claimer::ClaimNow;
 use super::keeper::Job;
@@ -325,11 +325,12 @@ impl Io {
             .addresses
             .take()
             .ok_or("every inner address is taken")?;
+        let address_v6 = v6_of(address);
         let config = PeerConfig {
             public_key: PublicKey::from_bytes(peer.key.0.0),
             preshared_key: None,
             endpoint: None,
-            allowed_ips: vec![std::net::IpAddr::V4(address).into()],
+            allowed_ips: vec![IpAddr::V4(address).into(), IpAddr::V6(address_v6).into()],
             keepalive: None,
         };
         let added = if self.egress_per_lease {
@@ -354,7 +355,7 @@ impl Io {
         self.peers.sealers.insert(lease, sealer);
         Ok(PeerAddresses {
             address_v4: address,
-            address_v6: None,
+            address_v6: Some(address_v6),
             gateway: GATEWAY,
             control_port: CONTROL_PORT,
             mtu: INNER_MTU as u16,

@@ -15,7 +15,7 @@ use ipsx_tunnel_os as tunnel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::address_pool::{CONTROL_PORT, GATEWAY, INNER_PREFIX_V4, INNER_PREFIX_V6};
+use super::address_pool::{CONTROL_PORT, GATEWAY, GATEWAY_V6, INNER_PREFIX_V4, INNER_PREFIX_V6};
 use super::agent::{Agent, ProviderStatus};
 use super::broker_link::{BrokerLink, LinkConfig};
 use super::claimer::{ClaimNow, Claimer};
@@ -356,8 +356,10 @@ fn start_tunnel(
         #[cfg(target_os = "linux")]
         ExitKind::Kernel => {
             let v4 = Ipv4Net::new(tunnel.gateway_v4, INNER_PREFIX_V4).map(IpNet::from);
+            // Without an address to leave from, IPv6 is refused before it reaches the kernel.
             let v6 = tunnel
                 .gateway_v6
+                .filter(|_| sells_v6(config))
                 .map(|gateway| Ipv6Net::new(gateway, INNER_PREFIX_V6).map(IpNet::from));
             let kernel = tunnel::KernelExitConfig {
                 folder: config.data.clone(),
@@ -388,24 +390,45 @@ fn tunnel_config(
         egress_v4,
         egress_v6,
         gateway_v4: GATEWAY,
-        // Peers have no inner IPv6 address, so that nothing leaves from another address than the one that is sold.
-        gateway_v6: None,
+        gateway_v6: Some(GATEWAY_V6),
         control_port: CONTROL_PORT,
         policy: carried(config),
         limits: tunnel::ExitLimits::default(),
     }
 }
 
-/// The policy as offered, less what would leave from an address that is not sold: IPv4 when an IPv6 address is.
+/// The policy as offered, less what would leave from an address that is not sold: all of the IP version that none is of.
+/// Whoever tries is told at once, and takes the other version.
 fn carried(config: &ProviderConfig) -> ExitPolicy {
     let mut policy = config.policy.clone();
-    let sold = config.exit.egress.iter().map(|range| range.prefix.addr());
-    let sold: Vec<_> = sold.chain(config.bind).collect();
-    if !sold.is_empty() && sold.iter().all(IpAddr::is_ipv6) {
-        let everything: Rule = "0.0.0.0/0:any/*".parse().expect("the rule is well-formed");
-        policy.deny.push(everything);
+    for (everything, carried) in [
+        ("0.0.0.0/0:any/*", sells_v4(config)),
+        ("::/0:any/*", sells_v6(config)),
+    ] {
+        if !carried {
+            let everything: Rule = everything.parse().expect("the rule is well-formed");
+            policy.deny.push(everything);
+        }
     }
     policy
+}
+
+fn sells_v4(config: &ProviderConfig) -> bool {
+    sold(config).iter().any(IpAddr::is_ipv4)
+}
+
+fn sells_v6(config: &ProviderConfig) -> bool {
+    sold(config).iter().any(IpAddr::is_ipv6)
+}
+
+/// Addresses of each IP version that is sold. Where none is chosen, it is what the broker sees: of its own version.
+fn sold(config: &ProviderConfig) -> Vec<IpAddr> {
+    let ranges = config.exit.egress.iter().map(|range| range.prefix.addr());
+    let chosen: Vec<_> = ranges.chain(config.bind).collect();
+    if chosen.is_empty() {
+        return vec![config.network.info.agents.ip().to_canonical()];
+    }
+    chosen
 }
 
 /// What an earlier run left behind. The voucher store has the last word on what was paid.

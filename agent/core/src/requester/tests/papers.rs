@@ -222,6 +222,15 @@ fn a_ready_lease_shows_only_vouchers_that_this_side_signed() {
         Err(ReadyFault::Parameters(_))
     ));
     ready.endpoint.set_port(1);
+    for (v6, good) in [
+        ("fd49:5053:5800::2", true),
+        ("2001:db8::2", false),
+        ("fe80::2", false),
+    ] {
+        ready.address_v6 = Some(v6.parse().unwrap());
+        assert_eq!(check_ready(&deal, &network(), &ready).is_ok(), good, "{v6}");
+    }
+    ready.address_v6 = None;
     ready.gateway = [8, 8, 8, 8].into();
     assert!(matches!(
         check_ready(&deal, &network(), &ready),
