@@ -27,6 +27,8 @@ const WEB: &str = "10.98.0.2";
 /// The provider's own addresses: where the broker sees it, and where it leaves from without leases.
 const PROVIDER: &str = "10.97.0.9";
 const PROVIDER_WAN: &str = "10.98.0.1";
+/// The provider's address inside the tunnel.
+const GATEWAY: &str = "10.64.0.1";
 const RANGE: &str = "10.97.0.8/29";
 /// The hosts of the range.
 const LEASED: [&str; 6] = [
@@ -161,7 +163,7 @@ impl World {
         payer.wait_for(".conf", SOON);
         // Unique on this machine: the control sockets are not in any namespace.
         let interface = format!("{}{side}{}", self.label, std::process::id() % 100_000);
-        let routed = [WEB, PROVIDER_WAN];
+        let routed = [WEB, PROVIDER_WAN, GATEWAY];
         let wireguard = stock_client::start(namespace, &interface, &file, &routed);
         Client {
             payer,
@@ -271,6 +273,8 @@ fn each_lease_leaves_from_an_address_of_its_own_and_nothing_is_left_in_the_end()
     };
     let outside = ping(WEB);
     assert!(outside.status.success(), "{outside:?}");
+    let gateway = ping(GATEWAY);
+    assert!(gateway.status.success(), "{gateway:?}");
     let own = ping(PROVIDER_WAN);
     assert!(
         !own.status.success(),
@@ -348,6 +352,19 @@ fn what_a_killed_provider_leaves_is_undone_by_the_clean_up_and_by_the_next_start
     assert_eq!(tables.lines().count(), 1, "{tables}");
     stop(third);
     assert_eq!(world.host(), before);
+}
+
+#[test]
+fn a_provider_whose_interface_is_deleted_ends_and_leaves_nothing() {
+    let world = World::new("kd", None);
+    let before = world.host();
+    let provider = world.start_provider();
+    world.provider.ip(&["link", "delete", "ipsx0"]);
+    let ended = provider.finish(END);
+    assert_ne!(ended.code, Some(0), "{ended:#?}");
+    assert!(ended.stderr.contains("interface was deleted"), "{ended:#?}");
+    assert_eq!(world.host(), before);
+    assert_eq!(world.records(), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -7,6 +7,7 @@
 )]
 
 mod control;
+mod egress;
 mod exit;
 mod flows;
 mod names;
