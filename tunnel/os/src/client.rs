@@ -1,6 +1,7 @@
 //! The end of the tunnel that uses the other's address.
 
 mod calling;
+mod datagrams;
 mod flows;
 mod questions;
 mod role;
@@ -10,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +28,7 @@ use tokio::{
 
 use crate::{engine::Engine, error::TunnelError, link::Link, provider::check_control};
 pub(crate) use calling::Calling;
+pub use datagrams::TunnelUdp;
 pub use questions::ResolveError;
 use role::ClientRole;
 use stream::Pipe;
@@ -151,6 +153,10 @@ impl TunnelStatus {
 pub(crate) enum Command {
     /// Open a connection of this number; the pipe tells how it went.
     Connect(u64, SocketAddr, Arc<Mutex<Pipe>>),
+    /// Open a UDP socket of this number; what comes goes to the sender, what waits to be sent is counted.
+    BindUdp(u64, mpsc::Sender<datagrams::Datagram>, Arc<AtomicUsize>),
+    SendUdp(u64, datagrams::Datagram),
+    CloseUdp(u64),
     /// A stream has been read from, written to, shut down or dropped.
     Touched(u64),
     Resolve(String, oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>),
@@ -234,6 +240,12 @@ impl ClientTunnel {
         asked.map_err(|_| ConnectError::Stopped)?;
         stream.connected().await?;
         Ok(stream)
+    }
+
+    /// Opens a UDP socket that sends from the provider's address.
+    pub fn udp_bind(&self) -> Result<TunnelUdp, TunnelError> {
+        let id = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
+        TunnelUdp::open(id, self.inner.link.clone())
     }
 
     /// Resolves a name at the provider: IPv4 addresses first, IPv6 ones only if the tunnel carries them.

@@ -34,6 +34,7 @@ mod sys;
 mod tool;
 #[cfg(target_os = "linux")]
 mod tun;
+mod turns;
 #[cfg(target_os = "linux")]
 mod uapi_socket;
 mod udp;
@@ -43,7 +44,8 @@ mod watch;
 #[cfg(target_os = "linux")]
 pub use bare::{BareDevice, BareError};
 pub use client::{
-    ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus, TunnelStream,
+    ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus,
+    TunnelStream, TunnelUdp,
 };
 pub use error::TunnelError;
 #[cfg(target_os = "linux")]

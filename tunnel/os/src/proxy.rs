@@ -1,5 +1,6 @@
 //! A local proxy in front of a tunnel: SOCKS5 and HTTP on one port.
 
+mod associate;
 mod http;
 mod socks;
 
@@ -166,6 +167,16 @@ async fn serve(stream: TcpStream, config: &ProxyConfig, tunnel: ClientTunnel) ->
 enum Target {
     Address(SocketAddr),
     Name(String, u16),
+}
+
+impl Target {
+    /// A host by its name, or by an address written as one, as some programs do.
+    fn named(name: &str, port: u16) -> Self {
+        match name.parse() {
+            Ok(address) => Self::Address(SocketAddr::new(address, port)),
+            Err(_) => Self::Name(name.to_owned(), port),
+        }
+    }
 }
 
 /// Why a program can't go there.

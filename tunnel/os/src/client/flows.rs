@@ -1,7 +1,7 @@
 //! The client's TCP connections inside the tunnel.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -15,10 +15,20 @@ use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::Context,
     stack::{Buffers, Scratch, Stack},
+    turns::{TakeTurns, Turns},
 };
 
 /// Bytes that a connection may have under way to the provider.
 const SEND: usize = 512 << 10;
+
+/// Buffers of a connection among many: together they stay within what a machine has and the tunnel carries at once.
+const SMALL: Buffers = Buffers {
+    receive: 128 << 10,
+    send: 128 << 10,
+};
+
+/// How many connections have large buffers.
+const LARGE: usize = 32;
 
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -57,7 +67,7 @@ struct Flow {
 pub(super) struct ClientFlows {
     flows: HashMap<u64, Flow>,
     by_key: HashMap<Key, u64>,
-    ready: VecDeque<u64>,
+    ready: Turns<u64>,
     deadlines: Deadlines<u64>,
     ended: Ended<Key>,
     next_port: u16,
@@ -76,7 +86,7 @@ impl ClientFlows {
             },
             flows: HashMap::new(),
             by_key: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Turns::new(),
             deadlines: Deadlines::new(),
             ended: Ended::new(),
             next_port: FIRST_PORT | rand::random::<u16>(),
@@ -95,7 +105,12 @@ impl ClientFlows {
         now: Instant,
     ) -> Result<(), ConnectError> {
         let key = self.free_key(inner, remote).ok_or(ConnectError::NoPort)?;
-        let stack = Stack::connect(key.local, remote, self.buffers, rand::random(), now)
+        let buffers = if self.flows.len() < LARGE {
+            self.buffers
+        } else {
+            SMALL
+        };
+        let stack = Stack::connect(key.local, remote, buffers, rand::random(), now)
             .map_err(|_| ConnectError::HostUnreachable)?;
         let flow = Flow {
             key,
@@ -198,62 +213,9 @@ impl ClientFlows {
         self.deadlines.next()
     }
 
-    /// Gives each connection that has something to do one turn; true if some could go on at once.
-    pub(super) fn service(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..self.ready.len() {
-            if cx.congested() {
-                return true;
-            }
-            let Some(id) = self.ready.pop_front() else {
-                break;
-            };
-            let Some(flow) = self.flows.get_mut(&id) else {
-                continue;
-            };
-            flow.queued = false;
-            if !flow.called && lock(&flow.pipe).dropped {
-                // Given up before a word was said, so there is nothing to take back.
-                self.remove(id, cx.now, ConnectError::Stopped);
-                continue;
-            }
-            flow.called = true;
-            flow.exchange(cx.now);
-            if flow.limit().is_some_and(|limit| limit <= cx.now) {
-                flow.stack.abort();
-            }
-            if flow
-                .stack
-                .egress(cx.now, PACKETS_PER_TURN, &mut self.scratch, &mut |packet| {
-                    cx.send_tcp(packet)
-                })
-            {
-                self.wake(id);
-                continue;
-            }
-            if flow.stack.is_over() || flow.stack.only_lingers(cx.now) {
-                let error = if flow.opened_at + CONNECT <= cx.now {
-                    ConnectError::TimedOut
-                } else {
-                    ConnectError::Refused
-                };
-                self.remove(id, cx.now, error);
-                continue;
-            }
-            if let Some(until) = flow.deadline(cx.now)
-                && flow.armed.is_none_or(|armed| until < armed)
-            {
-                flow.armed = Some(until);
-                self.deadlines.push(until, id);
-            }
-        }
-        !self.ready.is_empty()
-    }
-
     fn wake(&mut self, id: u64) {
-        if let Some(flow) = self.flows.get_mut(&id)
-            && !std::mem::replace(&mut flow.queued, true)
-        {
-            self.ready.push_back(id);
+        if let Some(flow) = self.flows.get_mut(&id) {
+            self.ready.ask(id, &mut flow.queued);
         }
     }
 
@@ -271,6 +233,55 @@ impl ClientFlows {
             Ending::Abrupt
         };
         self.ended.insert(flow.key, ending, now);
+    }
+}
+
+impl TakeTurns for ClientFlows {
+    type Key = u64;
+
+    fn turns(&mut self) -> &mut Turns<u64> {
+        &mut self.ready
+    }
+
+    fn take_turn(&mut self, id: u64, cx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(&id) else {
+            return;
+        };
+        flow.queued = false;
+        if !flow.called && lock(&flow.pipe).dropped {
+            // Given up before a word was said, so there is nothing to take back.
+            self.remove(id, cx.now, ConnectError::Stopped);
+            return;
+        }
+        flow.called = true;
+        flow.exchange(cx.now);
+        if flow.limit().is_some_and(|limit| limit <= cx.now) {
+            flow.stack.abort();
+        }
+        if flow
+            .stack
+            .egress(cx.now, PACKETS_PER_TURN, &mut self.scratch, &mut |packet| {
+                cx.send_tcp(packet)
+            })
+        {
+            self.wake(id);
+            return;
+        }
+        if flow.stack.is_over() || flow.stack.only_lingers(cx.now) {
+            let error = if flow.opened_at + CONNECT <= cx.now {
+                ConnectError::TimedOut
+            } else {
+                ConnectError::Refused
+            };
+            self.remove(id, cx.now, error);
+            return;
+        }
+        if let Some(until) = flow.deadline(cx.now)
+            && flow.armed.is_none_or(|armed| until < armed)
+        {
+            flow.armed = Some(until);
+            self.deadlines.push(until, id);
+        }
     }
 }
 

@@ -17,14 +17,21 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     ClientEvent, Command,
     calling::Calling,
+    datagrams::ClientUdp,
     flows::ClientFlows,
     questions::Questions,
     stream::{ConnectError, lock},
 };
-use crate::engine::{Context, Role};
+use crate::{
+    engine::{Context, Role},
+    turns::TakeTurns,
+};
 
 /// Protocol number of TCP.
 const TCP: u8 = 6;
+
+/// Protocol number of UDP.
+const UDP: u8 = 17;
 
 /// The tunnel's addresses on the inside.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +58,7 @@ pub(super) struct ClientRole {
     peer: PeerId,
     addresses: Addresses,
     flows: ClientFlows,
+    udp: ClientUdp,
     questions: Questions,
     events: mpsc::Sender<ClientEvent>,
     calling: Calling,
@@ -71,6 +79,7 @@ impl ClientRole {
             peer,
             addresses,
             flows: ClientFlows::new(window),
+            udp: ClientUdp::new(),
             questions: Questions::new(
                 IpAddr::V4(addresses.inner_v4),
                 addresses.inner_v6.is_some(),
@@ -105,12 +114,12 @@ impl ClientRole {
                 payload_end,
             } => {
                 let from = SocketAddr::new(headers.source, source_port);
-                self.questions.handle_answer(
-                    from,
-                    destination_port,
-                    &packet[payload_start..payload_end],
-                    cx.now,
-                )
+                let payload = &packet[payload_start..payload_end];
+                self.udp
+                    .handle_datagram(destination_port, from, payload, cx)
+                    || self
+                        .questions
+                        .handle_answer(from, destination_port, payload, cx.now)
             }
             Content::EchoReply {
                 identifier,
@@ -126,6 +135,11 @@ impl ClientRole {
             } => self
                 .flows
                 .handle_unreachable(source, destination, reason, cx.now),
+            Content::Unreachable {
+                protocol: UDP,
+                source,
+                ..
+            } => self.udp.owns(source.port()),
             _ => return Err(DropReason::UnsupportedProtocol),
         };
         if known {
@@ -161,6 +175,12 @@ impl Role for ClientRole {
                     lock(&pipe).fail(error);
                 }
             }
+            Command::BindUdp(id, incoming, waiting) => self.udp.bind(id, incoming, waiting),
+            Command::SendUdp(id, datagram) => {
+                let source = self.addresses.inner_for(datagram.0.ip());
+                self.udp.send(id, source, &datagram, cx);
+            }
+            Command::CloseUdp(id) => self.udp.close(id, cx.now),
             Command::Touched(id) => self.flows.touched(id),
             Command::Resolve(host, reply) => self.questions.resolve(host, reply, cx),
             Command::Echo(reply) => self.questions.echo(reply, cx),
@@ -216,6 +236,7 @@ impl Role for ClientRole {
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         self.calling.handle_timeout(self.peer, cx);
         self.flows.handle_timeout(cx.now);
+        self.udp.handle_timeout(cx.now);
         self.questions.handle_timeout(cx);
     }
 
@@ -231,6 +252,6 @@ impl Role for ClientRole {
     }
 
     fn service(&mut self, cx: &mut Context<'_>) -> bool {
-        self.flows.service(cx)
+        self.flows.serve(cx)
     }
 }

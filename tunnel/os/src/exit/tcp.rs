@@ -2,11 +2,7 @@
 
 mod flow;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    io::ErrorKind,
-    time::Instant,
-};
+use std::{collections::HashMap, io::ErrorKind, time::Instant};
 
 use ipsx_tunnel_core::{DropReason, PeerId, RuleProtocol, packet::Unreachable};
 use mio::{Interest, Token, event::Event, net::TcpStream};
@@ -18,6 +14,7 @@ use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
     stack::{Buffers, Scratch, Stack},
+    turns::{TakeTurns, Turns},
 };
 use flow::{Flow, Progress};
 
@@ -66,7 +63,7 @@ pub(super) struct TcpFlows {
     flows: Slab<Flow>,
     by_key: HashMap<FlowKey, usize>,
     per_peer: HashMap<PeerId, usize>,
-    ready: VecDeque<usize>,
+    ready: Turns<usize>,
     deadlines: Deadlines<(usize, u64)>,
     ended: Ended<FlowKey>,
     generation: u64,
@@ -87,7 +84,7 @@ impl TcpFlows {
             flows: Slab::new(),
             by_key: HashMap::new(),
             per_peer: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Turns::new(),
             deadlines: Deadlines::new(),
             ended: Ended::new(),
             generation: 0,
@@ -222,33 +219,6 @@ impl TcpFlows {
         self.deadlines.next()
     }
 
-    /// Gives each flow that has something to do one turn.
-    pub(super) fn service(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..self.ready.len() {
-            if cx.congested() {
-                return true;
-            }
-            let Some(id) = self.ready.pop_front() else {
-                break;
-            };
-            let Some(flow) = self.flows.get_mut(id) else {
-                continue;
-            };
-            flow.queued = false;
-            match flow.service(&mut self.scratch, cx) {
-                Progress::More => self.wake(id),
-                Progress::Wait(until) => {
-                    if flow.armed.is_none_or(|armed| until < armed) {
-                        flow.armed = Some(until);
-                        self.deadlines.push(until, (id, flow.generation));
-                    }
-                }
-                Progress::Over => self.remove(id, cx),
-            }
-        }
-        !self.ready.is_empty()
-    }
-
     /// Takes a new peer, whose flows leave from these addresses.
     pub(super) fn add_peer(&mut self, peer: PeerId, egress: Egress) {
         self.egress.add(peer, egress);
@@ -268,18 +238,13 @@ impl TcpFlows {
     }
 
     fn wake(&mut self, id: usize) {
-        let flow = &mut self.flows[id];
-        if !flow.queued {
-            flow.queued = true;
-            self.ready.push_back(id);
-        }
+        self.ready.ask(id, &mut self.flows[id].queued);
     }
 
     fn remove(&mut self, id: usize, cx: &mut Context<'_>) {
         let mut flow = self.flows.remove(id);
-        // Left in the queue, the number could wake a later flow twice.
         if flow.queued {
-            self.ready.retain(|&other| other != id);
+            self.ready.withdraw(&id);
         }
         let _ = cx.registry.deregister(&mut flow.stream);
         let ending = if flow.is_complete() {
@@ -299,5 +264,30 @@ impl TcpFlows {
             }
         }
         self.ended.insert(flow.key, ending, cx.now);
+    }
+}
+
+impl TakeTurns for TcpFlows {
+    type Key = usize;
+
+    fn turns(&mut self) -> &mut Turns<usize> {
+        &mut self.ready
+    }
+
+    fn take_turn(&mut self, id: usize, cx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        flow.queued = false;
+        match flow.service(&mut self.scratch, cx) {
+            Progress::More => self.wake(id),
+            Progress::Wait(until) => {
+                if flow.armed.is_none_or(|armed| until < armed) {
+                    flow.armed = Some(until);
+                    self.deadlines.push(until, (id, flow.generation));
+                }
+            }
+            Progress::Over => self.remove(id, cx),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! UDP flows of the exit: one connected outside socket per flow.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     io::ErrorKind,
     time::{Duration, Instant},
 };
@@ -15,7 +15,11 @@ use slab::Slab;
 use socket2::{Protocol, Type};
 
 use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow};
-use crate::{deadlines::Deadlines, engine::FIRST_FREE_TOKEN};
+use crate::{
+    deadlines::Deadlines,
+    engine::FIRST_FREE_TOKEN,
+    turns::{TakeTurns, Turns},
+};
 
 /// How long a flow may be silent (RFC 4787, requirement 5, recommends five minutes).
 const IDLE: Duration = Duration::from_secs(300);
@@ -45,7 +49,7 @@ pub(super) struct UdpFlows {
     flows: Slab<Flow>,
     by_key: HashMap<FlowKey, usize>,
     per_peer: HashMap<PeerId, usize>,
-    ready: VecDeque<usize>,
+    ready: Turns<usize>,
     deadlines: Deadlines<(usize, u64)>,
     generation: u64,
     payload: Vec<u8>,
@@ -61,7 +65,7 @@ impl UdpFlows {
             flows: Slab::new(),
             by_key: HashMap::new(),
             per_peer: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: Turns::new(),
             deadlines: Deadlines::new(),
             generation: 0,
             payload: vec![0; usize::from(u16::MAX)],
@@ -154,9 +158,7 @@ impl UdpFlows {
     pub(super) fn handle_io(&mut self, id: usize, event: &Event, _cx: &mut Context<'_>) {
         if let Some(flow) = self.flows.get_mut(id) {
             flow.readable |= event.is_readable() || event.is_error();
-            if !std::mem::replace(&mut flow.queued, true) {
-                self.ready.push_back(id);
-            }
+            self.ready.ask(id, &mut flow.queued);
         }
     }
 
@@ -182,26 +184,6 @@ impl UdpFlows {
         self.deadlines.next()
     }
 
-    /// Brings in what the destinations answered; true if there may be more.
-    pub(super) fn service(&mut self, cx: &mut Context<'_>) -> bool {
-        for _ in 0..self.ready.len() {
-            if cx.congested() {
-                return true;
-            }
-            let Some(id) = self.ready.pop_front() else {
-                break;
-            };
-            let Some(flow) = self.flows.get_mut(id) else {
-                continue;
-            };
-            flow.queued = receive(flow, &mut self.payload, &mut self.packet, cx);
-            if flow.queued {
-                self.ready.push_back(id);
-            }
-        }
-        !self.ready.is_empty()
-    }
-
     /// Takes a new peer, whose flows leave from these addresses.
     pub(super) fn add_peer(&mut self, peer: PeerId, egress: Egress) {
         self.egress.add(peer, egress);
@@ -223,7 +205,7 @@ impl UdpFlows {
     fn remove(&mut self, id: usize, cx: &mut Context<'_>) {
         let mut flow = self.flows.remove(id);
         if flow.queued {
-            self.ready.retain(|&other| other != id);
+            self.ready.withdraw(&id);
         }
         let _ = cx.registry.deregister(&mut flow.socket);
         self.by_key.remove(&flow.key);
@@ -232,6 +214,25 @@ impl UdpFlows {
             if *open == 0 {
                 self.per_peer.remove(&flow.key.peer);
             }
+        }
+    }
+}
+
+impl TakeTurns for UdpFlows {
+    type Key = usize;
+
+    fn turns(&mut self) -> &mut Turns<usize> {
+        &mut self.ready
+    }
+
+    /// Brings in what the destination answered.
+    fn take_turn(&mut self, id: usize, cx: &mut Context<'_>) {
+        let Some(flow) = self.flows.get_mut(id) else {
+            return;
+        };
+        flow.queued = false;
+        if receive(flow, &mut self.payload, &mut self.packet, cx) {
+            self.ready.ask(id, &mut flow.queued);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     tcp::TcpFlows,
     udp::UdpFlows,
 };
-use crate::{engine::FIRST_FREE_TOKEN, error::TunnelError, sys};
+use crate::{engine::FIRST_FREE_TOKEN, error::TunnelError, sys, turns::TakeTurns};
 
 /// Settings of a userspace exit.
 #[derive(Debug, Clone)]
@@ -173,8 +173,8 @@ impl Exit for UserspaceExit {
 
     fn service(&mut self, cx: &mut Context<'_>) -> bool {
         self.gateway.service(cx);
-        let more = self.udp.service(cx);
-        self.tcp.service(cx) || more
+        let more = self.udp.serve(cx);
+        self.tcp.serve(cx) || more
     }
 
     fn add_peer(&mut self, peer: PeerId, egress: Egress) {

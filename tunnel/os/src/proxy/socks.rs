@@ -1,4 +1,4 @@
-//! The server side of SOCKS5 (RFC 1928): CONNECT, without authentication.
+//! The server side of SOCKS5 (RFC 1928): CONNECT and UDP ASSOCIATE, without authentication.
 
 use std::{
     io,
@@ -11,17 +11,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::{OpenError, ProxyConfig, SOCKS5, Target, open, relay};
+use super::{OpenError, ProxyConfig, SOCKS5, Target, associate, open, relay};
 use crate::client::{ClientTunnel, ConnectError, ResolveError};
 
 const NO_AUTHENTICATION: u8 = 0;
 const NO_ACCEPTABLE_METHOD: u8 = 0xff;
 const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
 
 /// A reply's code (RFC 1928, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Reply {
+pub(super) enum Reply {
     Succeeded = 0,
     GeneralFailure = 1,
     NotAllowed = 2,
@@ -31,6 +32,12 @@ enum Reply {
     TtlExpired = 6,
     CommandNotSupported = 7,
     AddressNotSupported = 8,
+}
+
+/// What a program asks for.
+enum Request {
+    Connect(Target),
+    Associate,
 }
 
 pub(super) async fn serve(
@@ -43,7 +50,8 @@ pub(super) async fn serve(
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
     let target = match request {
-        Ok(target) => target,
+        Ok(Request::Connect(target)) => target,
+        Ok(Request::Associate) => return associate::serve(stream, tunnel).await,
         Err(Some(reply)) => return refuse(stream, reply).await,
         Err(None) => return stream.shutdown().await,
     };
@@ -60,7 +68,7 @@ pub(super) async fn serve(
 }
 
 /// Reads greeting and request. The inner error is the reply to give, or none if the greeting was refused already.
-async fn read_request(stream: &mut TcpStream) -> io::Result<Result<Target, Option<Reply>>> {
+async fn read_request(stream: &mut TcpStream) -> io::Result<Result<Request, Option<Reply>>> {
     let [version, count] = read(stream).await?;
     let mut methods = vec![0; usize::from(count)];
     stream.read_exact(&mut methods).await?;
@@ -85,20 +93,20 @@ async fn read_request(stream: &mut TcpStream) -> io::Result<Result<Target, Optio
         _ => return Ok(Err(Some(Reply::AddressNotSupported))),
     };
     let port = u16::from_be_bytes(read(stream).await?);
-    if command != CONNECT {
-        return Ok(Err(Some(Reply::CommandNotSupported)));
+    match command {
+        CONNECT => {}
+        // The address is where the program will send from, as far as it knows: its first datagram tells better.
+        UDP_ASSOCIATE => return Ok(Ok(Request::Associate)),
+        _ => return Ok(Err(Some(Reply::CommandNotSupported))),
     }
-    Ok(match name_or_address {
-        Ok(address) => Ok(Target::Address(SocketAddr::new(address, port))),
-        Err(name) => match String::from_utf8(name) {
-            // Some programs send addresses as names.
-            Ok(name) => Ok(match name.parse::<IpAddr>() {
-                Ok(address) => Target::Address(SocketAddr::new(address, port)),
-                Err(_) => Target::Name(name, port),
-            }),
-            Err(_) => Err(Some(Reply::AddressNotSupported)),
+    let target = match name_or_address {
+        Ok(address) => Target::Address(SocketAddr::new(address, port)),
+        Err(name) => match std::str::from_utf8(&name) {
+            Ok(name) => Target::named(name, port),
+            Err(_) => return Ok(Err(Some(Reply::AddressNotSupported))),
         },
-    })
+    };
+    Ok(Ok(Request::Connect(target)))
 }
 
 async fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
@@ -109,12 +117,37 @@ async fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
 
 async fn write_reply(stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     // The bound address is the provider's affair: all zeros says so.
-    stream
-        .write_all(&[SOCKS5, reply as u8, 0, 1, 0, 0, 0, 0, 0, 0])
-        .await
+    let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    write_reply_from(stream, reply, nowhere).await
 }
 
-async fn refuse(mut stream: TcpStream, reply: Reply) -> io::Result<()> {
+/// Writes a reply that tells the bound address.
+pub(super) async fn write_reply_from(
+    stream: &mut TcpStream,
+    reply: Reply,
+    bound: SocketAddr,
+) -> io::Result<()> {
+    let mut bytes = vec![SOCKS5, reply as u8, 0];
+    write_address(&mut bytes, bound);
+    stream.write_all(&bytes).await
+}
+
+/// Appends address type, address and port.
+pub(super) fn write_address(bytes: &mut Vec<u8>, address: SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(v4) => {
+            bytes.push(1);
+            bytes.extend(v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            bytes.push(4);
+            bytes.extend(v6.octets());
+        }
+    }
+    bytes.extend(address.port().to_be_bytes());
+}
+
+pub(super) async fn refuse(mut stream: TcpStream, reply: Reply) -> io::Result<()> {
     write_reply(&mut stream, reply).await?;
     stream.shutdown().await
 }

@@ -6,7 +6,7 @@ use ipsx_tunnel_core::Tier;
 use ipsx_tunnel_os::{Proxy, ProxyConfig, ProxyError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
 };
 
 use crate::setup::{EGRESS, Lease, closed_port, lease, tcp, web, within};
@@ -86,6 +86,107 @@ async fn socks_connects_by_address_and_by_name() {
         );
     }
     within(10, lease.agreed_usage()).await;
+}
+
+/// Opens an association; returns the connection that keeps it and where to send datagrams.
+async fn associate(proxy: &Proxy) -> (TcpStream, SocketAddr) {
+    let mut stream = TcpStream::connect(proxy.local_addr()).await.unwrap();
+    stream.write_all(&[5, 1, 0]).await.unwrap();
+    let mut greeting = [0; 2];
+    within(5, stream.read_exact(&mut greeting)).await.unwrap();
+    stream
+        .write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let mut reply = [0; 10];
+    within(5, stream.read_exact(&mut reply)).await.unwrap();
+    assert_eq!(reply[..8], [5, 0, 0, 1, 127, 0, 0, 1]);
+    let port = u16::from_be_bytes([reply[8], reply[9]]);
+    (stream, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// A server that answers each datagram with the sender's address and what it sent.
+async fn udp_echo() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            let mut answer = format!("{} ", from.ip()).into_bytes();
+            answer.extend(&buffer[..len]);
+            let _ = socket.send_to(&answer, from).await;
+        }
+    });
+    address
+}
+
+fn datagram(to: &[u8], payload: &[u8]) -> Vec<u8> {
+    // Without version and command, a request begins as a datagram does.
+    [&[0, 0, 0], &to[3..], payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socks_carries_datagrams_there_and_back() {
+    let (first, second) = (udp_echo().await, udp_echo().await);
+    let allowed = [first, second].map(|to| format!("127.0.0.1/32:udp/{}", to.port()));
+    let lease = lease(Tier::WebUdp, &allowed).await;
+    let proxy = start(&lease).await;
+    let (control, relay) = associate(&proxy).await;
+    let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut buffer = [0; 2048];
+    for (request, from, text) in [
+        (by_address(first), first, "one"),
+        (by_address(second), second, "two"),
+        (by_name("localhost", first.port()), first, "three"),
+    ] {
+        // A fragment is refused, and so is a stranger: neither is answered.
+        let mut fragment = datagram(&request, b"fragment");
+        fragment[2] = 1;
+        program.send_to(&fragment, relay).await.unwrap();
+        program
+            .send_to(&datagram(&request, text.as_bytes()), relay)
+            .await
+            .unwrap();
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (len, sender) = within(10, program.recv_from(&mut buffer)).await.unwrap();
+        stranger
+            .send_to(&datagram(&request, b"stranger"), relay)
+            .await
+            .unwrap();
+        assert_eq!(sender, relay);
+        let answer = format!("{EGRESS} {text}");
+        let expected = datagram(&by_address(from), answer.as_bytes());
+        assert_eq!(buffer[..len], expected);
+    }
+    within(10, lease.agreed_usage()).await;
+    // The association ends with the connection that asked for it.
+    drop(control);
+    let free = async {
+        while UdpSocket::bind(relay).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    within(10, free).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_to_refused_places_and_too_long_ones_are_lost_and_counted() {
+    let server = udp_echo().await;
+    let allowed = [format!("127.0.0.1/32:udp/{}", server.port())];
+    let lease = lease(Tier::Web, &allowed).await;
+    let mut socket = lease.client.udp_bind().unwrap();
+    socket
+        .send_to(b"x".to_vec(), "10.0.0.1:4000".parse().unwrap())
+        .unwrap();
+    socket.send_to(vec![1; 2000], server).unwrap();
+    socket.send_to(b"ends".to_vec(), server).unwrap();
+    let (from, answer) = within(10, socket.recv_from()).await.unwrap();
+    assert_eq!(from, server);
+    assert_eq!(answer, format!("{EGRESS} ends").into_bytes());
+    let refused = lease.provider.dropped().await.unwrap();
+    assert_eq!(refused.get(ipsx_tunnel_core::DropReason::Private), 1);
+    let lost = lease.client.dropped().await.unwrap();
+    assert_eq!(lost.get(ipsx_tunnel_core::DropReason::Oversize), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
