@@ -4,14 +4,23 @@
 //! provider's set of prefixes, and not to one offer: a lease taken from an offer counts against the offer that replaces
 //! it, and against the same one when its agent comes back. A hold is counted until it is released, exactly once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod find;
+mod index;
+mod row;
 
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
 use ipnet::IpNet;
 use ipsx_metering::{Address, OfferId, Prices, UnixSeconds};
 
 use crate::matching::{Condition, Wanted};
-use crate::offer::{Country, Offer, Placement};
+use crate::offer::{Offer, Placement};
 use crate::request::Filter;
+use find::{Effort, Search};
+use index::Index;
+use row::{Held, Rank, Row, RowId, Rows};
 
 /// Bounds of a book; a walk through it looks at each offer once at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +34,7 @@ pub struct BookLimits {
 impl Default for BookLimits {
     fn default() -> Self {
         Self {
-            offers: 100_000,
+            offers: 1_000_000,
             offers_per_provider: 256,
         }
     }
@@ -52,14 +61,15 @@ pub struct Slot {
 impl Slot {
     /// The slot of an offer.
     pub fn of(offer: &Offer) -> Self {
+        Self::new(offer.provider, &offer.prefixes)
+    }
+
+    fn new(provider: Address, prefixes: &[IpNet]) -> Self {
         // 10.0.0.1/8 and 10.0.0.2/8 are the same prefix.
-        let mut prefixes: Vec<_> = offer.prefixes.iter().map(IpNet::trunc).collect();
+        let mut prefixes: Vec<_> = prefixes.iter().map(IpNet::trunc).collect();
         prefixes.sort_unstable();
         prefixes.dedup();
-        Self {
-            provider: offer.provider,
-            prefixes,
-        }
+        Self { provider, prefixes }
     }
 }
 
@@ -128,28 +138,6 @@ fn sold_out(dearer: Option<Prices>) -> String {
     }
 }
 
-/// Place in the order of price; the sequence is the age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank {
-    prices: (u128, u128),
-    sequence: u64,
-    id: OfferId,
-}
-
-#[derive(Clone, Debug)]
-struct Entry {
-    listing: Listing,
-    slot: Slot,
-    rank: Rank,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
-    leases: u32,
-    mbit_up: u64,
-    mbit_down: u64,
-}
-
 #[derive(Clone, Debug)]
 struct Hold {
     slot: Slot,
@@ -162,14 +150,20 @@ struct Hold {
 pub struct OfferBook {
     limits: BookLimits,
     sequence: u64,
-    entries: HashMap<OfferId, Entry>,
-    by_slot: HashMap<Slot, OfferId>,
-    by_provider: HashMap<Address, BTreeSet<OfferId>>,
-    by_expiry: BTreeSet<(UnixSeconds, OfferId)>,
-    by_price: BTreeSet<Rank>,
-    by_country: BTreeMap<Country, BTreeSet<Rank>>,
+    rows: Rows,
+    index: Index,
+    hasher: RandomState,
+    by_id: HashTable<RowId>,
+    by_slot: HashTable<RowId>,
+    by_expiry: BTreeSet<(UnixSeconds, RowId)>,
+    /// Rows with a free lease, in order.
+    open: BTreeSet<Rank>,
+    /// The other ones, in order.
+    sold_out: BTreeSet<Rank>,
+    leases_free: u64,
     held: HashMap<Slot, Held>,
     holds: HashMap<HoldId, Hold>,
+    effort: Effort,
 }
 
 impl OfferBook {
@@ -190,55 +184,57 @@ impl OfferBook {
         placement: Placement,
     ) -> Result<Option<OfferId>, PlaceError> {
         let (id, slot) = (offer.id(), Slot::of(&offer));
-        let replaced = self.by_slot.get(&slot).copied();
-        match replaced.and_then(|old| self.entries.get(&old)) {
-            Some(old) if old.listing.id == id && old.listing.placement == placement => {
-                return Ok(None);
-            }
-            Some(old) if old.listing.id != id && old.listing.offer.nonce >= offer.nonce => {
-                return Err(PlaceError::Stale(old.listing.offer.nonce));
+        let replaced = self.row_of_slot(&slot);
+        match replaced.and_then(|at| self.rows.get(at)) {
+            Some(old) if old.id == id && old.placement == placement => return Ok(None),
+            Some(old) if old.id != id && old.nonce >= offer.nonce => {
+                return Err(PlaceError::Stale(old.nonce));
             }
             Some(_) => {}
             None => self.check_room(offer.provider)?,
         }
-        if let Some(old) = replaced {
-            self.remove(old);
-        }
-        self.insert(id, slot, offer, placement);
+        let replaced = replaced.and_then(|old| self.remove(old));
+        self.insert(id, &slot, offer, placement);
         Ok(replaced.filter(|old| *old != id))
     }
 
     /// Takes an offer of this provider out; its leases go on.
     pub fn withdraw(&mut self, provider: Address, id: OfferId) -> bool {
-        let own = self
-            .entries
-            .get(&id)
-            .is_some_and(|e| e.listing.offer.provider == provider);
-        own && self.remove(id)
+        let at = self.row_of_id(id);
+        let own = |at: &RowId| {
+            let row = self.rows.get(*at);
+            row.is_some_and(|row| self.rows.provider(row) == provider)
+        };
+        at.filter(own).and_then(|at| self.remove(at)).is_some()
     }
 
     /// Takes all offers of a provider out; their leases go on.
     pub fn withdraw_all(&mut self, provider: Address) -> Vec<OfferId> {
-        let ids: Vec<_> = self
-            .by_provider
-            .get(&provider)
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect();
-        ids.into_iter().filter(|id| self.remove(*id)).collect()
+        let rows = self.rows.of_provider(provider);
+        rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
     /// Takes out what has expired before `now`.
     pub fn expire(&mut self, now: UnixSeconds) -> Vec<OfferId> {
         let expired = self.by_expiry.iter().take_while(|(at, _)| *at < now);
-        let ids: Vec<_> = expired.map(|(_, id)| *id).collect();
-        ids.into_iter().filter(|id| self.remove(*id)).collect()
+        let rows: Vec<_> = expired.map(|(_, row)| *row).collect();
+        rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
     /// When the next offer expires: [`Self::expire`] has something to do one second later.
     pub fn next_expiry(&self) -> Option<UnixSeconds> {
         self.by_expiry.first().map(|(at, _)| *at)
+    }
+
+    /// The best offer for `wanted`, apart from those in `excluded`; nothing is held.
+    pub fn best(
+        &self,
+        wanted: &Wanted<'_>,
+        now: UnixSeconds,
+        excluded: &[OfferId],
+    ) -> Result<Listing, NoMatch> {
+        let best = self.best_row(wanted, now, excluded)?;
+        Ok(self.rows.listing(best))
     }
 
     /// Holds one lease of the best offer for `wanted`, apart from those in `excluded`.
@@ -249,8 +245,8 @@ impl OfferBook {
         now: UnixSeconds,
         excluded: &[OfferId],
     ) -> Result<Listing, NoMatch> {
-        let (slot, listing) = self.best(wanted, now, excluded)?;
-        self.hold_slot(hold, slot, wanted.filter);
+        let listing = self.best(wanted, now, excluded)?;
+        self.hold_slot(hold, Slot::of(&listing.offer), wanted.filter);
         Ok(listing)
     }
 
@@ -269,50 +265,41 @@ impl OfferBook {
         else {
             return false;
         };
-        if let Some(held) = self.held.get_mut(&slot) {
-            held.leases -= 1;
-            held.mbit_up -= u64::from(mbit_up);
-            held.mbit_down -= u64::from(mbit_down);
-            if held.leases == 0 {
-                self.held.remove(&slot);
-            }
-        }
+        let mut left = self.held.get(&slot).copied().unwrap_or_default();
+        left.leases -= 1;
+        left.mbit_up -= u64::from(mbit_up);
+        left.mbit_down -= u64::from(mbit_down);
+        self.set_held(slot, left);
         true
     }
 
-    /// Offers that are what somebody wants, cheapest first, sold out or not; at most `limit`.
-    pub fn search<'a>(
-        &'a self,
-        wanted: &'a Wanted<'a>,
+    /// Offers that are what somebody wants, cheapest first, sold out or not, each with its free leases; at most `limit`.
+    pub fn search(
+        &self,
+        wanted: &Wanted<'_>,
         now: UnixSeconds,
         limit: usize,
-    ) -> impl Iterator<Item = (&'a Listing, u32)> + 'a {
-        self.walk(&wanted.filter.countries)
-            .filter(move |entry| {
-                let listing = &entry.listing;
-                listing.offer.expires_at >= now
-                    && wanted.affords(&listing.offer.prices)
-                    && wanted
-                        .unmet(&listing.offer, &listing.placement, now)
-                        .is_none()
-            })
-            .map(|entry| (&entry.listing, self.free_leases(entry)))
-            .take(limit)
+    ) -> Vec<(Listing, u32)> {
+        let found = self.look_for(wanted, now, &[]).list(limit);
+        let rows = found.into_iter().filter_map(|at| self.rows.get(at));
+        rows.map(|row| (self.rows.listing(row), row.free_leases()))
+            .collect()
     }
 
     /// An offer in the book.
-    pub fn get(&self, id: OfferId) -> Option<&Listing> {
-        self.entries.get(&id).map(|entry| &entry.listing)
+    pub fn get(&self, id: OfferId) -> Option<Listing> {
+        let row = self.rows.get(self.row_of_id(id)?)?;
+        Some(self.rows.listing(row))
     }
 
     /// Offers in the book.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.rows.len()
     }
 
     /// Whether nothing is offered.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.rows.len() == 0
     }
 
     /// Leases held, of all slots.
@@ -322,169 +309,144 @@ impl OfferBook {
 
     /// Leases that all offers in the book could still take.
     pub fn leases_free(&self) -> u64 {
-        let free = self
-            .entries
-            .values()
-            .map(|entry| u64::from(self.free_leases(entry)));
-        free.sum()
+        self.leases_free
+    }
+
+    fn best_row(
+        &self,
+        wanted: &Wanted<'_>,
+        now: UnixSeconds,
+        excluded: &[OfferId],
+    ) -> Result<&Row, NoMatch> {
+        let excluded: Vec<_> = excluded
+            .iter()
+            .filter_map(|id| self.row_of_id(*id))
+            .collect();
+        let best = self.look_for(wanted, now, &excluded).best()?;
+        self.rows
+            .get(best)
+            .ok_or(NoMatch::NoFilterMatch { nearest: None })
+    }
+
+    fn look_for<'b>(
+        &'b self,
+        wanted: &'b Wanted<'b>,
+        now: UnixSeconds,
+        excluded: &'b [RowId],
+    ) -> Search<'b> {
+        Search {
+            rows: &self.rows,
+            index: &self.index,
+            open: &self.open,
+            sold_out: &self.sold_out,
+            wanted,
+            now,
+            excluded,
+            effort: self.effort,
+        }
     }
 
     fn check_room(&self, provider: Address) -> Result<(), PlaceError> {
-        let own = self.by_provider.get(&provider).map_or(0, BTreeSet::len);
-        if own >= self.limits.offers_per_provider {
+        if self.rows.of_provider(provider).len() >= self.limits.offers_per_provider {
             return Err(PlaceError::TooManyOffers(self.limits.offers_per_provider));
         }
-        if self.entries.len() >= self.limits.offers {
+        if self.rows.len() >= self.limits.offers {
             return Err(PlaceError::BookFull(self.limits.offers));
         }
         Ok(())
     }
 
-    fn insert(&mut self, id: OfferId, slot: Slot, offer: Offer, placement: Placement) {
+    fn insert(&mut self, id: OfferId, slot: &Slot, offer: Offer, placement: Placement) {
         self.sequence += 1;
-        let rank = Rank {
-            prices: (offer.prices.per_second.0.0, offer.prices.per_gib.0.0),
-            sequence: self.sequence,
-            id,
+        let held = self.held.get(slot).copied().unwrap_or_default();
+        let at = self.rows.insert(id, offer, placement, self.sequence, held);
+        let Some(row) = self.rows.get(at) else {
+            return;
         };
-        self.by_price.insert(rank);
-        if let Some(country) = placement.country {
-            self.by_country.entry(country).or_default().insert(rank);
-        }
-        self.by_expiry.insert((offer.expires_at, id));
-        self.by_provider
-            .entry(offer.provider)
-            .or_default()
-            .insert(id);
-        self.by_slot.insert(slot.clone(), id);
-        let listing = Listing {
-            id,
-            offer,
-            placement,
+        self.index.insert(at, row);
+        self.by_expiry.insert((row.expires_at, at));
+        let Self {
+            rows,
+            hasher,
+            by_id: ids,
+            by_slot: slots,
+            ..
+        } = self;
+        let by_id = |at: &RowId| rows.get(*at).map_or(0, |row| hasher.hash_one(row.id));
+        ids.insert_unique(hasher.hash_one(id), at, by_id);
+        let by_slot = |at: &RowId| {
+            rows.get(*at)
+                .map_or(0, |row| hasher.hash_one(slot_of(rows, row)))
         };
-        self.entries.insert(
-            id,
-            Entry {
-                listing,
-                slot,
-                rank,
-            },
-        );
+        slots.insert_unique(hasher.hash_one(slot), at, by_slot);
+        self.line_up(at);
     }
 
-    fn remove(&mut self, id: OfferId) -> bool {
-        let Some(Entry {
-            listing,
-            slot,
-            rank,
-        }) = self.entries.remove(&id)
-        else {
-            return false;
+    fn remove(&mut self, at: RowId) -> Option<OfferId> {
+        self.leave_line(at);
+        let row = self.rows.get(at)?;
+        let slot = slot_of(&self.rows, row);
+        let same = |other: &RowId| *other == at;
+        for (table, hash) in [
+            (&mut self.by_id, self.hasher.hash_one(row.id)),
+            (&mut self.by_slot, self.hasher.hash_one(&slot)),
+        ] {
+            if let Ok(entry) = table.find_entry(hash, same) {
+                entry.remove();
+            }
+        }
+        self.by_expiry.remove(&(row.expires_at, at));
+        self.index.remove(at, row);
+        self.rows.remove(at).map(|row| row.id)
+    }
+
+    /// Puts a row where it belongs in the order of price.
+    fn line_up(&mut self, at: RowId) {
+        let Some(row) = self.rows.get(at) else {
+            return;
         };
-        self.by_price.remove(&rank);
-        self.by_expiry.remove(&(listing.offer.expires_at, id));
-        self.by_slot.remove(&slot);
-        if let Some(country) = listing.placement.country
-            && let Some(ranks) = self.by_country.get_mut(&country)
-        {
-            ranks.remove(&rank);
-            if ranks.is_empty() {
-                self.by_country.remove(&country);
-            }
-        }
-        if let Some(own) = self.by_provider.get_mut(&listing.offer.provider) {
-            own.remove(&id);
-            if own.is_empty() {
-                self.by_provider.remove(&listing.offer.provider);
-            }
-        }
-        true
+        self.leases_free += u64::from(row.free_leases());
+        let line = if row.free_leases() > 0 {
+            &mut self.open
+        } else {
+            &mut self.sold_out
+        };
+        line.insert(row.rank(at));
     }
 
-    fn best(
-        &self,
-        wanted: &Wanted<'_>,
-        now: UnixSeconds,
-        excluded: &[OfferId],
-    ) -> Result<(Slot, Listing), NoMatch> {
-        let mut nearest = None;
-        let mut affordable = false;
-        let mut passing = false;
-        let mut dearer = None;
-        for entry in self.walk(&wanted.filter.countries) {
-            let listing = &entry.listing;
-            if listing.offer.expires_at < now || excluded.contains(&listing.id) {
-                continue;
-            }
-            if let Some(unmet) = wanted.unmet(&listing.offer, &listing.placement, now) {
-                nearest = nearest.max(Some(unmet));
-                continue;
-            }
-            passing = true;
-            let free = self.is_free(entry, wanted.filter);
-            if !wanted.affords(&listing.offer.prices) {
-                dearer = dearer.or(free.then_some(listing.offer.prices));
-            } else if free {
-                return Ok((entry.slot.clone(), listing.clone()));
-            } else {
-                affordable = true;
-            }
-        }
-        Err(match (dearer, passing) {
-            (Some(cheapest), _) if !affordable => NoMatch::PriceTooLow { cheapest },
-            (dearer, true) => NoMatch::SoldOut { dearer },
-            (_, false) => NoMatch::NoFilterMatch {
-                nearest: nearest.or(self.elsewhere(now, excluded)),
-            },
-        })
+    fn leave_line(&mut self, at: RowId) {
+        let Some(row) = self.rows.get(at) else {
+            return;
+        };
+        self.leases_free -= u64::from(row.free_leases());
+        let line = if row.free_leases() > 0 {
+            &mut self.open
+        } else {
+            &mut self.sold_out
+        };
+        line.remove(&row.rank(at));
     }
 
-    /// What offers outside the countries that were walked fail by, if there are any.
-    fn elsewhere(&self, now: UnixSeconds, excluded: &[OfferId]) -> Option<Condition> {
-        let mut valid = self.by_expiry.iter().rev().take_while(|(at, _)| *at >= now);
-        valid
-            .any(|(_, id)| !excluded.contains(id))
-            .then_some(Condition::Country)
+    fn row_of_id(&self, id: OfferId) -> Option<RowId> {
+        let same = |at: &RowId| self.rows.get(*at).is_some_and(|row| row.id == id);
+        self.by_id.find(self.hasher.hash_one(id), same).copied()
     }
 
-    /// Entries in order of price: all, or those of some countries.
-    fn walk<'a>(&'a self, countries: &[Country]) -> Box<dyn Iterator<Item = &'a Entry> + 'a> {
-        let entry = |rank: &Rank| self.entries.get(&rank.id);
-        if countries.is_empty() {
-            return Box::new(self.by_price.iter().filter_map(entry));
-        }
-        let wanted: BTreeSet<_> = countries.iter().collect();
-        let sets = wanted.into_iter().filter_map(|c| self.by_country.get(c));
-        let mut heads: Vec<_> = sets.map(|ranks| ranks.iter().peekable()).collect();
-        let merged = std::iter::from_fn(move || {
-            let head = |i: &mut std::iter::Peekable<_>| i.peek().copied();
-            let (_, at) = (0..heads.len())
-                .filter_map(|at| head(&mut heads[at]).map(|rank: &Rank| (*rank, at)))
-                .min()?;
-            heads[at].next()
-        });
-        Box::new(merged.filter_map(entry))
-    }
-
-    fn is_free(&self, entry: &Entry, filter: &Filter) -> bool {
-        let held = self.held.get(&entry.slot).copied().unwrap_or_default();
-        let capacity = &entry.listing.offer.capacity;
-        held.leases < capacity.leases
-            && held.mbit_up + u64::from(filter.mbit_up) <= u64::from(capacity.mbit_up)
-            && held.mbit_down + u64::from(filter.mbit_down) <= u64::from(capacity.mbit_down)
-    }
-
-    fn free_leases(&self, entry: &Entry) -> u32 {
-        let held = self.held.get(&entry.slot).map_or(0, |held| held.leases);
-        entry.listing.offer.capacity.leases.saturating_sub(held)
+    fn row_of_slot(&self, slot: &Slot) -> Option<RowId> {
+        let same = |at: &RowId| {
+            let row = self.rows.get(*at);
+            row.is_some_and(|row| slot_of(&self.rows, row) == *slot)
+        };
+        self.by_slot.find(self.hasher.hash_one(slot), same).copied()
     }
 
     fn hold_slot(&mut self, id: HoldId, slot: Slot, filter: &Filter) {
         let (mbit_up, mbit_down) = (filter.mbit_up, filter.mbit_down);
-        let held = self.held.entry(slot.clone()).or_default();
+        let mut held = self.held.get(&slot).copied().unwrap_or_default();
         held.leases += 1;
         held.mbit_up += u64::from(mbit_up);
         held.mbit_down += u64::from(mbit_down);
+        self.set_held(slot.clone(), held);
         let previous = self.holds.insert(
             id,
             Hold {
@@ -495,6 +457,26 @@ impl OfferBook {
         );
         debug_assert!(previous.is_none(), "{id:?} was taken twice");
     }
+
+    /// Counts what is let of a slot, and tells the row that it has.
+    fn set_held(&mut self, slot: Slot, held: Held) {
+        if let Some(at) = self.row_of_slot(&slot) {
+            self.leave_line(at);
+            if let Some(row) = self.rows.get_mut(at) {
+                row.held = held;
+            }
+            self.line_up(at);
+        }
+        if held.leases == 0 {
+            self.held.remove(&slot);
+        } else {
+            self.held.insert(slot, held);
+        }
+    }
+}
+
+fn slot_of(rows: &Rows, row: &Row) -> Slot {
+    Slot::new(rows.provider(row), row.prefixes())
 }
 
 #[cfg(test)]

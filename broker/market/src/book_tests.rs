@@ -7,7 +7,8 @@ use ipsx_metering::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::offer::{Capacity, Protocol, Protocols, Tier, WeeklyHours};
+use crate::matching::Facts;
+use crate::offer::{Capacity, Country, Protocol, Protocols, Tier, WeeklyHours};
 use crate::request::IpVersion;
 
 const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
@@ -80,7 +81,7 @@ impl Model {
         let mut passing: Vec<_> = self
             .offers
             .iter()
-            .filter(|(o, p)| o.expires_at >= now && wanted.unmet(o, p, now).is_none())
+            .filter(|(o, p)| o.expires_at >= now && wanted.unmet(&Facts::of(o, p), now).is_none())
             .collect();
         passing.sort_by_key(|(o, _)| (o.prices.per_second, o.prices.per_gib));
         passing
@@ -114,7 +115,9 @@ impl Model {
                 .offers
                 .iter()
                 .filter(|(o, _)| o.expires_at >= now && !excluded.contains(&o.id()));
-            let nearest = valid.filter_map(|(o, p)| wanted.unmet(o, p, now)).max();
+            let nearest = valid
+                .filter_map(|(o, p)| wanted.unmet(&Facts::of(o, p), now))
+                .max();
             return Err(NoMatch::NoFilterMatch { nearest });
         }
         if let (Some(cheapest), false) = (dearer, passing.iter().any(|(o, _)| fits(o))) {
@@ -271,12 +274,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(steps: Vec<Step>) {
+fn run(steps: Vec<Step>, effort: Effort) {
     let limits = BookLimits {
         offers: 7,
         offers_per_provider: 4,
     };
     let mut book = OfferBook::new(limits);
+    book.effort = effort;
     let mut model = Model {
         limits,
         ..Model::default()
@@ -336,6 +340,7 @@ fn run(steps: Vec<Step>) {
                 };
                 let real: Vec<_> = book
                     .search(&wanted, now, 5)
+                    .into_iter()
                     .map(|(l, free)| (l.id, free))
                     .collect();
                 let found = model
@@ -355,7 +360,11 @@ fn run(steps: Vec<Step>) {
             let (leases, ..) = model.held(offer);
             let listed = book.get(offer.id()).unwrap();
             // Only an offer that replaced a larger one can have more leases than it sells.
-            assert!(listed.offer == *offer && book.entries[&offer.id()].slot == Slot::of(offer));
+            assert_eq!(listed.offer, *offer);
+            assert_eq!(
+                book.row_of_slot(&Slot::of(offer)),
+                book.row_of_id(offer.id())
+            );
             assert_eq!(
                 book.held.get(&Slot::of(offer)).map_or(0, |h| h.leases),
                 leases
@@ -368,8 +377,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_book_agrees_with_the_obvious_one(steps in prop::collection::vec(step(), 1..60)) {
-        run(steps);
+    fn the_book_agrees_with_the_obvious_one(
+        steps in prop::collection::vec(step(), 1..60),
+        few in 0u64..4,
+        walked in 0usize..4,
+        sorted in 0u64..4,
+    ) {
+        // So little effort that each way to the answer is gone.
+        run(steps, Effort { few, steps: walked, sorted });
     }
 }
 

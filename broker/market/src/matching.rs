@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipsx_metering::{Prices, UnixSeconds};
 
-use crate::offer::{Offer, Placement, WeeklyHours};
+use crate::offer::{Offer, Placement, Protocols, Tier, WeeklyHours};
 use crate::request::{Filter, IpVersion, Request};
 
 /// What somebody wants of an offer.
@@ -67,55 +67,97 @@ impl fmt::Display for Condition {
     }
 }
 
+/// What conditions look at: an offer and its placement, price and free capacity apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Where it is.
+    pub placement: &'a Placement,
+    /// How leases can be used.
+    pub protocols: Protocols,
+    /// Tier of the exit policy.
+    pub tier: Tier,
+    /// Mbit/s from the requesters, of the whole offer.
+    pub mbit_up: u32,
+    /// Mbit/s to the requesters, of the whole offer.
+    pub mbit_down: u32,
+    /// Shortest lease in seconds.
+    pub min_seconds: u32,
+    /// Longest lease in seconds.
+    pub max_seconds: u32,
+    /// When leases may run.
+    pub weekly_hours: &'a WeeklyHours,
+}
+
+impl<'a> Facts<'a> {
+    /// Those of an offer.
+    pub fn of(offer: &'a Offer, placement: &'a Placement) -> Self {
+        Self {
+            placement,
+            protocols: offer.protocols,
+            tier: offer.tier,
+            mbit_up: offer.capacity.mbit_up,
+            mbit_down: offer.capacity.mbit_down,
+            min_seconds: offer.min_seconds,
+            max_seconds: offer.max_seconds,
+            weekly_hours: &offer.weekly_hours,
+        }
+    }
+}
+
+impl Condition {
+    /// Every condition, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Country,
+        Self::Asn,
+        Self::Prefix,
+        Self::IpVersion,
+        Self::Protocols,
+        Self::Tier,
+        Self::Rate,
+        Self::Duration,
+        Self::Hours,
+    ];
+}
+
 impl Wanted<'_> {
-    /// The first condition that the offer does not meet, price and free capacity apart.
-    pub fn unmet(
-        &self,
-        offer: &Offer,
-        placement: &Placement,
-        now: UnixSeconds,
-    ) -> Option<Condition> {
+    /// The first condition that the offer does not meet.
+    pub fn unmet(&self, facts: &Facts<'_>, now: UnixSeconds) -> Option<Condition> {
+        Condition::ALL
+            .into_iter()
+            .find(|condition| !self.meets(*condition, facts, now))
+    }
+
+    fn meets(&self, condition: Condition, facts: &Facts<'_>, now: UnixSeconds) -> bool {
         let f = self.filter;
-        let country = |wanted: &[_]| placement.country.is_some_and(|c| wanted.contains(&c));
-        let asn = |wanted: &[_]| placement.asn.is_some_and(|a| wanted.contains(&a));
-        let within =
-            |wanted: &[ipnet::IpNet]| wanted.iter().any(|p| p.contains(&placement.address));
-        let version = match f.ip_version {
-            IpVersion::Any => true,
-            IpVersion::V4 => placement.address.is_ipv4(),
-            IpVersion::V6 => placement.address.is_ipv6(),
-        };
-        let rate = offer.capacity.mbit_up >= f.mbit_up && offer.capacity.mbit_down >= f.mbit_down;
-        let lengths = offer.min_seconds..=offer.max_seconds;
-        let hours = self
-            .seconds
-            .map_or(offer.weekly_hours.contains(now), |seconds| {
-                covers(&offer.weekly_hours, now, seconds)
-            });
-        let checks = [
-            (
-                Condition::Country,
-                f.countries.is_empty() || country(&f.countries),
-            ),
-            (Condition::Asn, f.asns.is_empty() || asn(&f.asns)),
-            (
-                Condition::Prefix,
-                f.prefixes.is_empty() || within(&f.prefixes),
-            ),
-            (Condition::IpVersion, version),
-            (Condition::Protocols, offer.protocols.contains(f.protocols)),
-            (Condition::Tier, offer.tier >= f.tier),
-            (Condition::Rate, rate),
-            (
-                Condition::Duration,
-                self.seconds.is_none_or(|s| lengths.contains(&s)),
-            ),
-            (Condition::Hours, hours),
-        ];
-        checks
-            .iter()
-            .find(|(_, met)| !met)
-            .map(|(condition, _)| *condition)
+        let placement = facts.placement;
+        match condition {
+            Condition::Country => {
+                f.countries.is_empty()
+                    || placement.country.is_some_and(|c| f.countries.contains(&c))
+            }
+            Condition::Asn => {
+                f.asns.is_empty() || placement.asn.is_some_and(|a| f.asns.contains(&a))
+            }
+            Condition::Prefix => {
+                f.prefixes.is_empty() || f.prefixes.iter().any(|p| p.contains(&placement.address))
+            }
+            Condition::IpVersion => match f.ip_version {
+                IpVersion::Any => true,
+                IpVersion::V4 => placement.address.is_ipv4(),
+                IpVersion::V6 => placement.address.is_ipv6(),
+            },
+            Condition::Protocols => facts.protocols.contains(f.protocols),
+            Condition::Tier => facts.tier >= f.tier,
+            Condition::Rate => facts.mbit_up >= f.mbit_up && facts.mbit_down >= f.mbit_down,
+            Condition::Duration => self
+                .seconds
+                .is_none_or(|s| (facts.min_seconds..=facts.max_seconds).contains(&s)),
+            Condition::Hours => self
+                .seconds
+                .map_or(facts.weekly_hours.contains(now), |seconds| {
+                    covers(facts.weekly_hours, now, seconds)
+                }),
+        }
     }
 
     /// Whether neither price is above the wanted one.

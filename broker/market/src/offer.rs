@@ -175,7 +175,7 @@ pub struct Capacity {
 }
 
 /// Which hours of the week (UTC) are for sale: bit 0 is Monday 00:00 to 01:00, bit 167 Sunday 23:00 to 24:00.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WeeklyHours(pub U256);
 

@@ -38,7 +38,8 @@ impl Desk {
         let _place = self.searches.acquire().await;
         let books = self.books().await?;
         let found = books.market.book().search(wanted, clock::now(), limit);
-        Ok(found.map(|(listing, free)| view(listing, free)).collect())
+        let views = found.iter().map(|(listing, free)| view(listing, *free));
+        Ok(views.collect())
     }
 
     /// Finds a deal for a request, and waits for the provider's signature.

@@ -1,0 +1,122 @@
+//! What requesters ask for, from broad to one in a million.
+
+use ipsx_market::IpNet;
+use ipsx_market::matching::Wanted;
+use ipsx_market::offer::{Protocol, Tier};
+use ipsx_market::request::{Filter, IpVersion};
+use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use rand::Rng;
+
+use crate::spread::{COUNTRIES, Spread, asn, country_code};
+
+/// One question.
+pub(crate) struct Question {
+    pub(crate) filter: Filter,
+    pub(crate) max_prices: Prices,
+    pub(crate) seconds: u32,
+}
+
+impl Question {
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            filter: &self.filter,
+            max_prices: self.max_prices,
+            seconds: Some(self.seconds),
+        }
+    }
+}
+
+/// Questions of every kind, `count` of each.
+pub(crate) fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Question>)> {
+    type Kind = (&'static str, fn(&mut Spread) -> Question);
+    let kinds: [Kind; 11] = [
+        ("anything", |_| ask(Filter::default())),
+        ("a country", |spread| ask(in_country(spread))),
+        ("one of three countries, fast, all protocols", |spread| {
+            let mut filter = in_country(spread);
+            filter
+                .countries
+                .push(country_code(spread.skewed(COUNTRIES)));
+            filter
+                .countries
+                .push(country_code(spread.skewed(COUNTRIES)));
+            filter.mbit_down = 100;
+            filter.protocols = Protocol::ALL.into_iter().collect();
+            ask(filter)
+        }),
+        ("a country, every port, 500 Mbit/s", |spread| {
+            let mut filter = in_country(spread);
+            filter.tier = Tier::Open;
+            filter.mbit_down = 500;
+            ask(filter)
+        }),
+        ("IPv6 in a country, every port", |spread| {
+            let mut filter = in_country(spread);
+            filter.ip_version = IpVersion::V6;
+            filter.tier = Tier::Open;
+            ask(filter)
+        }),
+        ("a network", |spread| {
+            let (country, network) = (spread.skewed(COUNTRIES), spread.skewed(60));
+            ask(Filter {
+                asns: vec![asn(country, network)],
+                ..Filter::default()
+            })
+        }),
+        ("a /12", |spread| ask(within(spread, 12))),
+        ("a /24", |spread| ask(within(spread, 24))),
+        ("one address", |spread| ask(within(spread, 32))),
+        ("a country at the lowest price there is", |spread| {
+            let mut question = ask(in_country(spread));
+            question.max_prices.per_second = PricePerSecond(Amount(10_000_000_000_000));
+            question
+        }),
+        (
+            "a country and a network elsewhere (never there)",
+            |spread| {
+                let mut filter = in_country(spread);
+                filter.asns = vec![asn(COUNTRIES + 1, spread.random.gen_range(0..60))];
+                ask(filter)
+            },
+        ),
+    ];
+    let many = |make: fn(&mut Spread) -> Question, spread: &mut Spread| {
+        (0..count).map(|_| make(spread)).collect()
+    };
+    kinds
+        .into_iter()
+        .map(|(name, make)| (name, many(make, spread)))
+        .collect()
+}
+
+fn ask(filter: Filter) -> Question {
+    Question {
+        filter,
+        max_prices: Prices {
+            per_second: PricePerSecond(Amount::MAX),
+            per_gib: PricePerGib(Amount::MAX),
+        },
+        seconds: 600,
+    }
+}
+
+fn in_country(spread: &mut Spread) -> Filter {
+    Filter {
+        countries: vec![country_code(spread.skewed(COUNTRIES))],
+        ..Filter::default()
+    }
+}
+
+fn within(spread: &mut Spread, length: u8) -> Filter {
+    let (_, placement) = Spread::offer(&mut Spread::new(spread.random.r#gen()));
+    let length = if placement.address.is_ipv6() {
+        length * 2
+    } else {
+        length
+    };
+    let prefix = IpNet::new(placement.address, length).map(|net| net.trunc());
+    Filter {
+        prefixes: prefix.into_iter().collect(),
+        ..Filter::default()
+    }
+}
