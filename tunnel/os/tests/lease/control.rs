@@ -149,9 +149,9 @@ async fn a_download_waits_for_the_capacity() {
         up: u64::MAX,
         down: RATE,
     };
+    let started = Instant::now();
     lease.provider.set_capacity(capacity).unwrap();
     let mut stream = within(5, lease.client.tcp_connect(address)).await.unwrap();
-    let started = Instant::now();
     let mut sink = Vec::new();
     let _ = timeout(Duration::from_secs(4), stream.read_to_end(&mut sink)).await;
     // In this order: while the question waits for its answer, bytes go on.
