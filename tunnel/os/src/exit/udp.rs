@@ -1,8 +1,12 @@
-//! UDP flows of the exit: one connected outside socket per flow.
+//! UDP flows of the exit, and series of echo requests: one connected outside socket per flow.
+//!
+//! Echo requests leave by the sockets that some systems allow to everybody (Linux: `net.ipv4.ping_group_range`). Their
+//! flow has the identifier for a source port, and for a destination port 0, which no UDP flow has.
 
 use std::{
     collections::HashMap,
     io::ErrorKind,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -34,7 +38,8 @@ struct Flow {
     key: FlowKey,
     generation: u64,
     socket: UdpSocket,
-    logged: LoggedFlow,
+    /// None for echoes, which have no port that anybody could ask about.
+    logged: Option<LoggedFlow>,
     readable: bool,
     queued: bool,
     answered: bool,
@@ -85,7 +90,10 @@ impl UdpFlows {
         }
         let (mut socket, logged) = self.connect(&key).map_err(|error| {
             tracing::debug!(destination = %key.destination, %error, "no outside socket");
-            DropReason::SocketFailed
+            match error.kind() {
+                ErrorKind::PermissionDenied if is_echo(&key) => DropReason::EchoOutside,
+                _ => DropReason::SocketFailed,
+            }
         })?;
         let entry = self.flows.vacant_entry();
         let id = entry.key();
@@ -115,19 +123,48 @@ impl UdpFlows {
         Ok(())
     }
 
-    fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, LoggedFlow)> {
-        let socket =
-            self.egress
-                .of(key.peer)
-                .socket(key.destination, Type::DGRAM, Protocol::UDP)?;
+    /// Sends an echo request on, whose ICMP message is given; the policy has permitted it.
+    pub(super) fn echo(
+        &mut self,
+        peer: PeerId,
+        source: IpAddr,
+        destination: IpAddr,
+        message: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(&[_, _, _, _, high, low]) = message.first_chunk() else {
+            return Err(DropReason::Malformed);
+        };
+        let key = FlowKey {
+            peer,
+            source: SocketAddr::new(source, u16::from_be_bytes([high, low])),
+            destination: SocketAddr::new(destination, 0),
+        };
+        if !self.knows(&key) {
+            self.open(key, cx)?;
+        }
+        self.send(&key, message, cx)
+    }
+
+    fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, Option<LoggedFlow>)> {
+        let protocol = match (is_echo(key), key.destination) {
+            (false, _) => Protocol::UDP,
+            (true, SocketAddr::V4(_)) => Protocol::ICMPV4,
+            (true, SocketAddr::V6(_)) => Protocol::ICMPV6,
+        };
+        let egress = self.egress.of(key.peer);
+        let socket = egress.socket(key.destination, Type::DGRAM, protocol)?;
         socket.connect(&key.destination.into())?;
         let socket = UdpSocket::from_std(socket.into());
+        if is_echo(key) {
+            return Ok((socket, None));
+        }
         let port = socket.local_addr()?.port();
         let logged = self
             .log
             .open(key.peer, RuleProtocol::Udp, port, key.destination)
             .ok_or(ErrorKind::OutOfMemory)?;
-        Ok((socket, logged))
+        Ok((socket, Some(logged)))
     }
 
     /// Sends a payload on an open flow.
@@ -147,7 +184,9 @@ impl UdpFlows {
         }
         match sent {
             Ok(count) => {
-                flow.logged.bytes_up += count as u64;
+                if let Some(logged) = &mut flow.logged {
+                    logged.bytes_up += count as u64;
+                }
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::SocketBusy),
@@ -171,7 +210,8 @@ impl UdpFlows {
             else {
                 continue;
             };
-            let until = flow.active_at + if flow.answered { IDLE } else { IDLE_UNANSWERED };
+            let lasting = flow.answered && !is_echo(&flow.key);
+            let until = flow.active_at + if lasting { IDLE } else { IDLE_UNANSWERED };
             if until <= cx.now {
                 self.remove(id, cx);
             } else {
@@ -249,20 +289,17 @@ fn receive(
             Ok(len) => {
                 flow.active_at = cx.now;
                 flow.answered = true;
-                flow.logged.bytes_down += len as u64;
-                if packet::udp(
-                    packet,
-                    flow.key.destination,
-                    flow.key.source,
-                    &payload[..len],
-                ) {
+                if let Some(logged) = &mut flow.logged {
+                    logged.bytes_down += len as u64;
+                }
+                if write_answer(packet, flow.key, &payload[..len]) {
                     cx.send(packet);
                 } else {
                     cx.drops.add(DropReason::Oversize);
                 }
             }
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                if port_unreachable(packet, flow.key) {
+                if !is_echo(&flow.key) && port_unreachable(packet, flow.key) {
                     cx.send(packet);
                 }
             }
@@ -273,6 +310,26 @@ fn receive(
         }
     }
     true
+}
+
+fn is_echo(key: &FlowKey) -> bool {
+    key.destination.port() == 0
+}
+
+/// Writes the packet that brings an answer to the peer; false if it does not fit the tunnel, or is none.
+fn write_answer(packet: &mut Vec<u8>, key: FlowKey, answer: &[u8]) -> bool {
+    if !is_echo(&key) {
+        return packet::udp(packet, key.destination, key.source, answer);
+    }
+    // The system gave the request another identifier; everything else comes back as it was sent.
+    let Some((&[_, _, _, _, _, _, high, low], data)) = answer.split_first_chunk() else {
+        return false;
+    };
+    let sequence = u16::from_be_bytes([high, low]);
+    let (peer, host) = (key.source.ip(), key.destination.ip());
+    let mut request = Vec::new();
+    packet::echo_request(&mut request, peer, host, key.source.port(), sequence, data)
+        && packet::echo_reply(packet, &request)
 }
 
 /// Writes the port-unreachable error for a flow. It quotes an empty datagram with the flow's addresses, which is all

@@ -139,7 +139,9 @@ impl Exit for UserspaceExit {
             Content::EchoRequest => {
                 self.gateway
                     .permit_echo(peer, headers.destination, packet, cx)?;
-                Err(DropReason::EchoOutside)
+                let message = &packet[headers.transport_start..headers.transport_end];
+                self.udp
+                    .echo(peer, headers.source, headers.destination, message, cx)
             }
             _ => Err(DropReason::UnsupportedProtocol),
         }

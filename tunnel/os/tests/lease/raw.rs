@@ -14,6 +14,7 @@ use ipsx_tunnel_core::{
     packet::{self, Content, Headers, Unreachable},
 };
 use ipsx_tunnel_os::{ExitLimits, Provider};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::UdpSocket,
     time::{sleep, timeout},
@@ -136,6 +137,16 @@ impl RawPeer {
         timeout(Duration::from_millis(200), self.receive())
             .await
             .is_err()
+    }
+
+    /// Waits until the provider has counted so many drops.
+    async fn settled(&self, reason: DropReason, count: u64) {
+        let all = async {
+            while self.provider.dropped().await.unwrap().get(reason) < count {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within(10, all).await;
     }
 
     /// Waits until the provider has counted a drop.
@@ -284,7 +295,7 @@ async fn ipv6_flows_pass_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gateway_answers_echoes_and_nobody_else_is_asked() {
+async fn the_gateway_answers_echoes() {
     let mut raw = RawPeer::start(Tier::Open, &[]).await;
     let mut request = Vec::new();
     for (source, gateway) in [("10.77.0.2", "10.77.0.1"), ("fd77::2", "fd77::1")] {
@@ -305,17 +316,61 @@ async fn the_gateway_answers_echoes_and_nobody_else_is_asked() {
             }
         );
     }
-    packet::echo_request(
-        &mut request,
-        INNER.into(),
-        Ipv4Addr::new(8, 8, 8, 8).into(),
-        5,
-        7,
-        b"abc",
-    );
-    raw.send(&request).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn echoes_to_others_are_refused_below_the_open_tier() {
+    let mut raw = RawPeer::start(Tier::WebUdp, &[]).await;
+    let mut request = Vec::new();
+    let outside = Ipv4Addr::new(8, 8, 8, 8).into();
+    packet::echo_request(&mut request, INNER.into(), outside, 5, 7, b"abc");
+    let answer = raw.exchange(&request).await;
+    assert!(matches!(
+        Headers::parse(&answer).unwrap().content,
+        Content::Unreachable {
+            reason: Unreachable::Prohibited,
+            ..
+        } | Content::OtherIcmp
+    ));
     assert_eq!(raw.dropped(DropReason::EchoOutside).await, 1);
-    assert!(raw.silence().await);
+}
+
+/// Not every system lets everybody send echoes; where this one does not, they are dropped by reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn echoes_to_others_go_out_and_come_back_where_the_system_has_sockets_for_them() {
+    let allowed = ["127.0.0.1/32:any/*", "::1/128:any/*"].map(str::to_owned);
+    let mut raw = RawPeer::start(Tier::Open, &allowed).await;
+    let permitted = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4)).is_ok();
+    let mut request = Vec::new();
+    let mut refused = 0;
+    for (source, host) in [("10.77.0.2", "127.0.0.1"), ("fd77::2", "::1")] {
+        let (source, host): (IpAddr, IpAddr) = (source.parse().unwrap(), host.parse().unwrap());
+        // Two series of one peer, which differ in their identifiers alone.
+        for (identifier, sequence) in [(5, 7), (6, 7), (5, 8)] {
+            let data = [sequence as u8; 300];
+            packet::echo_request(&mut request, source, host, identifier, sequence, &data);
+            if !permitted {
+                raw.send(&request).await;
+                refused += 1;
+                continue;
+            }
+            let answer = raw.exchange(&request).await;
+            let headers = Headers::parse(&answer).unwrap();
+            let expected = Content::EchoReply {
+                identifier,
+                sequence,
+            };
+            assert_eq!((headers.source, headers.content), (host, expected));
+            assert_eq!(
+                answer[headers.transport_end - 300..headers.transport_end],
+                data
+            );
+        }
+    }
+    if !permitted {
+        raw.settled(DropReason::EchoOutside, refused).await;
+        assert!(raw.silence().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
