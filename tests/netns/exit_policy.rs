@@ -147,7 +147,6 @@ impl Wire {
         let expected = (refused().len() * PACKETS_PER_ADDRESS) as u64;
         let dropped = report["dropped"].as_object().unwrap();
         let counted: u64 = dropped.values().map(|count| count.as_u64().unwrap()).sum();
-        println!("{exit}: {report}");
         assert_eq!(report["sent"], expected);
         assert_eq!(counted, expected, "every refusal has its reason: {report}");
         for reason in [

@@ -8,6 +8,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::disallowed_types,
+    clippy::print_stdout,
     reason = "a part of a test: it acts, and fails by panicking"
 )]
 
