@@ -18,5 +18,6 @@ pub mod namespace;
 pub mod origin;
 pub mod program;
 pub mod refused;
+pub mod soak;
 pub mod stock_client;
 pub mod web;

@@ -1,6 +1,6 @@
 //! A provider's exit with one lease whose gate is open, and nothing else of the market: for measuring.
 //!
-//! `lease_exit userspace --key-file FILE --peer KEY --peer-address 10.70.9.2 --gateway 10.70.9.1 --listen 0.0.0.0:51820`
+//! `lease_exit userspace|kernel --key-file FILE --peer KEY --peer-address 10.70.9.2 --gateway 10.70.9.1 --listen 0.0.0.0:51820`
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use ipsx_tunnel_core::{ExitPolicy, Gate, PeerConfig, PrivateKey, PublicKey, Rule, Tier};
-use ipsx_tunnel_os::{ExitLimits, Provider, ProviderConfig};
+use ipsx_tunnel_core::{ExitPolicy, Gate, Ipv4Net, PeerConfig, PrivateKey, PublicKey, Rule, Tier};
+use ipsx_tunnel_os::{ExitLimits, KernelExitConfig, Provider, ProviderConfig};
 
 /// Control datagrams, which nobody sends here.
 const CONTROL_PORT: u16 = 4411;
@@ -22,6 +22,7 @@ const CONTROL_PORT: u16 = 4411;
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
     Userspace,
+    Kernel,
 }
 
 #[derive(Parser)]
@@ -46,6 +47,9 @@ struct Arguments {
     /// A destination that is opened in spite of the policy, such as a server on a private network. Repeatable.
     #[arg(long)]
     allow: Vec<Rule>,
+    /// An interface that a kernel exit sends traffic out by. Repeatable.
+    #[arg(long)]
+    interface: Vec<String>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -60,11 +64,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let Kind::Userspace = arguments.kind;
     let key: PrivateKey = std::fs::read_to_string(&arguments.key_file)?
         .trim()
         .parse()?;
-    let (provider, mut events) = Provider::start(ProviderConfig {
+    let config = ProviderConfig {
         private_key: key,
         listen: arguments.listen,
         egress_v4: None,
@@ -77,7 +80,20 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             ..ExitPolicy::new(Tier::Open)
         },
         limits: ExitLimits::default(),
-    })?;
+    };
+    let folder = tempfile::tempdir()?;
+    let (provider, mut events) = match arguments.kind {
+        Kind::Userspace => Provider::start(config)?,
+        Kind::Kernel => {
+            let kernel = KernelExitConfig {
+                folder: folder.path().to_owned(),
+                inner: vec![Ipv4Net::new(arguments.gateway, 24)?.into()],
+                egress: Vec::new(),
+                interfaces: arguments.interface,
+            };
+            Provider::start_with_kernel_exit(config, &kernel)?
+        }
+    };
     let peer = provider
         .add_peer(PeerConfig {
             public_key: arguments.peer,

@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 use ipsx_benches::peers::{self, Catalogue, Pair, Settings, What};
 
 /// What is measured when no pair is given.
-const PAIRS: [&str; 9] = [
+const PAIRS: [&str; 10] = [
     "none",
     "wireguard-go",
     "ipsx",
@@ -34,6 +34,7 @@ const PAIRS: [&str; 9] = [
     "boringtun",
     "wireguard-go:ipsx",
     "wireguard-go:gotatun",
+    "wireguard-go:ipsx-kernel",
     "wireguard-go:ipsx-userspace",
     "wireguard-go:wgslirpy",
 ];

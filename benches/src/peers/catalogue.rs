@@ -83,7 +83,7 @@ pub struct Catalogue {
 }
 
 /// Name, command, whether it makes an interface, how to install it.
-const BUILT_IN: [(&str, &str, bool, &str); 7] = [
+const BUILT_IN: [(&str, &str, bool, &str); 8] = [
     (
         "ipsx",
         "ipsx tunnel {ifname}",
@@ -99,6 +99,13 @@ const BUILT_IN: [(&str, &str, bool, &str); 7] = [
     (
         "ipsx-userspace",
         "lease_exit userspace --key-file {keyfile} --peer {peer_pubkey} --peer-address {peer_addr} \
+         --gateway {addr} --listen {listen} --allow {web}/32:any/*",
+        false,
+        "cargo build --release -p ipsx-benches --bin lease_exit",
+    ),
+    (
+        "ipsx-kernel",
+        "lease_exit kernel --interface {wan} --key-file {keyfile} --peer {peer_pubkey} --peer-address {peer_addr} \
          --gateway {addr} --listen {listen} --allow {web}/32:any/*",
         false,
         "cargo build --release -p ipsx-benches --bin lease_exit",
