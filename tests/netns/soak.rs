@@ -20,9 +20,8 @@ use ipsx_tests::namespace::{Namespace, run};
 use ipsx_tests::program::Program;
 use ipsx_tests::soak::{ECHO, EGRESS, UPLINK};
 
-/// Leases at once.
-const SLOTS: u64 = 200;
-const SOON: Duration = Duration::from_secs(60);
+/// How long a busy machine may take for what should be done at once.
+const SOON: Duration = Duration::from_secs(180);
 /// What the allocator and the kernel's rounding may make of the same memory.
 const SLACK_KIB: u64 = 1024;
 
@@ -79,21 +78,25 @@ fn settles(provider: &Program, namespace: &Namespace, before: &(Held, String)) {
     let begin = Instant::now();
     loop {
         let (held, network) = (Held::by(provider.id()), network(namespace));
-        if held.descriptors == before.0.descriptors
-            && held.threads == before.0.threads
+        // Threads that wait for blocking work end after a while without any.
+        if held.descriptors <= before.0.descriptors
+            && held.threads <= before.0.threads
             && network == before.1
         {
             return;
         }
         assert!(
             begin.elapsed() < SOON,
-            "before the first lease: {before:#?}\nafter the last: {held:#?}\n{network}"
+            "before: {:#?}\n{}\nafter the last lease: {held:#?}\n{network}",
+            before.0,
+            before.1
         );
         std::thread::sleep(Duration::from_millis(500));
     }
 }
 
-fn soak(exit: &str) {
+/// `slots` is how many leases there are at once.
+fn soak(exit: &str, slots: u64) {
     let seconds: u64 = std::env::var("IPSX_SOAK_SECONDS").map_or(20, |text| text.parse().unwrap());
     let names = ["requesters", "provider", "web"].map(|name| format!("{name}-{}", &exit[..1]));
     let [requesters, provider_side, web] = [0, 1, 2].map(|i| Namespace::new(&names[i]));
@@ -109,13 +112,14 @@ fn soak(exit: &str) {
     let _echo = part(&web, &["echo", ECHO], "echoing");
     let words = ["provider", exit, folder.path().to_str().unwrap()];
     let provider = part(&provider_side, &words, "providing");
-    // A first lease of each kind of buffer, pool and connection is no leak.
-    let warm_up = part(&requesters, &["clients", "1", "1"], "");
+    // What the first lease of each slot leaves is no leak: pools, and the exit's own addresses in its packet filter, which
+    // stay closed to leases for good.
+    let warm_up = part(&requesters, &["clients", &slots.to_string(), "1"], "");
     assert_eq!(warm_up.finish(SOON).code, Some(0));
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(12));
     let before = (Held::by(provider.id()), network(&provider_side));
 
-    let words = ["clients", &SLOTS.to_string(), &seconds.to_string()];
+    let words = ["clients", &slots.to_string(), &seconds.to_string()];
     let clients = part(&requesters, &words, "");
     let begin = Instant::now();
     let mut samples = Vec::new();
@@ -130,15 +134,18 @@ fn soak(exit: &str) {
         .iter()
         .find_map(|line| line.strip_prefix("leases ")?.parse().ok())
         .unwrap();
-    assert!(leases >= SLOTS, "only {leases} leases");
+    assert!(leases >= slots, "only {leases} leases");
 
     settles(&provider, &provider_side, &before);
     let after = Held::by(provider.id());
     let peak = |samples: &[Held]| samples.iter().map(|held| held.rss_kib).max().unwrap();
     let third = samples.len() / 3;
-    let (middle, last) = (peak(&samples[third..2 * third]), peak(&samples[2 * third..]));
+    let (middle, last) = (
+        peak(&samples[third..2 * third]),
+        peak(&samples[2 * third..]),
+    );
     println!(
-        "{exit} exit: {leases} leases in {seconds} s, up to {SLOTS} at once; provider {} KiB before, at most {middle} \
+        "{exit} exit: {leases} leases in {seconds} s, up to {slots} at once; provider {} KiB before, at most {middle} \
          in the second third and {last} in the last, {} afterwards; descriptors {} before, at most {}, {} afterwards",
         before.0.rss_kib,
         after.rss_kib,
@@ -154,10 +161,11 @@ fn soak(exit: &str) {
 
 #[test]
 fn userspace_exit_keeps_nothing_of_leases_that_ended() {
-    soak("userspace");
+    soak("userspace", 200);
 }
 
 #[test]
 fn kernel_exit_keeps_nothing_of_leases_that_ended() {
-    soak("kernel");
+    // Opening one changes the packet filter and waits for that, one after the other.
+    soak("kernel", 50);
 }

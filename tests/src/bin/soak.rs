@@ -79,7 +79,11 @@ async fn provide(kind: &str, folder: &str) {
         gateway_v6: None,
         control_port: CONTROL_PORT,
         policy: ExitPolicy {
-            allow: vec![format!("{}/32:any/*", ECHO.split(':').next().unwrap()).parse().unwrap()],
+            allow: vec![
+                format!("{}/32:any/*", ECHO.split(':').next().unwrap())
+                    .parse()
+                    .unwrap(),
+            ],
             ..ExitPolicy::new(Tier::Open)
         },
         limits: ExitLimits::default(),
