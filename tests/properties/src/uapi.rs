@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use ipsx_tunnel_core::uapi::{InterfaceSettings, InterfaceUpdate, Request, respond_get};
+use ipsx_tunnel_core::uapi::{
+    InterfaceSettings, InterfaceUpdate, Request, describe_peers, respond_get,
+};
 use ipsx_tunnel_core::{Device, DeviceConfig, PrivateKey};
 
 /// Lines of an answer that are no settings.
@@ -60,7 +62,8 @@ impl Interface {
     }
 
     fn answer(&self) -> String {
-        respond_get(&self.settings, &self.device, |_| Duration::ZERO).to_string()
+        let peers = describe_peers(&self.device, |_| Duration::ZERO);
+        respond_get(&self.settings, [peers.as_str()]).to_string()
     }
 }
 
