@@ -165,7 +165,11 @@ impl Hands {
             other => io::Error::other(other),
         })?;
         let port = group.first().map_or(port, |first| first.port());
-        self.tell(group.into_iter().map(Command::Sockets))?;
+        self.tell(
+            group
+                .into_iter()
+                .map(|sockets| Command::Sockets(Box::new(sockets))),
+        )?;
         self.port = port;
         Ok(())
     }

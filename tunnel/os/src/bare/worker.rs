@@ -51,7 +51,7 @@ pub(super) enum Command {
     /// Another mark on what is sent.
     Mark(u32),
     /// Other sockets.
-    Sockets(Sockets),
+    Sockets(Box<Sockets>),
     /// The update's peers.
     Peers(Arc<InterfaceUpdate>),
     /// How this worker's peers are doing, as [`describe_peers`] puts it.
@@ -324,7 +324,7 @@ impl Worker {
             Command::Mark(mark) => self.sockets.set_mark(mark)?,
             Command::Sockets(mut sockets) => {
                 sockets.register(self.place.poll.registry())?;
-                self.sockets = sockets;
+                self.sockets = *sockets;
             }
             Command::Peers(update) => {
                 if update.replace_peers {
