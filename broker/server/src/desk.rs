@@ -6,6 +6,7 @@ mod chain_view;
 mod deals;
 mod error;
 mod money;
+mod overview;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::placement::Placer;
 use crate::store::{Store, StoreError};
 
 pub(crate) use error::DeskError;
+pub(crate) use overview::Overview;
 
 /// Providers that are asked for one request, one after the other.
 const ATTEMPTS: usize = 3;
@@ -66,6 +68,8 @@ pub(crate) struct Desk {
     turns: [Mutex<()>; 64],
     /// Searches walk the whole book, and anybody may ask for one: only a few may stand in the others' way.
     searches: Semaphore,
+    /// Anybody may ask for it, so it is kept for a moment.
+    overview: Mutex<overview::Cached>,
     stopped: AtomicBool,
     failure: Notify,
 }
@@ -122,6 +126,7 @@ impl Desk {
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),
             searches: Semaphore::new(SEARCHES),
+            overview: Mutex::default(),
             stopped: AtomicBool::new(false),
             failure: Notify::new(),
         })

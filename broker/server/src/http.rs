@@ -2,6 +2,7 @@
 
 mod app;
 mod deals;
+mod explorer;
 mod extract;
 mod offers;
 mod problem;

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::problem::{Answer, ProblemResponse, Refusal};
-use super::{deals, offers, sessions};
+use super::{deals, explorer, offers, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -66,7 +66,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
         .route("/rpc", rpc)
+        .route("/explorer", get(explorer::page))
         .route("/v1/network", get(offers::network))
+        .route("/v1/overview", get(explorer::overview))
         .route("/v1/session/nonce", post(sessions::nonce))
         .route("/v1/session", post(sessions::open))
         .route("/v1/offers", get(offers::offers))

@@ -26,26 +26,45 @@ pub struct PaidClaim {
 impl Centralizer {
     /// Every claim that was paid on a channel, oldest first, from the contract's events.
     pub async fn claims_of(&self, channel: ChannelId) -> Result<Vec<PaidClaim>, ContractError> {
+        let claims = self.settled(0, vec![channel.0]).await?;
+        Ok(claims.into_iter().map(|(_, claim)| claim).collect())
+    }
+
+    /// Every claim that was paid on any channel since a block, oldest first.
+    pub async fn claims_since(
+        &self,
+        block: u64,
+    ) -> Result<Vec<(ChannelId, PaidClaim)>, ContractError> {
+        self.settled(block, Vec::new()).await
+    }
+
+    async fn settled(
+        &self,
+        from_block: u64,
+        channels: Vec<B256>,
+    ) -> Result<Vec<(ChannelId, PaidClaim)>, ContractError> {
         let filter = LogFilter {
+            from_block,
             addresses: vec![self.deployment().centralizer],
-            topics: vec![vec![abi::Settled::SIGNATURE_HASH], vec![channel.0]],
+            topics: vec![vec![abi::Settled::SIGNATURE_HASH], channels],
             ..LogFilter::default()
         };
         let logs = self.chain().logs(&filter).await;
-        let logs = logs.map_err(ContractError::at("list the channel's claims"))?;
+        let logs = logs.map_err(ContractError::at("list the claims"))?;
         let paid = |log: &crate::chain::Log| {
             let event = abi::Settled::decode_raw_log(log.topics.iter().copied(), &log.data)?;
-            Ok(PaidClaim {
+            let claim = PaidClaim {
                 transaction: log.transaction_hash,
                 block: log.block_number,
                 paid: amount(event.paid),
                 fee: amount(event.fee),
                 claimed: amount(event.claimed),
-            })
+            };
+            Ok((ChannelId(event.channelId), claim))
         };
         let claims: Result<Vec<_>, alloy_sol_types::Error> = logs.iter().map(paid).collect();
         claims.map_err(|error| ContractError::Unreadable {
-            action: "list the channel's claims",
+            action: "list the claims",
             reason: error.to_string(),
         })
     }
