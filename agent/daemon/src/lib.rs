@@ -44,6 +44,7 @@ use crate::output::Output;
 /// Runs one command and turns its outcome into the program's exit code.
 pub fn run(cli: Cli) -> ExitCode {
     start_logging(cli.common.verbose);
+    ipsx_settlement::forbid_core_dumps();
     let output = Output::new(cli.common.json);
     let outcome = runtime().and_then(|runtime| runtime.block_on(dispatch(cli, &output)));
     match outcome {

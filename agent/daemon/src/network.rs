@@ -74,17 +74,34 @@ impl Network {
             .network(info.network)
             .await
             .map_err(contract_failure)?;
-        let agrees = [
-            ("its existence", state.exists()),
-            ("its operator", state.operator == info.operator),
-            ("its fee", state.fee_bps == info.fee_bps),
-            ("its treasury", state.treasury == info.treasury),
+        let compared = [
+            (
+                "its existence",
+                "yes".into(),
+                (if state.exists() { "yes" } else { "no" }).into(),
+            ),
+            (
+                "its operator",
+                info.operator.to_string(),
+                state.operator.to_string(),
+            ),
+            (
+                "its fee",
+                format!("{} basis points", info.fee_bps),
+                format!("{} basis points", state.fee_bps),
+            ),
+            (
+                "its treasury",
+                info.treasury.to_string(),
+                state.treasury.to_string(),
+            ),
         ];
-        if let Some((what, _)) = agrees.into_iter().find(|(_, agrees)| !agrees) {
+        let differs = |(_, broker, chain): &(&str, String, String)| broker != chain;
+        if let Some((what, broker, chain)) = compared.into_iter().find(differs) {
             return Err(Failure::new(
                 ExitCode::Refused,
                 format!(
-                    "the broker and the chain disagree on network {}: {what}; check --broker and --rpc, and trust neither until they agree",
+                    "the broker and the chain disagree on network {}: {what} is {broker} by the broker, {chain} by the chain; check --broker and --rpc, and trust neither until they agree",
                     info.network
                 ),
             ));

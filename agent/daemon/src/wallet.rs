@@ -1,10 +1,13 @@
 //! The wallet in the data folder, and the passphrase that opens it.
 
+mod phrase;
+mod revoke;
+
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use ipsx_settlement::{KeystoreError, Passphrase, Signer, Wallet};
+use ipsx_settlement::{KeystoreError, Passphrase, Phrase, Signer, Wallet};
 use zeroize::Zeroizing;
 
 use crate::amount;
@@ -27,7 +30,8 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     match command {
-        WalletCommand::New => {
+        WalletCommand::New(args) if args.phrase => phrase::create(settings, output).await,
+        WalletCommand::New(_) => {
             let path = settings.wallet_file();
             refuse_existing(&path)?;
             let passphrase = new_passphrase(settings)?;
@@ -36,6 +40,7 @@ pub(crate) async fn run(
             Ok(())
         }
         WalletCommand::Import(args) => import(args, settings, output).await,
+        WalletCommand::Revoke => revoke::run(settings, output).await,
         WalletCommand::Show => show(settings, output).await,
     }
 }
@@ -83,10 +88,14 @@ async fn import(args: ImportArgs, settings: &Settings, output: &Output) -> Resul
         let key = read_secret(&source, "the private key")?;
         let passphrase = new_passphrase(settings)?;
         blocking(move || Wallet::import_key(&path, &key, &passphrase)).await?
+    } else if let Some(source) = args.phrase_file {
+        let phrase = Phrase::parse(&read_secret(&source, "the phrase")?)?;
+        let passphrase = new_passphrase(settings)?;
+        blocking(move || Wallet::import_phrase(&path, &phrase, &passphrase)).await?
     } else {
         let source = args
             .keystore
-            .ok_or_else(|| Failure::usage("name --key FILE or --keystore FILE"))?;
+            .ok_or_else(|| Failure::usage("name --key, --phrase-file or --keystore"))?;
         let theirs = match args.keystore_passphrase_file {
             Some(file) => passphrase_from(&file)?,
             None => prompt(&format!("Passphrase of {}: ", source.display()))?,

@@ -38,6 +38,7 @@ async fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    ipsx_settlement::forbid_core_dumps();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

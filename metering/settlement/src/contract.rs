@@ -186,7 +186,10 @@ impl Centralizer {
             .await
             .map_err(ContractError::Chain)?;
         if chain_id != deployment.chain_id {
-            return Err(mismatch(format!("the node is on chain {chain_id}")));
+            return Err(mismatch(format!(
+                "the node is on chain {chain_id}, expected {}",
+                deployment.chain_id
+            )));
         }
         let code = client
             .chain
@@ -196,9 +199,21 @@ impl Centralizer {
         if code.is_empty() {
             return Err(mismatch("there is no contract at that address".into()));
         }
-        let token = client.read("name its token", abi::tokenCall {}).await?;
+        let token = match client.read("name its token", abi::tokenCall {}).await {
+            Ok(token) => token,
+            Err(ContractError::Chain(error)) => return Err(ContractError::Chain(error)),
+            Err(_) => {
+                return Err(mismatch(format!(
+                    "it names no token, expected {}",
+                    deployment.token
+                )));
+            }
+        };
         if token != deployment.token {
-            return Err(mismatch(format!("its token is {token}")));
+            return Err(mismatch(format!(
+                "its token is {token}, expected {}",
+                deployment.token
+            )));
         }
         let separator = client
             .read("name its domain", abi::domainSeparatorCall {})

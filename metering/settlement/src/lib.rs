@@ -17,6 +17,8 @@ mod connector;
 mod contract;
 mod keystore;
 mod outbox;
+mod phrase;
+mod process;
 mod refusal;
 mod totals;
 mod transaction;
@@ -46,8 +48,10 @@ pub use contract::{
 pub use embedded::{Clock, EmbeddedBlock, EmbeddedChain, Genesis, MinedTransaction};
 #[cfg(feature = "embedded")]
 pub use journal::JournalError;
-pub use keystore::{KeystoreError, Passphrase};
+pub use keystore::{KeystoreError, Passphrase, Sealing};
 pub use outbox::{Outbox, Patience};
+pub use phrase::Phrase;
+pub use process::forbid_core_dumps;
 pub use refusal::Refusal;
 #[cfg(feature = "rpc")]
 pub use rpc::{FINALITY, RpcChain};

@@ -124,11 +124,21 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum WalletCommand {
     /// Draw a new key and seal it with a passphrase
-    New,
-    /// Import a private key or another keystore file
+    New(NewWalletArgs),
+    /// Import a private key, a recovery phrase or another keystore file
     Import(ImportArgs),
+    /// Take back the session keys that may spend from the deposit
+    Revoke,
     /// Show the address, the deposit, the tokens and the gas
     Show,
+}
+
+/// `ipsx wallet new`
+#[derive(Debug, Args)]
+pub struct NewWalletArgs {
+    /// Derive it from 24 words that are shown once, to be written down (BIP-39)
+    #[arg(long)]
+    pub phrase: bool,
 }
 
 /// `ipsx wallet import …`
@@ -138,10 +148,13 @@ pub struct ImportArgs {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "keystore",
-        conflicts_with = "keystore"
+        required_unless_present_any = ["keystore", "phrase_file"],
+        conflicts_with_all = ["keystore", "phrase_file"]
     )]
     pub key: Option<PathBuf>,
+    /// File with the words of a recovery phrase on one line (BIP-39, English); `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "keystore")]
+    pub phrase_file: Option<PathBuf>,
     /// An encrypted keystore (Web3 Secret Storage, version 3)
     #[arg(long, value_name = "FILE")]
     pub keystore: Option<PathBuf>,

@@ -290,6 +290,8 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     let earned = contract.token_balance(deal.provider).await.unwrap();
     let fee = claimed.basis_points(world.network.info.fee_bps);
     assert_eq!(earned, claimed.saturating_sub(fee));
+    the_explorer_shows_the_claim(&world, claimed).await;
+    session_keys_are_revoked(&world, &requester, deal.payer_signer).await;
     withdraw_both_ways(&world, &requester).await;
     assert!(contract.totals().await.unwrap().conserved());
     world.stop().await;
@@ -359,6 +361,130 @@ async fn one_connection_is_proven(lease: DealId, provider: &Settings) {
         nothing.message.contains("no connection from port 1"),
         "{nothing}"
     );
+}
+
+/// The broker's page and its JSON say what the chain says.
+async fn the_explorer_shows_the_claim(world: &World, claimed: Amount) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let get = async |path: &str| {
+        let url = world.url();
+        let address = url.strip_prefix("http://").unwrap();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        answer
+    };
+    // An overview may be two seconds old.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let answer = get("/v1/overview").await;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (first, last) = (body.find('{').unwrap(), body.rfind('}').unwrap());
+    let overview: serde_json::Value = serde_json::from_str(&body[first..=last]).unwrap();
+    assert_eq!(overview["claimed"], claimed.to_string());
+    let fee = claimed.basis_points(world.network.info.fee_bps);
+    assert_eq!(overview["fees"], fee.to_string());
+    assert_eq!(overview["claims"].as_array().unwrap().len(), 1);
+    let page = get("/explorer").await;
+    let contract = world.network.info.domain.contract.to_string();
+    assert!(
+        page.contains(&contract) && page.contains("adds up"),
+        "{page}"
+    );
+    assert!(
+        !page.contains("<script") && !page.contains("src="),
+        "{page}"
+    );
+    let requester = Signer::address(world.requester.wallet.as_ref()).to_string();
+    assert!(!page.contains(&requester), "nobody is named");
+}
+
+async fn session_keys_are_revoked(world: &World, settings: &Settings, key: ipsx_metering::Address) {
+    use crate::cli::WalletCommand;
+    let payer = Signer::address(world.requester.wallet.as_ref());
+    let (network, contract) = (world.network.info.network, &world.network.contract);
+    let lasts = async || {
+        let now = contract.chain().head().await.unwrap().timestamp;
+        let until = contract.signer_valid_to(network, payer, key).await.unwrap();
+        until.since(now)
+    };
+    assert!(lasts().await > 2 * 86_400);
+    for _ in 0..2 {
+        // The second finds nothing left to do.
+        crate::wallet::run(WalletCommand::Revoke, settings, &QUIET)
+            .await
+            .unwrap();
+        assert!(lasts().await <= 86_400);
+    }
+}
+
+/// Another chain, contract, token or operator than the broker names is refused before anything is signed, and both
+/// values are shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_where_the_broker_says_is_refused_with_both_values() {
+    let world = World::start(None).await.unwrap();
+    let info = &world.network.info;
+    let chain = world.network.contract.chain().clone();
+    let other = ipsx_metering::Address::repeat_byte(0xee);
+    let refused =
+        async |change: fn(&mut ipsx_market::http::NetworkInfo, ipsx_metering::Address),
+               shown: [String; 2]| {
+            let mut changed = info.clone();
+            change(&mut changed, other);
+            let failure = crate::network::Network::on(changed, chain.clone())
+                .await
+                .err()
+                .unwrap();
+            for value in shown {
+                assert!(
+                    failure.message.contains(&value),
+                    "{value} is not in: {failure}"
+                );
+            }
+        };
+    let id = info.domain.chain_id;
+    refused(
+        |info, _| info.domain.chain_id += 1,
+        [id.to_string(), (id + 1).to_string()],
+    )
+    .await;
+    refused(
+        |info, other| info.token = other,
+        [info.token.to_string(), other.to_string()],
+    )
+    .await;
+    refused(
+        |info, other| info.operator = other,
+        [info.operator.to_string(), other.to_string()],
+    )
+    .await;
+    refused(
+        |info, other| info.treasury = other,
+        [info.treasury.to_string(), other.to_string()],
+    )
+    .await;
+    refused(
+        |info, _| info.fee_bps += 1,
+        [info.fee_bps.to_string(), (info.fee_bps + 1).to_string()],
+    )
+    .await;
+    let nothing = "there is no contract at that address".to_string();
+    refused(
+        |info, other| info.domain.contract = other,
+        [other.to_string(), nothing],
+    )
+    .await;
+    // A contract that is there, but another: the token itself.
+    let token = info.token.to_string();
+    refused(
+        |info, _| info.domain.contract = info.token,
+        [token.clone(), token],
+    )
+    .await;
+    world.stop().await;
 }
 
 /// At once what is free, by the operator's consent; the rest by waiting, against anybody.

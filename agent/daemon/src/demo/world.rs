@@ -9,7 +9,7 @@ use ipsx_broker::config::Secret;
 use ipsx_broker::{Broker, BrokerConfig};
 use ipsx_market::offer::{Capacity, Protocols, WeeklyHours};
 use ipsx_metering::{Address, Amount, PricePerGib, PricePerSecond, Prices};
-use ipsx_settlement::{Passphrase, Signer, Wallet};
+use ipsx_settlement::{Passphrase, Sealing, Signer, Wallet};
 use ipsx_tunnel_core::{ExitPolicy, PortRange, Rule, RuleProtocol, Tier};
 use rand::RngCore;
 use rand::rngs::OsRng;
@@ -166,7 +166,7 @@ async fn open_wallet(folder: &Path, passphrase: &str) -> Result<Arc<Wallet>, Fai
         if path.exists() {
             Wallet::open(&path, &passphrase)
         } else {
-            Wallet::create(&path, &passphrase)
+            Wallet::create_sealed(&path, &passphrase, Sealing::Quick)
         }
     });
     match opened.await {

@@ -17,6 +17,7 @@ use crate::exit_code::{ExitCode, Failure};
 
 pub use lease::{Ended, LeaseRecord, Stage};
 pub use slot::Slot;
+pub(crate) use slot::{SLOTS, session_key};
 
 /// The requester's records in one data folder.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use super::{durable, failure};
 use crate::exit_code::Failure;
 
 /// Leases that one data folder can run at the same time.
-const SLOTS: u32 = 64;
+pub(crate) const SLOTS: u32 = 64;
 
 /// The right to use one session key, held until dropped or until the process ends in whatever way.
 #[derive(Debug)]
@@ -62,14 +62,19 @@ impl Slot {
 
     /// The key that signs the vouchers: derived, so that the wallet's owner can always make it again.
     pub fn key(&self, wallet: &Wallet, network: NetworkId) -> Wallet {
-        let label = [
-            b"session key".as_slice(),
-            network.0.as_slice(),
-            &self.number.to_be_bytes(),
-        ]
-        .concat();
-        wallet.derive(&label)
+        session_key(wallet, network, self.number)
     }
+}
+
+/// The session key with this number.
+pub(crate) fn session_key(wallet: &Wallet, network: NetworkId, number: u32) -> Wallet {
+    let label = [
+        b"session key".as_slice(),
+        network.0.as_slice(),
+        &number.to_be_bytes(),
+    ]
+    .concat();
+    wallet.derive(&label)
 }
 
 #[cfg(test)]
