@@ -28,6 +28,8 @@ pub enum ChainConfig {
         public_url: Option<String>,
         /// The `Centralizer`.
         centralizer: Address,
+        /// Blocks on top of one that is taken for final: deposits count from then on.
+        finality: u64,
         /// The network, when it exists already; else the broker creates it.
         network: Option<NetworkId>,
     },
@@ -122,6 +124,8 @@ pub struct BrokerConfig {
     /// Capacity that is promised again on a provider's word that it will claim no more; what the operator can afford to
     /// lose to a provider and a payer who lie together.
     pub credit_line: Amount,
+    /// Claims for providers that are away are submitted from this worth on.
+    pub claim_at_least: Amount,
     /// Limits of silence.
     pub timers: DealTimers,
     /// Bounds.
@@ -147,6 +151,7 @@ impl BrokerConfig {
             fee_bps: 100,
             treasury: None,
             credit_line: Amount::ZERO,
+            claim_at_least: Amount(1),
             timers: DealTimers::default(),
             limits: Limits::default(),
         }

@@ -5,6 +5,7 @@ mod agents;
 mod chain_view;
 mod deals;
 mod error;
+mod lapsing;
 mod money;
 mod overview;
 
@@ -17,7 +18,7 @@ use ipsx_market::deal::Binding;
 use ipsx_market::http::ProposedDeal;
 use ipsx_market::market::{Command, Market, MarketConfig, RequestFailure, Ticket};
 use ipsx_market::messages::BrokerMessage;
-use ipsx_metering::{CapacityLedger, CreditLine, DealId, UnixSeconds};
+use ipsx_metering::{Amount, CapacityLedger, CreditLine, DealId, UnixSeconds};
 use ipsx_settlement::VoucherStore;
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, oneshot};
 
@@ -57,6 +58,8 @@ pub(crate) struct Desk {
     books: Mutex<Books>,
     pub(crate) store: Store,
     vouchers: VoucherStore,
+    /// Claims worth less are not submitted for others.
+    claim_at_least: Amount,
     pub(crate) operator: Arc<Operator>,
     pub(crate) registry: Registry,
     pub(crate) mailboxes: Mailboxes,
@@ -117,6 +120,7 @@ impl Desk {
             books: Mutex::new(books),
             store,
             vouchers,
+            claim_at_least: config.claim_at_least,
             operator,
             registry: Registry::default(),
             mailboxes: Mailboxes::default(),

@@ -49,6 +49,9 @@ use store::Store;
 /// How often the clock is looked at, and how often what has expired is forgotten.
 const TICK: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often it is looked up what is about to lapse: often in half a day, and seldom enough for a claim that nothing
+/// is left to pay, whose gas is lost.
+const LAPSING: Duration = Duration::from_secs(3_600);
 /// Time for an agent's handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -283,15 +286,27 @@ async fn nonce_key(store: &Store) -> Result<[u8; 32], StartError> {
     Ok(key.0)
 }
 
+async fn claim_lapsing(desk: Arc<Desk>) {
+    if let Err(error) = desk.claim_lapsing().await {
+        tracing::warn!(%error, "what is about to lapse was not claimed; it is tried again in an hour");
+    }
+}
+
 /// Lets the clock do its work until the broker stops.
 async fn keep_time(desk: Arc<Desk>) {
     let mut tick = interval(TICK);
     let mut sweep = interval(SWEEP);
+    let mut lapsing = interval(LAPSING);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let done = tokio::select! {
             _ = tick.tick() => desk.tick().await,
             _ = sweep.tick() => desk.sweep().await,
+            _ = lapsing.tick() => {
+                // The chain may take its time; the clock must not.
+                tokio::spawn(claim_lapsing(Arc::clone(&desk)));
+                Ok(())
+            }
         };
         if let Err(error) = done {
             tracing::warn!(%error, "the clock's work was not done");

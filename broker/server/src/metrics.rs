@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) reservations: IntCounterVec,
     pub(crate) frames: IntCounterVec,
     pub(crate) transitions: IntCounter,
+    pub(crate) claimed_for_providers: IntCounter,
     pub(crate) http: HistogramVec,
 }
 
@@ -72,6 +73,10 @@ impl Metrics {
             transitions: add.collector(IntCounter::new(
                 "ipsx_deal_transitions_total",
                 "Changes of a deal's side.",
+            )?)?,
+            claimed_for_providers: add.collector(IntCounter::new(
+                "ipsx_claimed_for_providers_total",
+                "Channels claimed on because their provider had not, and they were about to lapse.",
             )?)?,
             http: add.collector(HistogramVec::new(http, &["method", "route", "status"])?)?,
             registry,

@@ -11,7 +11,7 @@ use ipsx_metering::{
 };
 use ipsx_settlement::{
     Call, Centralizer, Chain, ContractError, Deployment, EmbeddedChain, Genesis, KeystoreError,
-    NetworkState, NewNetwork, Passphrase, RpcChain, Signer, Wallet, deploy,
+    NetworkState, NewNetwork, Outbox, Passphrase, RpcChain, Signer, Wallet, deploy,
 };
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,14 @@ impl Operator {
                 (centralizer, Some(chain))
             }
             ChainConfig::Rpc {
-                url, centralizer, ..
-            } => (connect(url, *centralizer).await?, None),
+                url,
+                centralizer,
+                finality,
+                ..
+            } => (connect(url, *centralizer, *finality).await?, None),
         };
+        let centralizer =
+            centralizer.with_outbox(Outbox::in_folder(config.data_dir.join("outbox")));
         hand_out(config, store, &wallet, &centralizer).await?;
         let network = open_network(config, store, &wallet, &centralizer).await?;
         let state = centralizer.network(network).await.map_err(chain_error)?;
@@ -283,9 +288,10 @@ async fn open_journal(path: PathBuf, expected: bool) -> Result<EmbeddedChain, St
 }
 
 /// The contract on a node; the contract itself says which token it trades in.
-async fn connect(url: &str, address: Address) -> Result<Centralizer, StartError> {
+async fn connect(url: &str, address: Address, finality: u64) -> Result<Centralizer, StartError> {
     let failed = |error: ipsx_settlement::ChainError| StartError::Chain(error.to_string());
-    let chain: Arc<dyn Chain> = Arc::new(RpcChain::new(url).map_err(failed)?);
+    let chain: Arc<dyn Chain> =
+        Arc::new(RpcChain::new(url).map_err(failed)?.with_finality(finality));
     let selector = keccak256("token()")[..4].to_vec();
     let answer = chain.call(&Call::read(address, selector)).await;
     let answer = answer.map_err(failed)?;

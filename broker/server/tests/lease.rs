@@ -161,6 +161,7 @@ async fn a_network_on_a_node_works_the_same() {
         config.chain = ChainConfig::Rpc {
             url: format!("{}/rpc", node.url()),
             public_url: None,
+            finality: 0,
             centralizer: node.broker.network_info().domain.contract,
             network: None,
         };

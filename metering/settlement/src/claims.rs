@@ -4,7 +4,7 @@
 //! the store costs nothing: the next plan sees what was paid.
 
 use alloy_primitives::{Address, U256};
-use ipsx_metering::{Amount, ChannelId, NetworkId, UnixSeconds};
+use ipsx_metering::{Amount, CLAIM_WINDOW, ChannelId, NetworkId, UnixSeconds};
 use std::collections::HashMap;
 
 use crate::contract::{
@@ -33,6 +33,8 @@ pub struct ClaimPolicy {
     pub at_least: Amount,
     /// Rows of the batch, at most [`MAX_ROWS`].
     pub max_rows: usize,
+    /// Only claims that could be made for less than these seconds more; `None` for all.
+    pub lapsing_within: Option<u64>,
 }
 
 impl Default for ClaimPolicy {
@@ -40,6 +42,7 @@ impl Default for ClaimPolicy {
         Self {
             at_least: Amount(1),
             max_rows: MAX_ROWS,
+            lapsing_within: None,
         }
     }
 }
@@ -61,6 +64,9 @@ pub enum Left {
     /// No reservation that has not lapsed covers it.
     #[error("no reservation covers it any more")]
     Uncovered,
+    /// It can still be made later than the policy asks for.
+    #[error("it can wait")]
+    NotYet,
     /// It is worth less than the policy asks for.
     #[error("it is worth less than asked for")]
     TooSmall,
@@ -112,6 +118,11 @@ pub async fn plan(
     let mut left = Vec::new();
     for mut stored in store.unclaimed().await? {
         let id = stored.channel.id();
+        // Before the chain is asked: most channels can wait.
+        if let Some((amount, reason)) = waits(&stored, now, policy.lapsing_within) {
+            left.push((id, amount, reason));
+            continue;
+        }
         stored.claimed = note_claimed(store, centralizer, id).await?;
         let network = cached(&mut networks, centralizer, stored.channel.network).await?;
         match planned(&stored, now, policy.at_least, network) {
@@ -189,6 +200,18 @@ async fn note_claimed(
     // In case the reads were of two sides of a reorganisation.
     store.set_claimed(id, certain.min(latest)).await?;
     Ok(latest)
+}
+
+/// Why a channel is left for later, if only those about to lapse are asked for.
+fn waits(
+    stored: &StoredChannel,
+    now: UnixSeconds,
+    lapsing_within: Option<u64>,
+) -> Option<(Amount, Left)> {
+    let lead = lapsing_within?;
+    let (reservation, amount) = stored.best_claim(now)?;
+    let lapses_at = reservation.message.valid_until.after(CLAIM_WINDOW);
+    (lapses_at.since(now) >= lead).then_some((amount, Left::NotYet))
 }
 
 /// The claim that a channel is good for, `None` if all of it was paid, or why it is left.

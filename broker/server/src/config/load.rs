@@ -10,6 +10,8 @@ use figment::providers::{Env, Format, Serialized, Toml};
 
 use ipsx_metering::{Address, Amount};
 
+use ipsx_settlement::FINALITY;
+
 use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings};
 
 /// Before every key in the environment.
@@ -42,7 +44,7 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
 }
 
 /// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 17] = [
+const TEXTS: [(&str, &str, &str); 18] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -104,6 +106,11 @@ const TEXTS: [(&str, &str, &str); 17] = [
         "\"5_000_000_000_000_000_000\"",
     ),
     (
+        "claim_at_least",
+        "a whole number of token units, in quotes",
+        "\"1_000_000_000_000_000\"",
+    ),
+    (
         "treasury",
         "an address of 40 hex digits",
         "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
@@ -111,8 +118,9 @@ const TEXTS: [(&str, &str, &str); 17] = [
 ];
 
 /// Number keys: name, least, most, an example.
-const NUMBERS: [(&str, u64, u64, u64); 12] = [
+const NUMBERS: [(&str, u64, u64, u64); 13] = [
     ("fee_bps", 0, 1_000, 100),
+    ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
     ("sign_seconds", 5, 600, 20),
     ("start_seconds", 10, 3_600, 60),
@@ -257,6 +265,9 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     if let Some(units) = parsed("credit_line", &settings.credit_line)? {
         config.credit_line = units;
     }
+    if let Some(units) = parsed("claim_at_least", &settings.claim_at_least)? {
+        config.claim_at_least = units;
+    }
     config.chain = check_chain(settings)?;
     config.fund = check_fund(settings, &config.chain)?;
     check_timers(settings, &mut config)?;
@@ -338,6 +349,7 @@ fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
             let extra = [
                 ("rpc_url", rpc_url.is_some()),
                 ("rpc_public_url", public_url.is_some()),
+                ("rpc_finality", settings.rpc_finality.is_some()),
                 ("centralizer", centralizer.is_some()),
                 ("network", network.is_some()),
             ];
@@ -354,6 +366,7 @@ fn check_chain(settings: &Settings) -> Result<ChainConfig, ConfigError> {
         Some("rpc") => Ok(ChainConfig::Rpc {
             url: rpc_url.ok_or_else(|| missing("rpc_url"))?,
             public_url,
+            finality: number("rpc_finality", settings.rpc_finality, FINALITY)?,
             centralizer: centralizer.ok_or_else(|| missing("centralizer"))?,
             network,
         }),

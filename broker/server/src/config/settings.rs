@@ -56,6 +56,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpc_public_url: Option<String>,
+    /// Blocks on top of one that is taken for final, 0 to 10000: deposits count from then on [default: 12]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpc_finality: Option<u64>,
     /// Address of the Centralizer contract; with chain = rpc
     #[arg(long, value_name = "ADDRESS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +85,11 @@ pub struct Settings {
     #[arg(long, value_name = "UNITS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credit_line: Option<String>,
+    /// Token units from which on a claim is submitted for a provider that is away, 12 h before it would lapse; less
+    /// is not worth the gas [default: 1]
+    #[arg(long, value_name = "UNITS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_at_least: Option<String>,
     /// Seconds that a provider has to answer a proposal, 1 to 60 [default: 5]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

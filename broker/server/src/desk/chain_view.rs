@@ -43,7 +43,14 @@ impl Desk {
     ) -> Result<View, DeskError> {
         let (contract, network) = (self.operator.centralizer(), self.operator.network());
         let wanted_id = wanted.map(Channel::id);
-        let mut account = contract.account(network, payer).await?;
+        // Deposits count once they are final, withdrawal requests and what leaves at sight.
+        let certain = contract.balance_final(network, payer).await?;
+        let sight = async || {
+            let mut account = contract.account(network, payer).await?;
+            account.balance = account.balance.min(certain);
+            Ok::<_, DeskError>(account)
+        };
+        let mut account = sight().await?;
         for _ in 0..LOOKS {
             let mut ids = self.changed_channels(payer, &account).await?;
             ids.extend(wanted_id.filter(|id| !ids.contains(id)));
@@ -51,7 +58,7 @@ impl Desk {
             for id in ids {
                 states.push((id, contract.channel(id).await?));
             }
-            let again = contract.account(network, payer).await?;
+            let again = sight().await?;
             if again != account {
                 account = again;
                 continue;

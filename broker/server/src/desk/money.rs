@@ -87,6 +87,7 @@ impl Desk {
         )?;
         self.vouchers.add_channel(&channel).await?;
         let reservation = self.operator.sign(reservation);
+        self.vouchers.accept_reservation(&reservation).await?;
         let outcome = self.operator.outcome(id, Binding::Bound);
         let bound = BoundDeal {
             outcome: outcome.clone(),
@@ -156,6 +157,7 @@ impl Desk {
                 .await,
         )?;
         let reservation = self.operator.sign(reservation);
+        self.vouchers.accept_reservation(&reservation).await?;
         let commands = books.market.renewed(id, reservation, now)?;
         self.execute(&mut books, commands, now).await
     }

@@ -16,6 +16,7 @@ pub(crate) async fn the_store_is_claimed_once_whatever_crashes(world: World) {
     let policy = ClaimPolicy {
         at_least: Amount(10),
         max_rows: 2,
+        lapsing_within: None,
     };
     let make_plan = async |store: &VoucherStore, policy: ClaimPolicy| {
         let now = world.now().await;
@@ -55,6 +56,22 @@ pub(crate) async fn the_store_is_claimed_once_whatever_crashes(world: World) {
             (300, Left::NextBatch)
         ]
     );
+
+    // Nothing of it is about to lapse: the reservations end in an hour, and are good for a day more.
+    let lapsing = |hours| ClaimPolicy {
+        lapsing_within: Some(hours * HOUR),
+        ..ClaimPolicy::default()
+    };
+    let none = make_plan(&store, lapsing(12)).await;
+    assert!(none.claims.is_empty());
+    assert_eq!(
+        none.left
+            .iter()
+            .filter(|(_, _, why)| *why == Left::NotYet)
+            .count(),
+        4
+    );
+    assert_eq!(make_plan(&store, lapsing(26)).await.claims.len(), 4);
 
     // The claim goes through, and the process dies before it is noted.
     let rows: Vec<_> = first.claims.iter().map(|c| c.row.clone()).collect();
