@@ -59,7 +59,7 @@ static KEEP_SOME: LazyLock<String> = LazyLock::new(|| keep_statement(SOME));
 static KEEP_ONE: LazyLock<String> = LazyLock::new(|| keep_statement(1));
 
 fn keep_statement(rows: usize) -> String {
-    let row = format!("({})", vec!["?"; VOUCHER_VALUES].join(","));
+    let row = format!("({})", ["?"; VOUCHER_VALUES].join(","));
     format!(
         "INSERT INTO vouchers (channel, cumulative, receipt_hash, signature, checksum) VALUES {}
          ON CONFLICT (channel) DO UPDATE SET cumulative = excluded.cumulative,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::print_stderr,
     reason = "tests draw random ids, read one switch and say what they skip"
 )]

@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
