@@ -39,18 +39,25 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
+    /// A thread of its own: the other tests' threads work, and end, meanwhile.
     #[test]
     fn work_counts_and_sleep_does_not() {
-        let before = cpu_time().unwrap();
-        std::thread::sleep(Duration::from_millis(200));
-        let idle = cpu_time().unwrap() - before;
-        let begin = Instant::now();
-        let mut sum = 0_u64;
-        while begin.elapsed() < Duration::from_millis(400) {
-            sum = std::hint::black_box(sum.wrapping_add(1));
-        }
-        let busy = cpu_time().unwrap() - before - idle;
-        assert!(busy > idle, "busy {busy:?}, idle {idle:?}, {sum}");
+        let measure = || {
+            let before = thread_time_of("cpu-time-test").unwrap();
+            std::thread::sleep(Duration::from_millis(200));
+            let idle = thread_time_of("cpu-time-test").unwrap() - before;
+            let begin = Instant::now();
+            let mut sum = 0_u64;
+            while begin.elapsed() < Duration::from_millis(400) {
+                sum = std::hint::black_box(sum.wrapping_add(1));
+            }
+            let busy = thread_time_of("cpu-time-test").unwrap() - before - idle;
+            assert!(cpu_time().unwrap() >= busy);
+            (idle, busy)
+        };
+        let thread = std::thread::Builder::new().name("cpu-time-test".into());
+        let (idle, busy) = thread.spawn(measure).unwrap().join().unwrap();
+        assert!(busy > idle, "busy {busy:?}, idle {idle:?}");
         assert!(busy > Duration::from_millis(10), "{busy:?}");
     }
 }
