@@ -11,7 +11,7 @@ use crate::book::Listing;
 use crate::request::Filter;
 
 /// The shortest prefixes that are sold as a whole: the smallest that the internet routes, so that what was found out
-/// about one address of it holds for all.
+/// about the place of one address mostly holds for all.
 const WIDEST_V4: u8 = 24;
 const WIDEST_V6: u8 = 48;
 
@@ -20,8 +20,9 @@ const CONSIDERED: usize = 1_024;
 
 impl Market {
     /// The address that a new lease of an offer leaves from: of the prefix that holds the address where the agent was
-    /// seen, which proves that it is the provider's, the one with the fewest leases. Among equals `seed` chooses, so
-    /// that nobody gets the address that somebody has just left, except by chance.
+    /// seen, the one with the fewest leases. Only the seen address is proven; for the others the requester's own check
+    /// of the exit decides. Among equals `seed` chooses, so that nobody gets the address that somebody has just left,
+    /// except by chance.
     pub(super) fn exit_address(&self, listing: &Listing, filter: &Filter, seed: B256) -> IpAddr {
         let seen = listing.placement.address;
         let narrow = |prefix: &&IpNet| {
