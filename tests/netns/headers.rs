@@ -6,9 +6,6 @@
     reason = "a test acts and fails by panicking"
 )]
 
-use std::io::Write;
-use std::process::Stdio;
-
 use ipsx_tests::end::{End, Implementation, SOON, two_ends};
 use ipsx_tests::namespace::Namespace;
 use ipsx_tests::origin::noise;
@@ -57,38 +54,6 @@ const COUNTERS: &str = "table inet seen {
 }
 ";
 
-fn nft(end: &End, script: &str) {
-    let mut command = end.namespace.command("nft");
-    let mut child = command
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(script.as_bytes()).unwrap();
-    drop(input);
-    assert!(child.wait().unwrap().success(), "nft takes {script}");
-}
-
-/// Packets of a counter since the last look at any of them.
-fn counted(end: &End, names: &[&str]) -> Vec<u64> {
-    let mut command = end.namespace.command("nft");
-    let output = command
-        .args(["-j", "reset", "counters", "table", "inet", "seen"])
-        .output()
-        .unwrap();
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let all = report["nftables"].as_array().unwrap();
-    let packets = |name: &&str| {
-        all.iter()
-            .find(|entry| entry["counter"]["name"] == **name)
-            .unwrap_or_else(|| panic!("{name} in {report:#}"))["counter"]["packets"]
-            .as_u64()
-            .unwrap()
-    };
-    names.iter().map(packets).collect()
-}
-
 /// Sends five pings of this type of service, and tells how many were answered.
 fn ping(end: &End, address: &str, tos: u8) -> usize {
     let mut command = end.namespace.command("ping");
@@ -110,13 +75,13 @@ fn marks_cross_the_tunnel_and_classes_stay_inside() {
     left.configure(&right, true, folder.path());
     right.configure(&left, true, folder.path());
     assert!(left.pings("10.98.1.2"));
-    nft(&right, COUNTERS);
+    right.nft(COUNTERS);
 
     // The mark is on the datagram as on the packet; the class is on the packet alone.
     for address in ["10.98.1.2", "fd98::2"] {
         assert_eq!(ping(&left, address, EF | 0b10), 5);
         let names = ["outside_ect0", "inside_ect0", "inside_class"];
-        assert_eq!(counted(&right, &names), [5, 5, 5], "to {address}");
+        assert_eq!(right.counted(&names), [5, 5, 5], "to {address}");
     }
     assert_eq!(ping(&left, "10.98.1.2", EF), 5);
     let names = [
@@ -126,20 +91,17 @@ fn marks_cross_the_tunnel_and_classes_stay_inside() {
         "inside_not_ect",
         "inside_class",
     ];
-    assert_eq!(counted(&right, &names), [0, 0, 0, 5, 5]);
+    assert_eq!(right.counted(&names), [0, 0, 0, 5, 5]);
 
     // A congested router: who understands the mark gets it, who does not loses the packet.
-    nft(
-        &right,
-        "add rule inet seen router udp dport 51820 ip ecn set ce",
-    );
+    right.nft("add rule inet seen router udp dport 51820 ip ecn set ce");
     for address in ["10.98.1.2", "fd98::2"] {
         assert_eq!(ping(&left, address, EF | 0b10), 5);
         let names = ["outside_ce", "inside_ce", "inside_ect0", "inside_class"];
-        assert_eq!(counted(&right, &names), [5, 5, 0, 5], "to {address}");
+        assert_eq!(right.counted(&names), [5, 5, 0, 5], "to {address}");
         assert_eq!(ping(&left, address, 0), 0);
         let names = ["inside_ce", "inside_not_ect"];
-        assert_eq!(counted(&right, &names), [0, 0], "to {address}");
+        assert_eq!(right.counted(&names), [0, 0], "to {address}");
     }
 }
 

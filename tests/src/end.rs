@@ -5,8 +5,9 @@
 //! ```
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::namespace::{Namespace, run};
@@ -132,6 +133,39 @@ impl End {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "wg {words:?}: {said}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Has the namespace's packet filter do what this script says.
+    pub fn nft(&self, script: &str) {
+        let mut command = self.namespace.command("nft");
+        let mut child = command
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(script.as_bytes()).unwrap();
+        drop(input);
+        assert!(child.wait().unwrap().success(), "nft takes {script}");
+    }
+
+    /// Packets of these counters of the table `inet seen`, since the last look at any of them.
+    pub fn counted(&self, names: &[&str]) -> Vec<u64> {
+        let mut command = self.namespace.command("nft");
+        let output = command
+            .args(["-j", "reset", "counters", "table", "inet", "seen"])
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = report["nftables"].as_array().unwrap();
+        let packets = |name: &&str| {
+            all.iter()
+                .find(|entry| entry["counter"]["name"] == **name)
+                .unwrap_or_else(|| panic!("{name} in {report:#}"))["counter"]["packets"]
+                .as_u64()
+                .unwrap()
+        };
+        names.iter().map(packets).collect()
     }
 
     /// Bytes received and sent, as `wg show` tells.

@@ -103,6 +103,12 @@ impl Program {
         }
     }
 
+    /// Whether a line of what it has printed so far contains `needle`.
+    pub fn printed(&mut self, needle: &str) -> bool {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.iter().any(|line| line.contains(needle))
+    }
+
     fn give_up(&self, missing: &str) -> ! {
         panic!(
             "{} did not print {missing}\n-- stdout --\n{}\n-- stderr --\n{}",
