@@ -12,18 +12,21 @@
 )]
 
 use std::{
+    cell::RefCell,
     error::Error,
+    fmt,
+    future::poll_fn,
     net::SocketAddr,
+    pin::Pin,
+    task::{Poll, ready},
     time::{Duration, Instant},
 };
 
-use ipsx_benches::{Samples, thread_time_of};
+use ipsx_benches::{Samples, cpu_time, thread_time_of};
 use ipsx_tunnel_core::{ExitPolicy, Gate, PeerConfig, PrivateKey, Tier};
-use ipsx_tunnel_os::{
-    ClientConfig, ClientTunnel, ExitLimits, Provider, ProviderConfig, TunnelStream,
-};
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel, ExitLimits, Provider, ProviderConfig};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -36,6 +39,9 @@ const EXIT: &str = "ipsx-provider";
 /// Bytes of one read or write of the programs at both ends.
 const CHUNK: usize = 64 << 10;
 
+/// What is sent.
+static CONTENT: [u8; CHUNK] = [7; CHUNK];
+
 /// Idle memory that a provider may take.
 const IDLE_LIMIT: usize = 12 << 20;
 
@@ -45,10 +51,34 @@ enum Direction {
     Down,
 }
 
+/// How the bytes get to the server.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Tunnel(&'a ClientTunnel),
+    /// Past the tunnel: what the kernel and the programs at both ends make of so many connections by themselves.
+    Direct,
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tunnel(_) => "tunnel",
+            Self::Direct => "direct",
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// One measurement.
 struct Run {
     megabits: f64,
-    cpu_per_gigabyte: f64,
+    /// Processor time of the exit's thread.
+    exit_per_gigabyte: f64,
+    /// Processor time of exit, requester and server.
+    all_per_gigabyte: f64,
 }
 
 #[tokio::main]
@@ -73,39 +103,42 @@ async fn main() -> Result<(), Failure> {
     }
     tokio::spawn(serve(listener));
     let client = lease(&provider).await?;
-    let cases = [
-        (1, Direction::Up),
-        (flows, Direction::Up),
-        (1, Direction::Down),
-        (flows, Direction::Down),
-    ];
+    let mut cases = Vec::new();
+    for way in [Way::Tunnel(&client), Way::Direct] {
+        for direction in [Direction::Up, Direction::Down] {
+            cases.extend([(way, 1, direction), (way, flows, direction)]);
+        }
+    }
     let mut results: Vec<Vec<Run>> = cases.iter().map(|_| Vec::new()).collect();
     for _ in 0..rounds {
-        for (&(count, direction), runs) in cases.iter().zip(&mut results) {
-            runs.push(measure(&client, server, count, direction, megabytes << 20).await?);
+        for (&(way, count, direction), runs) in cases.iter().zip(&mut results) {
+            runs.push(measure(way, server, count, direction, megabytes << 20).await?);
         }
     }
     let mut medians = Vec::new();
-    for (&(count, direction), runs) in cases.iter().zip(&results) {
+    for (&(way, count, direction), runs) in cases.iter().zip(&results) {
         let megabits = samples(runs, |run| run.megabits)?;
-        let cpu = samples(runs, |run| run.cpu_per_gigabyte)?;
+        let exit = samples(runs, |run| run.exit_per_gigabyte)?;
+        let all = samples(runs, |run| run.all_per_gigabyte)?;
         println!(
-            "{count:>5} {direction:?}: {:.0} Mbit/s ({:.0}-{:.0}), exit {:.2} CPU s/GB ({:.2}-{:.2})",
+            "{way} {count:>5} {direction:?}: {:.0} Mbit/s ({:.0}-{:.0}), CPU s/GB: exit {:.2} ({:.2}-{:.2}), all {:.2}",
             megabits.median(),
             megabits.least(),
             megabits.most(),
-            cpu.median(),
-            cpu.least(),
-            cpu.most()
+            exit.median(),
+            exit.least(),
+            exit.most(),
+            all.median()
         );
-        medians.push((megabits.median(), cpu.median()));
+        medians.push((megabits.median(), exit.median(), all.median()));
     }
-    for (pair, direction) in medians.chunks(2).zip([Direction::Up, Direction::Down]) {
-        if let [(one, one_cpu), (many, many_cpu)] = pair {
+    for (pair, case) in medians.chunks(2).zip(cases.chunks(2)) {
+        if let ([one, many], [(way, _, direction), _]) = (pair, case) {
             println!(
-                "{flows} connections {direction:?}: {:.2} of the throughput of one, {:.2} of its processor time",
-                many / one,
-                many_cpu / one_cpu
+                "{way} {flows} connections {direction:?}: {:.2} of the throughput of one, processor time: exit {:.2}, all {:.2}",
+                many.0 / one.0,
+                many.1 / one.1,
+                many.2 / one.2
             );
         }
     }
@@ -121,22 +154,26 @@ fn samples(runs: &[Run], value: impl Fn(&Run) -> f64) -> Result<Samples, Failure
 
 /// Moves about `bytes` over `count` connections that are open before the clock starts.
 async fn measure(
-    client: &ClientTunnel,
+    way: Way<'_>,
     server: SocketAddr,
     count: usize,
     direction: Direction,
     bytes: usize,
 ) -> Result<Run, Failure> {
     let each = (bytes / count).next_multiple_of(CHUNK);
-    let mut streams = Vec::with_capacity(count);
+    let mut streams: Vec<Box<dyn Stream>> = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = client.tcp_connect(server).await?;
+        let mut stream: Box<dyn Stream> = match way {
+            Way::Tunnel(client) => Box::new(client.tcp_connect(server).await?),
+            Way::Direct => Box::new(TcpStream::connect(server).await?),
+        };
         // The server has taken the connection when it answers.
         stream.write_all(b"?").await?;
         stream.read_u8().await?;
         streams.push(stream);
     }
     let busy = thread_time_of(EXIT).ok_or("the exit's thread has no processor time here")?;
+    let all = cpu_time().ok_or("no processor times here")?;
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for stream in streams {
@@ -147,37 +184,37 @@ async fn measure(
     }
     let elapsed = started.elapsed();
     let busy = thread_time_of(EXIT).ok_or("the exit's thread is gone")? - busy;
+    let all = cpu_time()
+        .ok_or("no processor times here")?
+        .saturating_sub(all);
     let moved = (each * count) as f64;
     // Endings are not part of the next measurement.
     tokio::time::sleep(Duration::from_millis(200)).await;
     Ok(Run {
         megabits: moved * 8.0 / 1e6 / elapsed.as_secs_f64(),
-        cpu_per_gigabyte: busy.as_secs_f64() / (moved / 1e9),
+        exit_per_gigabyte: busy.as_secs_f64() / (moved / 1e9),
+        all_per_gigabyte: all.as_secs_f64() / (moved / 1e9),
     })
 }
 
 async fn transfer(
-    mut stream: TunnelStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     direction: Direction,
     bytes: usize,
 ) -> Result<(), Failure> {
-    let mut buffer = vec![7; CHUNK];
     match direction {
         Direction::Down => {
             stream.write_all(b"d").await?;
             stream.write_u64(bytes as u64).await?;
-            let mut left = bytes;
-            while left > 0 {
-                match stream.read(&mut buffer).await? {
-                    0 => return Err(format!("{left} bytes are missing").into()),
-                    count => left -= count,
-                }
+            let arrived = discard(&mut stream).await?;
+            if arrived != bytes as u64 {
+                return Err(format!("{arrived} of {bytes} bytes arrived").into());
             }
         }
         Direction::Up => {
             stream.write_all(b"u").await?;
             for _ in 0..bytes / CHUNK {
-                stream.write_all(&buffer).await?;
+                stream.write_all(&CONTENT).await?;
             }
             stream.shutdown().await?;
             let arrived = stream.read_u64().await?;
@@ -197,22 +234,39 @@ async fn serve(listener: TcpListener) -> std::io::Result<()> {
 }
 
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
-    let mut buffer = vec![7; CHUNK];
     stream.read_u8().await?;
     stream.write_all(b"!").await?;
     if stream.read_u8().await? == b'd' {
         let bytes = stream.read_u64().await?;
         for _ in 0..bytes / CHUNK as u64 {
-            stream.write_all(&buffer).await?;
+            stream.write_all(&CONTENT).await?;
         }
         return stream.shutdown().await;
     }
+    let arrived = discard(&mut stream).await?;
+    stream.write_u64(arrived).await
+}
+
+/// Reads to the end, and tells how many bytes came. All connections of a thread share one buffer: with one each, a
+/// thousand would measure how fast this program's memory is.
+async fn discard(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<u64> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
+    }
     let mut arrived = 0;
     loop {
-        match stream.read(&mut buffer).await? {
-            0 => return stream.write_u64(arrived).await,
-            count => arrived += count as u64,
+        let count = poll_fn(|cx| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let mut room = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+                Poll::Ready(std::io::Result::Ok(room.filled().len()))
+            })
+        })
+        .await?;
+        if count == 0 {
+            return Ok(arrived);
         }
+        arrived += count as u64;
     }
 }
 
