@@ -11,6 +11,8 @@
     reason = "a test acts and fails by panicking"
 )]
 
+mod connections;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -120,7 +122,12 @@ impl World {
 
     /// A provider with a kernel exit whose offer is placed.
     fn start_provider(&self) -> Program {
-        let range = format!("{RANGE}%wan");
+        self.start_provider_from(RANGE)
+    }
+
+    /// The same, with leases that leave from these addresses.
+    fn start_provider_from(&self, range: &str) -> Program {
+        let range = format!("{range}%wan");
         let mut command = self.provider_command(&[
             "provide",
             "--accept-consent",
@@ -195,7 +202,7 @@ impl World {
     fn host(&self) -> Vec<String> {
         let script = "nft list ruleset; ip rule; ip -6 rule; ip -o address | sed 's/ *valid_lft.*//'; \
                       ip route show table all | sort; ip -6 route show table all | sort; \
-                      cd /proc/sys/net; grep -s . ipv4/conf/*/forwarding ipv4/conf/*/rp_filter \
+                      cd /proc/sys/net; grep -s . netfilter/nf_conntrack_acct ipv4/conf/*/forwarding ipv4/conf/*/rp_filter \
                       ipv6/conf/*/forwarding ipv6/conf/*/force_forwarding ipv6/conf/*/accept_ra";
         let output = self
             .provider

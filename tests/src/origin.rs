@@ -1,5 +1,5 @@
-//! A web server that answers with the source address it saw, or with as many bytes as the path asks for: all the same
-//! (`/bytes/N`), or none like another (`/noise/N`).
+//! A web server that answers with the source address it saw (with its port at `/from`), or with as many bytes as the
+//! path asks for: all the same (`/bytes/N`), or none like another (`/noise/N`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -41,7 +41,7 @@ impl Origin {
 }
 
 fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
-    let source = client.peer_addr().ok()?.ip();
+    let source = client.peer_addr().ok()?;
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut request = String::new();
     reader.read_line(&mut request).ok()?;
@@ -84,7 +84,8 @@ fn answer(client: TcpStream, sent: &AtomicU64) -> Option<()> {
         write(&noise(length))?;
     } else {
         let body = match uploaded {
-            0 => source.to_string(),
+            0 if path == "/from" => source.to_string(),
+            0 => source.ip().to_string(),
             bytes => bytes.to_string(),
         };
         write(head(body.len() as u64).as_bytes())?;

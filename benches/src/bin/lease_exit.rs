@@ -91,7 +91,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 egress: Vec::new(),
                 interfaces: arguments.interface,
             };
-            Provider::start_with_kernel_exit(config, &kernel)?
+            Provider::start_with_kernel_exit(config, &kernel, None)?
         }
     };
     let peer = provider

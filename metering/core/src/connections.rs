@@ -23,7 +23,7 @@ const LEAF: u8 = 0;
 const NODE: u8 = 1;
 const BLINDING: &[u8] = b"ipsx connection record blinding 1";
 
-/// TCP or UDP, by its number (IANA protocol numbers).
+/// What a connection is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
@@ -31,13 +31,17 @@ pub enum Transport {
     Tcp,
     /// 17.
     Udp,
+    /// 1 (ICMP), for both IP versions: echo requests, whose identifier stands for the source port.
+    Icmp,
 }
 
 impl Transport {
+    /// By its IANA protocol number.
     const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Icmp => 1,
         }
     }
 }
@@ -47,11 +51,11 @@ impl Transport {
 pub struct Connection {
     /// The lease.
     pub deal_id: DealId,
-    /// TCP or UDP.
+    /// What it is made of.
     pub transport: Transport,
-    /// Port that it left from: with the leased address, what the destination saw.
+    /// Port that it left from: with the leased address, what the destination saw. The identifier of an echo.
     pub source_port: u16,
-    /// Where it went.
+    /// Where it went; an echo to port 0.
     pub destination: SocketAddr,
     /// When it was opened, by the provider's clock.
     pub opened_at: UnixSeconds,
@@ -64,9 +68,9 @@ pub struct Connection {
 pub struct ConnectionEnd {
     /// When, by the provider's clock.
     pub at: UnixSeconds,
-    /// Payload bytes to the destination.
+    /// Bytes to the destination: of the payload, or of IP packets where a kernel counted them.
     pub bytes_up: u64,
-    /// Payload bytes from the destination.
+    /// Bytes from the destination.
     pub bytes_down: u64,
 }
 
@@ -110,6 +114,7 @@ impl Connection {
         let transport = match take(&mut rest)? {
             [6] => Transport::Tcp,
             [17] => Transport::Udp,
+            [1] => Transport::Icmp,
             _ => return None,
         };
         let source_port = u16::from_be_bytes(take(&mut rest)?);

@@ -1,9 +1,12 @@
-//! The tests' web server as a process, so that it can run inside a namespace: `origin ADDRESS:PORT`.
+//! The tests' web server as a process, so that it can run inside a namespace: `origin ADDRESS:PORT`. On the same port it
+//! answers every datagram with where it came from.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a program reads its arguments and waits"
+    clippy::disallowed_types,
+    reason = "a program reads its arguments, answers and waits"
 )]
 
+use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +18,14 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let _origin = ipsx_tests::origin::Origin::start(&address);
+    let Ok(socket) = UdpSocket::bind(&address) else {
+        return ExitCode::FAILURE;
+    };
+    std::thread::spawn(move || {
+        while let Ok((_, from)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(format!("{from}\n").as_bytes(), from);
+        }
+    });
     std::thread::sleep(LIFETIME);
     ExitCode::SUCCESS
 }

@@ -64,7 +64,7 @@ async fn through(kernel: bool, folder: &Path) {
             egress: Vec::new(),
             interfaces: Vec::new(),
         };
-        Provider::start_with_kernel_exit(config, &kernel).unwrap()
+        Provider::start_with_kernel_exit(config, &kernel, None).unwrap()
     } else {
         Provider::start(config).unwrap()
     };

@@ -99,7 +99,7 @@ async fn provide(kind: &str, folder: &str) {
             }],
             interfaces: Vec::new(),
         };
-        Provider::start_with_kernel_exit(config, &kernel).unwrap()
+        Provider::start_with_kernel_exit(config, &kernel, None).unwrap()
     } else {
         Provider::start(config).unwrap()
     };

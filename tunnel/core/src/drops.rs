@@ -113,6 +113,8 @@ drop_reasons! {
     DenyRule = "deny_rule",
     /// Flow above the peer's or the exit's limit.
     FlowLimit = "flow_limit",
+    /// Packet that may open a flow while the connection record takes none.
+    NotRecorded = "not_recorded",
     /// TCP segment of no open flow.
     NoFlow = "no_flow",
     /// The operating system refused a socket for the flow.

@@ -50,7 +50,7 @@ pub use client::{
 pub use error::TunnelError;
 #[cfg(target_os = "linux")]
 pub use exit::kernel::{KernelExitConfig, KernelExitError, clean_up};
-pub use exit::{Egress, EgressRange, ExitLimits, FlowEvent};
+pub use exit::{Egress, EgressRange, ExitLimits, FlowEvent, FlowProtocol};
 #[cfg(target_os = "linux")]
 pub use host::{HostClaim, HostError, HostPlan, HostTraffic, MARK};
 #[cfg(target_os = "linux")]

@@ -160,11 +160,16 @@ impl Provider {
     /// Like [`start`](Self::start), with an exit of the kernel's: a TUN interface, forwarding and nftables. Blocks
     /// for a moment, and first cleans up after providers with records in the same folder that were killed. Needs the
     /// capability CAP_NET_ADMIN.
+    ///
+    /// `flows` is told of every outside flow, if it is given, once the kernel has opened it. While there is no room, no
+    /// packet leaves; the reader must go on until the endpoint has ended.
     #[cfg(target_os = "linux")]
     pub fn start_with_kernel_exit(
         config: ProviderConfig,
         kernel: &KernelExitConfig,
+        flows: Option<mpsc::Sender<FlowEvent>>,
     ) -> Result<(Self, mpsc::Receiver<ProviderEvent>), TunnelError> {
+        let flow_log = flows.map_or_else(FlowLog::default, FlowLog::to);
         let (engine, link) = engine(&config)?;
         let reserved = kernel::reserve(&kernel.folder)?;
         let tun = Tun::open(&reserved.interface).map_err(KernelExitError::from)?;
@@ -175,11 +180,13 @@ impl Provider {
             &config.policy,
             kernel.egress.is_empty() && egress == Egress::default(),
             config.limits.tcp_per_peer + config.limits.udp_per_peer,
+            flow_log.clone(),
         )?;
         let ended = link.clone();
         let exit = KernelExit::new(
             tun,
             gateway(&config),
+            flow_log,
             engine.registry(),
             link.waker(),
             // A loop that has ended already needs no word.

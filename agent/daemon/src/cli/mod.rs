@@ -337,8 +337,8 @@ pub struct DiscloseArgs {
     /// Seconds by which clocks may differ
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     pub tolerance: u64,
-    /// Only tcp or udp
-    #[arg(long, value_name = "tcp|udp", value_parser = parse_transport)]
+    /// Only tcp or udp, or echo requests (icmp) with --source-port as their identifier [default: tcp and udp]
+    #[arg(long, value_name = "tcp|udp|icmp", value_parser = parse_transport)]
     pub transport: Option<Transport>,
     /// Only connections to here
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -443,7 +443,8 @@ fn parse_transport(text: &str) -> Result<Transport, String> {
     match text {
         "tcp" => Ok(Transport::Tcp),
         "udp" => Ok(Transport::Udp),
-        _ => Err(format!("{text:?} is no transport; write tcp or udp")),
+        "icmp" => Ok(Transport::Icmp),
+        _ => Err(format!("{text:?} is no transport; write tcp, udp or icmp")),
     }
 }
 

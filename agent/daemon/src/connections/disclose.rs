@@ -81,10 +81,13 @@ impl Asked {
         let open = record
             .end
             .is_none_or(|end| end.at.0.saturating_add(self.tolerance) >= self.time.0);
+        // The identifier of an echo is no port: nobody means it unless they say so.
+        let transport = match self.transport {
+            Some(wanted) => wanted == record.transport,
+            None => record.transport != Transport::Icmp,
+        };
         record.source_port == self.source_port
-            && self
-                .transport
-                .is_none_or(|wanted| wanted == record.transport)
+            && transport
             && self
                 .destination
                 .is_none_or(|wanted| wanted == record.destination)
@@ -107,7 +110,12 @@ pub(crate) async fn disclose(
         let lent = leases_from(data, address).await?;
         entries.retain(|entry| lent.contains(&entry.record.deal_id));
     }
-    let found = pick(entries, asked).map_err(|count| nothing_single(asked, count, closed))?;
+    let gaps = files::gaps(&folder).map_err(unreadable)?;
+    let missed = gaps
+        .iter()
+        .any(|gap| gap.0.abs_diff(asked.time.0) <= asked.tolerance);
+    let found =
+        pick(entries, asked).map_err(|count| nothing_single(asked, count, closed, missed))?;
     let deal_id = found[0].record.deal_id;
     let leaves = files::leaves(&folder, deal_id).map_err(unreadable)?;
     let Evidence {
@@ -195,11 +203,14 @@ async fn leases_from(data: &Path, address: IpAddr) -> Result<HashSet<DealId>, Fa
         .collect())
 }
 
-fn nothing_single(asked: &Asked, count: usize, closed: usize) -> Failure {
+fn nothing_single(asked: &Asked, count: usize, closed: usize, missed: bool) -> Failure {
     let (port, time) = (asked.source_port, asked.time);
     let what = match count {
         0 if closed > 0 => format!(
             "no connection from port {port} at {time} is in the record, but {closed} of its files are sealed to another key; name it with --key FILE"
+        ),
+        0 if missed => format!(
+            "no connection from port {port} at {time} is in the record, which may lack some of that time: there were more than it could follow"
         ),
         0 => format!(
             "no connection from port {port} at {time} is in the record; look at the time zone (seconds since 1970, UTC), allow for clocks with --tolerance, and at --record-retention"
@@ -289,6 +300,7 @@ fn show(disclosure: &Disclosure, file: Option<&Path>, output: &Output) {
     let transport = match record.transport {
         Transport::Tcp => "TCP",
         Transport::Udp => "UDP",
+        Transport::Icmp => "ICMP echo",
     };
     line(
         "connection",

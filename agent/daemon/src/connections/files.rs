@@ -3,6 +3,8 @@
 //! `connections/START-RANDOM.sealed`: magic, sealed hourly key, then records of one size, each sealed under its number.
 //! `connections/START-RANDOM.leaves`: deal, index and leaf of each, in the clear: they tell how many there were, and
 //! outlive the records for as long as a lease can last, because proofs of later ones need them.
+//!
+//! `connections/gaps`: a line for each second in which connections may have been missed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +22,8 @@ const MAGIC: &[u8; 8] = b"ipsxcr-1";
 const ENTRY: usize = 8 + 32 + CONNECTION_BYTES;
 /// Deal, index, leaf.
 const LEAF: usize = 32 + 8 + 32;
+/// Says when connections may have been missed.
+const GAPS: &str = "gaps";
 /// One file holds so many seconds.
 const HOUR: u64 = 3_600;
 
@@ -104,6 +108,15 @@ impl Writer {
             self.hour = None;
         }
         written
+    }
+
+    /// Writes down when connections may have been missed.
+    pub(super) fn note_gaps(&self, at: &[UnixSeconds]) -> io::Result<()> {
+        make_private(&self.folder)?;
+        let lines: String = at.iter().map(|at| format!("{at}\n")).collect();
+        let mut file = private().create(true).open(self.folder.join(GAPS))?;
+        file.write_all(lines.as_bytes())?;
+        file.sync_data()
     }
 
     fn open(&self, start: u64) -> io::Result<Hour> {
@@ -198,6 +211,17 @@ fn read_file(path: &Path, secret: &RecordSecret) -> io::Result<Option<Vec<Entry>
     Ok(Some(texts.map_while(entry).collect()))
 }
 
+/// The seconds in which connections may have been missed.
+pub(super) fn gaps(folder: &Path) -> io::Result<Vec<UnixSeconds>> {
+    let text = match fs::read_to_string(folder.join(GAPS)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let seconds = text.lines().filter_map(|line| line.parse().ok());
+    Ok(seconds.map(UnixSeconds).collect())
+}
+
 /// The leaves of a lease, in order, as far as none is missing.
 pub(super) fn leaves(folder: &Path, deal: DealId) -> io::Result<Vec<B256>> {
     let mut found = BTreeMap::new();
@@ -245,11 +269,16 @@ fn extension(path: &Path) -> Option<&str> {
 }
 
 fn create(path: &Path) -> io::Result<File> {
+    private().create_new(true).open(path)
+}
+
+/// For appending to files that nobody else reads.
+fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.append(true).create_new(true);
+    options.append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    options
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {

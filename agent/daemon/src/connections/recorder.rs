@@ -9,8 +9,8 @@ use std::time::Duration;
 use ipsx_metering::{
     B256, Connection, ConnectionEnd, ConnectionTree, DealId, Transport, UnixSeconds, blinding,
 };
-use ipsx_tunnel_core::{PeerId, RuleProtocol};
-use ipsx_tunnel_os::FlowEvent;
+use ipsx_tunnel_core::PeerId;
+use ipsx_tunnel_os::{FlowEvent, FlowProtocol};
 use rand::RngCore;
 use rand::rngs::OsRng;
 use tokio::sync::mpsc;
@@ -76,12 +76,25 @@ pub struct Recorder {
     leases: HashMap<DealId, LeaseLog>,
     open: HashMap<u64, Connection>,
     waiting: Vec<Entry>,
+    /// When flows may have been missed, as far as that is not on disk.
+    gaps: Vec<UnixSeconds>,
 }
 
 /// The tree of one lease, and the key that hides its leaves: drawn anew and never written, each record's blinding is.
 struct LeaseLog {
     tree: ConnectionTree,
     key: Zeroizing<[u8; 32]>,
+}
+
+impl Default for LeaseLog {
+    fn default() -> Self {
+        let mut key = Zeroizing::new([0; 32]);
+        OsRng.fill_bytes(key.as_mut_slice());
+        Self {
+            tree: ConnectionTree::default(),
+            key,
+        }
+    }
 }
 
 impl Recorder {
@@ -100,6 +113,7 @@ impl Recorder {
             leases: HashMap::new(),
             open: HashMap::new(),
             waiting: Vec::new(),
+            gaps: Vec::new(),
         };
         (recorder, sender)
     }
@@ -152,8 +166,9 @@ impl Recorder {
                 let record = Connection {
                     deal_id,
                     transport: match protocol {
-                        RuleProtocol::Udp => Transport::Udp,
-                        _ => Transport::Tcp,
+                        FlowProtocol::Tcp => Transport::Tcp,
+                        FlowProtocol::Udp => Transport::Udp,
+                        FlowProtocol::Echo => Transport::Icmp,
                     },
                     source_port,
                     destination,
@@ -178,18 +193,23 @@ impl Recorder {
                     self.append(record);
                 }
             }
+            FlowEvent::Overrun => {
+                tracing::warn!(
+                    "more flows came and went than could be followed: the connection record may lack some of them"
+                );
+                self.gaps.push(now);
+            }
         }
     }
 
+    /// Adds a record to its lease's tree. The end of a flow that comes after the lease is left out.
     fn append(&mut self, record: Connection) {
-        let log = self.leases.entry(record.deal_id).or_insert_with(|| {
-            let mut key = Zeroizing::new([0; 32]);
-            OsRng.fill_bytes(key.as_mut_slice());
-            LeaseLog {
-                tree: ConnectionTree::default(),
-                key,
-            }
-        });
+        if record.end.is_none() {
+            self.leases.entry(record.deal_id).or_default();
+        }
+        let Some(log) = self.leases.get_mut(&record.deal_id) else {
+            return;
+        };
         let entry = Entry {
             index: log.tree.len(),
             blinding: blinding(&log.key, log.tree.len()),
@@ -203,6 +223,14 @@ impl Recorder {
 
     /// Writes what waits, and says the new roots.
     pub(super) fn write(&mut self, roots: &impl Fn(DealId, B256), now: UnixSeconds) {
+        if !self.gaps.is_empty() {
+            match self.writer.note_gaps(&self.gaps) {
+                Ok(()) => self.gaps.clear(),
+                Err(error) => {
+                    tracing::warn!(%error, "a gap of the connection record cannot be written")
+                }
+            }
+        }
         if self.waiting.is_empty() {
             return;
         }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use ipsx_metering::{B256, Connection, DealId, UnixSeconds, connection_path, connection_root};
 use ipsx_settlement::Wallet;
-use ipsx_tunnel_core::{Device, DeviceConfig, PeerConfig, PeerId, PrivateKey, RuleProtocol, Side};
-use ipsx_tunnel_os::FlowEvent;
+use ipsx_tunnel_core::{Device, DeviceConfig, PeerConfig, PeerId, PrivateKey, Side};
+use ipsx_tunnel_os::{FlowEvent, FlowProtocol};
 
 use super::disclose::{Asked, pick, signed_leaves};
 use super::files;
@@ -79,7 +79,7 @@ impl World {
         let opened = FlowEvent::Opened {
             peer: self.peers[lease],
             flow: self.flows,
-            protocol: RuleProtocol::Tcp,
+            protocol: FlowProtocol::Tcp,
             source_port,
             destination: destination.parse().unwrap(),
         };

@@ -261,12 +261,6 @@ impl Background {
         if config.record_retention == 0 {
             return None;
         }
-        if config.exit.exit != ExitKind::Userspace {
-            tracing::warn!(
-                "the kernel exit keeps no connection record: the kernel translates ports unseen"
-            );
-            return None;
-        }
         let own = || RecordSecret::of_wallet(wallet).key();
         let key = config.record_key.unwrap_or_else(own);
         let retention = config.record_retention;
@@ -369,7 +363,7 @@ fn start_tunnel(
             };
             // It runs programs, each for some milliseconds, before anything else has begun.
             tokio::task::block_in_place(|| {
-                tunnel::Provider::start_with_kernel_exit(tunnel, &kernel)
+                tunnel::Provider::start_with_kernel_exit(tunnel, &kernel, flows)
             })?
         }
     })

@@ -8,8 +8,21 @@ use std::{
     },
 };
 
-use ipsx_tunnel_core::{PeerId, RuleProtocol};
+use ipsx_tunnel_core::PeerId;
+#[cfg(target_os = "linux")]
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{OwnedPermit, Sender};
+
+/// What a flow is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlowProtocol {
+    /// A TCP connection.
+    Tcp,
+    /// Datagrams between two ports.
+    Udp,
+    /// Echo requests with one identifier to one host (ICMP and ICMPv6).
+    Echo,
+}
 
 /// A flow of an exit came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,11 +33,11 @@ pub enum FlowEvent {
         peer: PeerId,
         /// Its number, of this endpoint's flows.
         flow: u64,
-        /// TCP or UDP.
-        protocol: RuleProtocol,
-        /// Port of the outside socket: with the exit's address, what the destination sees.
+        /// What it is made of.
+        protocol: FlowProtocol,
+        /// Its port outside: with the exit's address, what the destination sees. The identifier of an echo.
         source_port: u16,
-        /// Where it goes.
+        /// Where it goes; an echo to port 0.
         destination: SocketAddr,
     },
     /// It is over.
@@ -33,11 +46,14 @@ pub enum FlowEvent {
         peer: PeerId,
         /// Its number.
         flow: u64,
-        /// Payload bytes to the destination.
+        /// Bytes to the destination: of the payload with a userspace exit, of IP packets with a kernel exit.
         bytes_up: u64,
-        /// Payload bytes from the destination.
+        /// Bytes from the destination.
         bytes_down: u64,
     },
+    /// More flows came and went than a kernel exit could follow. Those that it finds later are told then; whether it
+    /// finds them all is not certain.
+    Overrun,
 }
 
 /// Where an exit tells of its flows; to nobody by default.
@@ -54,7 +70,7 @@ impl FlowLog {
     pub(crate) fn open(
         &self,
         peer: PeerId,
-        protocol: RuleProtocol,
+        protocol: FlowProtocol,
         source_port: u16,
         destination: SocketAddr,
     ) -> Option<LoggedFlow> {
@@ -65,7 +81,7 @@ impl FlowLog {
             reader.clone().try_reserve_owned().ok()?,
             reader.clone().try_reserve_owned().ok()?,
         );
-        let flow = numbers.fetch_add(1, Ordering::Relaxed);
+        let flow = next(numbers);
         opened.send(FlowEvent::Opened {
             peer,
             flow,
@@ -78,6 +94,38 @@ impl FlowLog {
             ..LoggedFlow::default()
         })
     }
+}
+
+/// What a kernel exit needs: the kernel opens the flows, so that they can only be told of afterwards.
+#[cfg(target_os = "linux")]
+impl FlowLog {
+    /// Whether anybody reads.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether a flow that opens now could be told.
+    pub(crate) fn has_room(&self) -> bool {
+        (self.0.as_ref()).is_none_or(|(reader, _)| reader.capacity() > 0 && !reader.is_closed())
+    }
+
+    /// A number for a flow.
+    pub(crate) fn number(&self) -> u64 {
+        self.0.as_ref().map_or(0, |(_, numbers)| next(numbers))
+    }
+
+    /// Tells an event; gives it back while there is no room.
+    pub(crate) fn tell(&self, event: FlowEvent) -> Result<(), FlowEvent> {
+        match self.0.as_ref().map(|(reader, _)| reader.try_send(event)) {
+            Some(Err(TrySendError::Full(event))) => Err(event),
+            // Without a reader there is nothing to tell.
+            Some(Ok(()) | Err(TrySendError::Closed(_))) | None => Ok(()),
+        }
+    }
+}
+
+fn next(numbers: &AtomicU64) -> u64 {
+    numbers.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Counts what one flow moves, and tells of its end when it is dropped: room for that was kept when it was opened.

@@ -21,7 +21,7 @@ use ipsx_tunnel_core::{
 use mio::{Registry, Token, event::Event};
 
 use super::{
-    Context, Egress, Exit, FlowKey,
+    Context, Egress, Exit, FlowKey, FlowLog,
     gateway::{Gateway, GatewayConfig},
 };
 use crate::{
@@ -43,6 +43,8 @@ const READS_PER_TURN: usize = 64;
 /// Lets peers' packets out through a TUN interface.
 pub(crate) struct KernelExit {
     gateway: Gateway,
+    /// Told of flows by [`KernelNetwork`]; here it says whether it could be told of another one.
+    flow_log: FlowLog,
     tun: Tun,
     readable: bool,
     /// Called once if the interface is deleted.
@@ -55,6 +57,7 @@ impl KernelExit {
     pub(crate) fn new(
         tun: Tun,
         gateway: GatewayConfig,
+        flow_log: FlowLog,
         registry: &Registry,
         waker: Arc<mio::Waker>,
         gone: impl FnOnce() + Send + 'static,
@@ -63,6 +66,7 @@ impl KernelExit {
         tun.register(registry, TUN).map_err(TunnelError::Start)?;
         Ok(Self {
             gateway: Gateway::new(gateway, waker, now)?,
+            flow_log,
             tun,
             readable: true,
             gone: Some(Box::new(gone)),
@@ -158,6 +162,10 @@ impl Exit for KernelExit {
             return self.serve(peer, &headers, packet, cx);
         }
         self.permit(peer, &headers, packet, cx)?;
+        if !self.flow_log.has_room() {
+            // Which packets open a flow only the kernel knows.
+            return Err(DropReason::NotRecorded);
+        }
         match self.tun.slot(packet.len()) {
             Ok(slot) => slot[..packet.len()].copy_from_slice(packet),
             Err(stop) => {

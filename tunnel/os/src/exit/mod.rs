@@ -26,7 +26,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::sys;
 
 pub(crate) use crate::engine::Context;
-pub use flow_log::FlowEvent;
+pub use flow_log::{FlowEvent, FlowProtocol};
 pub(crate) use flow_log::{FlowLog, LoggedFlow};
 pub(crate) use gateway::GatewayConfig;
 #[cfg(target_os = "linux")]

@@ -4,12 +4,12 @@ mod flow;
 
 use std::{collections::HashMap, io::ErrorKind, time::Instant};
 
-use ipsx_tunnel_core::{DropReason, PeerId, RuleProtocol, packet::Unreachable};
+use ipsx_tunnel_core::{DropReason, PeerId, packet::Unreachable};
 use mio::{Interest, Token, event::Event, net::TcpStream};
 use slab::Slab;
 use socket2::{Protocol, SockRef, Type};
 
-use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow};
+use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, FlowProtocol, LoggedFlow};
 use crate::{
     deadlines::{Deadlines, Ended, Ending},
     engine::FIRST_FREE_TOKEN,
@@ -185,7 +185,7 @@ impl TcpFlows {
         let port = stream.local_addr()?.port();
         let logged = self
             .log
-            .open(key.peer, RuleProtocol::Tcp, port, key.destination)
+            .open(key.peer, FlowProtocol::Tcp, port, key.destination)
             .ok_or(ErrorKind::OutOfMemory)?;
         Ok((stream, logged))
     }

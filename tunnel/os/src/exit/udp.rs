@@ -11,14 +11,14 @@ use std::{
 };
 
 use ipsx_tunnel_core::{
-    DropReason, INNER_MTU, PeerId, RuleProtocol,
+    DropReason, INNER_MTU, PeerId,
     packet::{self, Unreachable},
 };
 use mio::{Interest, Token, event::Event, net::UdpSocket};
 use slab::Slab;
 use socket2::{Protocol, Type};
 
-use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, LoggedFlow};
+use super::{Context, Egress, Egresses, ExitLimits, FlowKey, FlowLog, FlowProtocol, LoggedFlow};
 use crate::{
     deadlines::Deadlines,
     engine::FIRST_FREE_TOKEN,
@@ -38,8 +38,7 @@ struct Flow {
     key: FlowKey,
     generation: u64,
     socket: UdpSocket,
-    /// None for echoes, which have no port that anybody could ask about.
-    logged: Option<LoggedFlow>,
+    logged: LoggedFlow,
     readable: bool,
     queued: bool,
     answered: bool,
@@ -146,25 +145,23 @@ impl UdpFlows {
         self.send(&key, message, cx)
     }
 
-    fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, Option<LoggedFlow>)> {
-        let protocol = match (is_echo(key), key.destination) {
-            (false, _) => Protocol::UDP,
-            (true, SocketAddr::V4(_)) => Protocol::ICMPV4,
-            (true, SocketAddr::V6(_)) => Protocol::ICMPV6,
+    fn connect(&self, key: &FlowKey) -> std::io::Result<(UdpSocket, LoggedFlow)> {
+        let (protocol, logged_as) = match (is_echo(key), key.destination) {
+            (false, _) => (Protocol::UDP, FlowProtocol::Udp),
+            (true, SocketAddr::V4(_)) => (Protocol::ICMPV4, FlowProtocol::Echo),
+            (true, SocketAddr::V6(_)) => (Protocol::ICMPV6, FlowProtocol::Echo),
         };
         let egress = self.egress.of(key.peer);
         let socket = egress.socket(key.destination, Type::DGRAM, protocol)?;
         socket.connect(&key.destination.into())?;
         let socket = UdpSocket::from_std(socket.into());
-        if is_echo(key) {
-            return Ok((socket, None));
-        }
+        // Of an echo, the identifier that the system has given it.
         let port = socket.local_addr()?.port();
         let logged = self
             .log
-            .open(key.peer, RuleProtocol::Udp, port, key.destination)
+            .open(key.peer, logged_as, port, key.destination)
             .ok_or(ErrorKind::OutOfMemory)?;
-        Ok((socket, Some(logged)))
+        Ok((socket, logged))
     }
 
     /// Sends a payload on an open flow.
@@ -184,9 +181,7 @@ impl UdpFlows {
         }
         match sent {
             Ok(count) => {
-                if let Some(logged) = &mut flow.logged {
-                    logged.bytes_up += count as u64;
-                }
+                flow.logged.bytes_up += count as u64;
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(DropReason::SocketBusy),
@@ -289,9 +284,7 @@ fn receive(
             Ok(len) => {
                 flow.active_at = cx.now;
                 flow.answered = true;
-                if let Some(logged) = &mut flow.logged {
-                    logged.bytes_down += len as u64;
-                }
+                flow.logged.bytes_down += len as u64;
                 if write_answer(packet, flow.key, &payload[..len]) {
                     cx.send(packet);
                 } else {

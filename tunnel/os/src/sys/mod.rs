@@ -4,6 +4,8 @@
 #[cfg(target_os = "linux")]
 mod capability;
 mod interfaces;
+#[cfg(target_os = "linux")]
+mod netlink;
 mod options;
 mod resolve;
 #[cfg(target_os = "linux")]
@@ -15,6 +17,7 @@ mod tun;
 pub(crate) use self::capability::lend_net_admin;
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
+    netlink::listen_netlink,
     steer::steer_by_session,
     tun::{TunFile, open_tun, open_tun_queues},
 };

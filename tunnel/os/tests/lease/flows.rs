@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use ipsx_tunnel_core::{Gate, PeerConfig, RuleProtocol, Tier};
-use ipsx_tunnel_os::{ClientTunnel, ExitLimits, FlowEvent, Provider};
+use ipsx_tunnel_core::{Gate, PeerConfig, Tier};
+use ipsx_tunnel_os::{ClientTunnel, ExitLimits, FlowEvent, FlowProtocol, Provider};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -67,7 +67,7 @@ async fn a_flow_is_told_with_the_port_that_its_destination_sees_and_with_what_it
     };
     assert_eq!(
         (protocol, source_port, destination),
-        (RuleProtocol::Tcp, port, address)
+        (FlowProtocol::Tcp, port, address)
     );
     let closed = within(10, flows.recv()).await.unwrap();
     assert_eq!(

@@ -45,6 +45,12 @@ pub enum KernelExitError {
     /// The host's addresses could not be listed.
     #[error("cannot list this host's addresses: {0}")]
     Addresses(#[source] io::Error),
+    /// The kernel does not tell of the flows that it carries.
+    #[error(
+        "cannot follow the kernel's flows, which the connection record needs: {0}; it needs the capability \
+         CAP_NET_ADMIN and the module nf_conntrack_netlink, or --record-retention 0 keeps no record"
+    )]
+    Flows(#[source] io::Error),
     /// There is no way out.
     #[error(
         "this host has no default route, so that nothing says which way traffic leaves; name the interface with \

@@ -1,4 +1,4 @@
-//! Which interfaces forward packets: settings below `/proc/sys/net`, and their old values.
+//! Which interfaces forward packets, and whether flows are counted: settings below `/proc/sys/net`, and their old values.
 
 use std::{
     fs, io,
@@ -54,6 +54,19 @@ fn want_v6<'a>(
         }
     }
     want(settings, all, "1")
+}
+
+/// The settings that have to change so that the kernel tells of each flow, and how many bytes it moved.
+pub(super) fn counting() -> Result<Vec<Sysctl>, KernelExitError> {
+    let path = |name| Path::new("/proc/sys/net/netfilter").join(name);
+    let mut settings = Vec::new();
+    want(&mut settings, path("nf_conntrack_acct"), "1")?;
+    // 1 is always, 2 while somebody listens.
+    let events = path("nf_conntrack_events");
+    if read(&events)? == "0" {
+        want(&mut settings, events, "1")?;
+    }
+    Ok(settings)
 }
 
 /// Makes a change.

@@ -11,14 +11,17 @@ use std::{
 use ipsx_tunnel_core::{ExitPolicy, IpNet, PeerId};
 
 use super::{
-    conntrack,
+    conntrack::{self, FlowWatch, Listener},
     error::KernelExitError,
     forwarding, links,
     plan::{AGENT_BITS, KernelExitConfig, Plan, Uplink, check_overlap, exists, table_of},
     record::{Changes, Record},
     rules::{self, Rules, Translation},
 };
-use crate::{exit::Egress, nft, sys};
+use crate::{
+    exit::{Egress, FlowLog},
+    nft, sys,
+};
 
 /// Names that are tried for the interface, from ipsx0.
 const NAMES: usize = 64;
@@ -39,6 +42,8 @@ struct State {
     /// Leases that leave from an address which was added for them.
     users: HashMap<IpAddr, usize>,
     next_lease: u16,
+    /// Follows the leases' flows, if they are to be told.
+    watch: Option<FlowWatch>,
     undone: bool,
 }
 
@@ -101,13 +106,14 @@ pub fn clean_up(folder: &Path) -> Result<Vec<String>, KernelExitError> {
 
 impl KernelNetwork {
     /// Sets everything up for the interface, which exists and is down. `flows_per_peer` is how many flows one inner
-    /// address may have open.
+    /// address may have open; `log` is told of all that the kernel carries.
     pub(crate) fn set_up(
         reserved: Reserved,
         config: &KernelExitConfig,
         policy: &ExitPolicy,
         masquerade: bool,
         flows_per_peer: usize,
+        log: FlowLog,
     ) -> Result<Self, KernelExitError> {
         let Reserved {
             interface: tun,
@@ -115,7 +121,9 @@ impl KernelNetwork {
         } = reserved;
         let own = sys::own_networks().map_err(KernelExitError::Addresses)?;
         check_overlap(&config.inner, &own)?;
-        let plan = Plan::new(config, &tun)?;
+        let listener =
+            (log.is_kept().then(Listener::open).transpose()).map_err(KernelExitError::Flows)?;
+        let plan = Plan::new(config, &tun, listener.is_some())?;
         record.write(&plan.changes)?;
         let rules = Rules {
             table: &plan.changes.table,
@@ -129,6 +137,8 @@ impl KernelNetwork {
         };
         let rules = rules.commands();
         let routing = plan.routing();
+        let watch = listener.map(|listener| listener.follow(plan.changes.marks, log));
+        let watch = watch.transpose().map_err(KernelExitError::Flows)?;
         // From here on, dropping it undoes what has been done.
         let network = Self {
             tun,
@@ -141,6 +151,7 @@ impl KernelNetwork {
                 own,
                 users: HashMap::new(),
                 next_lease: 0,
+                watch,
                 undone: false,
             }),
         };
@@ -229,6 +240,8 @@ impl KernelNetwork {
         if let Err(error) = undone {
             tracing::error!(%error, "the kernel exit could not be undone; the next start will try again");
         }
+        // The flows have been forgotten, and their ends are told.
+        state.watch = None;
     }
 
     fn close(&self, state: &mut State, lease: &Lease) {
@@ -237,6 +250,9 @@ impl KernelNetwork {
         }
         if let Err(error) = conntrack::forget(lease.mark, u32::MAX) {
             tracing::warn!(%error, "a lease's flows could not be forgotten");
+        }
+        if let Some(watch) = &state.watch {
+            watch.end(lease.mark);
         }
         self.release_addresses(state, lease);
     }
@@ -318,7 +334,11 @@ impl OpenLease {
     /// Gives the way out to a peer.
     pub(crate) fn keep_for(mut self, peer: PeerId) {
         if let Some(lease) = self.lease.take() {
-            self.network.lock().leases.insert(peer, lease);
+            let mut state = self.network.lock();
+            if let Some(watch) = &state.watch {
+                watch.begin(lease.mark, peer);
+            }
+            state.leases.insert(peer, lease);
         }
     }
 }

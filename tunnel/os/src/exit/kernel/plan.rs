@@ -51,7 +51,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(config: &KernelExitConfig, tun: &str) -> Result<Self, KernelExitError> {
+    /// `counted` is whether the kernel has to tell of each flow, and count its bytes.
+    pub(super) fn new(
+        config: &KernelExitConfig,
+        tun: &str,
+        counted: bool,
+    ) -> Result<Self, KernelExitError> {
         let marks = rand::rngs::OsRng.next_u32() & AGENT_BITS;
         let mut plan = Self {
             uplinks: uplinks(config, tun)?,
@@ -68,6 +73,9 @@ impl Plan {
         let marked = plan.uplinks.iter().filter(|way| way.mark.is_some());
         let loose: Vec<String> = marked.map(|way| way.interface.clone()).collect();
         plan.changes.sysctls = forwarding::wanted(tun, &interfaces, &loose, plan.v6)?;
+        if counted {
+            plan.changes.sysctls.extend(forwarding::counting()?);
+        }
         plan.changes.routing = plan.routing().into_iter().map(|(way, _)| way).collect();
         Ok(plan)
     }
