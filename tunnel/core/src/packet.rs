@@ -113,11 +113,7 @@ pub fn addresses(packet: &[u8]) -> Result<(IpAddr, IpAddr), DropReason> {
     }
 }
 
-/// smoltcp reads the first byte without looking whether there is one.
 fn version(packet: &[u8]) -> Result<IpVersion, DropReason> {
-    if packet.is_empty() {
-        return Err(DropReason::Malformed);
-    }
     IpVersion::of_packet(packet).map_err(|_| DropReason::Malformed)
 }
 

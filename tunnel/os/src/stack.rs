@@ -1,28 +1,23 @@
-//! One TCP connection's end inside the tunnel: a smoltcp interface with a single socket.
+//! One TCP connection's end inside the tunnel: a smoltcp interface.
 //!
-//! One interface per connection, found by our own hash map, because a shared socket set is searched linearly. The
-//! stack emits packets of up to 64 kB, which are cut to the size the other end takes just before encryption.
+//! The stack emits packets of up to 64 kB, which are cut to the size the other end takes just before encryption.
 
 use std::{
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU16, NonZeroUsize},
     time::{Duration, Instant},
 };
 
 use ipsx_tunnel_core::{INNER_MTU, offload::MAX_IP_PACKET};
 use smoltcp::{
-    iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet},
-    phy::{
-        Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken,
-        TxToken,
-    },
-    socket::tcp::{CongestionControl, ConnectError, ListenError, Socket, SocketBuffer, State},
+    interface::{Config, Interface, Sent},
+    tcp::{ConnectError, ListenError, Socket, SocketBuffer, State},
     time::Instant as StackInstant,
-    wire::{HardwareAddress, IpAddress, IpCidr},
+    wire::{Checksum, ChecksumCapabilities},
 };
 
 /// How long the other end of the tunnel may leave data unacknowledged.
-const UNACKNOWLEDGED: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(60);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// TCP payload that fits a packet whatever its headers are.
 const LEAST_PAYLOAD: usize = INNER_MTU - 120;
@@ -56,13 +51,19 @@ impl Scratch {
     pub(crate) fn new() -> Self {
         Self(vec![0; MAX_IP_PACKET].into_boxed_slice())
     }
+
+    fn outgoing(&mut self, sent: Sent) -> Outgoing<'_> {
+        Outgoing {
+            packet: &mut self.0[..sent.len],
+            // What is not to be cut is no longer than this.
+            segment_size: sent.segment_size.map_or(INNER_MTU as u16, NonZeroU16::get),
+        }
+    }
 }
 
 /// One end of one TCP connection.
 pub(crate) struct Stack {
     interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
     epoch: Instant,
     /// A connection request that is not answered yet.
     held: bool,
@@ -84,7 +85,7 @@ impl Stack {
         stack.held = true;
         let socket = stack.socket();
         socket.pause_synack(true);
-        socket.listen((IpAddress::from(local.ip()), local.port()))?;
+        socket.listen(local)?;
         Ok(stack)
     }
 
@@ -97,49 +98,32 @@ impl Stack {
         now: Instant,
     ) -> Result<Self, ConnectError> {
         let mut stack = Self::new(local, buffers, seed, now);
-        let Self {
-            interface,
-            sockets,
-            handle,
-            ..
-        } = &mut stack;
-        sockets.get_mut::<Socket<'_>>(*handle).connect(
-            interface.context(),
-            (IpAddress::from(remote.ip()), remote.port()),
-            (IpAddress::from(local.ip()), local.port()),
-        )?;
+        stack.interface.connect(remote.into(), local.port())?;
         Ok(stack)
     }
 
     fn new(local: SocketAddr, buffers: Buffers, seed: u64, now: Instant) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut wire = Wire {
-            incoming: None,
-            budget: &mut 0,
-            scratch: &mut Scratch(Box::default()),
-            send: &mut |_: Outgoing<'_>| {},
-        };
-        let mut interface = Interface::new(config, &mut wire, StackInstant::ZERO);
-        let prefix = if local.is_ipv4() { 32 } else { 128 };
-        interface.update_ip_addrs(|addresses| {
-            // The list has room for at least one.
-            let _ = addresses.push(IpCidr::new(local.ip().into(), prefix));
-        });
         let mut socket = Socket::new(
             SocketBuffer::new(vec![0; buffers.receive]),
             SocketBuffer::new(vec![0; buffers.send]),
         );
-        socket.set_congestion_control(CongestionControl::Cubic);
         // What is written comes from another TCP, which has gathered it already.
         socket.set_nagle_enabled(false);
         socket.set_timeout(Some(UNACKNOWLEDGED));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
+        let config = Config {
+            address: local.ip().into(),
+            mtu: INNER_MTU,
+            offload: NonZeroUsize::new(MAX_IP_PACKET),
+            // The tunnel's authentication has already shown that nothing changed on the way; whoever cuts the packets
+            // that we send has to compute their TCP checksums anyway.
+            checksum: ChecksumCapabilities {
+                ipv4: Checksum::Tx,
+                tcp: Checksum::None,
+            },
+            random_seed: seed,
+        };
         Self {
-            interface,
-            sockets,
-            handle,
+            interface: Interface::new(config, socket),
             epoch: now,
             held: false,
             ended: false,
@@ -147,12 +131,12 @@ impl Stack {
         }
     }
 
-    pub(crate) fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
+    pub(crate) fn socket(&mut self) -> &mut Socket {
+        self.interface.socket_mut()
     }
 
     pub(crate) fn state(&self) -> State {
-        self.sockets.get::<Socket<'_>>(self.handle).state()
+        self.interface.socket().state()
     }
 
     /// Whether everything that the other end sends has come and was read.
@@ -172,7 +156,7 @@ impl Stack {
     }
 
     fn unread(&self) -> usize {
-        self.sockets.get::<Socket<'_>>(self.handle).recv_queue()
+        self.interface.socket().recv_queue()
     }
 
     /// Whether nothing is left to do but to confirm the end again, should the other side repeat it (TIME-WAIT).
@@ -207,15 +191,9 @@ impl Stack {
         send: &mut impl FnMut(Outgoing<'_>),
     ) {
         let now = self.time(now);
-        let mut wire = Wire {
-            incoming: Some(packet),
-            budget: &mut 1,
-            scratch,
-            send,
-        };
-        let _: PollIngressSingleResult =
-            self.interface
-                .poll_ingress_single(now, &mut wire, &mut self.sockets);
+        if let Some(answer) = self.interface.ingress(now, packet, &mut scratch.0) {
+            send(scratch.outgoing(answer));
+        }
         self.ended |= matches!(
             self.state(),
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
@@ -233,19 +211,18 @@ impl Stack {
         let now = self.time(now);
         while budget > 0 {
             self.socket().set_offload_limit(budget * LEAST_PAYLOAD);
-            let mut wire = Wire {
-                incoming: None,
-                budget: &mut budget,
-                scratch,
-                send,
-            };
-            if self
-                .interface
-                .poll_egress(now, &mut wire, &mut self.sockets)
-                == PollResult::None
-            {
+            let Some(sent) = self.interface.egress(now, &mut scratch.0) else {
                 return false;
-            }
+            };
+            let outgoing = scratch.outgoing(sent);
+            // Headers count as payload here: a packet too many now is one too few later.
+            let packets = outgoing
+                .packet
+                .len()
+                .div_ceil(usize::from(outgoing.segment_size))
+                .max(1);
+            budget = budget.saturating_sub(packets);
+            send(outgoing);
         }
         true
     }
@@ -255,7 +232,7 @@ impl Stack {
         if self.held {
             return None;
         }
-        let at = self.interface.poll_at(self.time(now), &self.sockets)?;
+        let at = self.interface.poll_at(self.time(now))?;
         let at = self.epoch + Duration::from_micros(at.total_micros().max(0).unsigned_abs());
         Some(at.max(now + GRAIN))
     }
@@ -263,96 +240,6 @@ impl Stack {
     fn time(&self, now: Instant) -> StackInstant {
         let micros = now.saturating_duration_since(self.epoch).as_micros();
         StackInstant::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-    }
-}
-
-/// What an interface sees of the tunnel during one call.
-struct Wire<'a, F> {
-    incoming: Option<&'a [u8]>,
-    budget: &'a mut usize,
-    scratch: &'a mut Scratch,
-    send: &'a mut F,
-}
-
-impl<'a, F: FnMut(Outgoing<'_>)> Wire<'a, F> {
-    fn sender(&mut self) -> Sender<'_, F> {
-        Sender {
-            scratch: self.scratch,
-            send: self.send,
-            budget: self.budget,
-            // What is not to be cut is no longer than this.
-            segment_size: INNER_MTU as u16,
-        }
-    }
-}
-
-impl<F: FnMut(Outgoing<'_>)> Device for Wire<'_, F> {
-    type RxToken<'t>
-        = Incoming<'t>
-    where
-        Self: 't;
-    type TxToken<'t>
-        = Sender<'t, F>
-    where
-        Self: 't;
-
-    fn receive(&mut self, _now: StackInstant) -> Option<(Incoming<'_>, Sender<'_, F>)> {
-        let packet = self.incoming.take()?;
-        Some((Incoming(packet), self.sender()))
-    }
-
-    fn transmit(&mut self, _now: StackInstant) -> Option<Sender<'_, F>> {
-        (*self.budget > 0).then(|| self.sender())
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = INNER_MTU;
-        // The tunnel's authentication has already shown that nothing changed on the way; whoever cuts the packets that
-        // we send has to compute their TCP checksums anyway.
-        capabilities.checksum = ChecksumCapabilities::default();
-        capabilities.checksum.ipv4 = Checksum::Tx;
-        capabilities.checksum.tcp = Checksum::None;
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(MAX_IP_PACKET);
-        capabilities.segmentation.tcpv6 = NonZeroUsize::new(MAX_IP_PACKET);
-        capabilities
-    }
-}
-
-struct Incoming<'a>(&'a [u8]);
-
-impl RxToken for Incoming<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(self.0)
-    }
-}
-
-struct Sender<'a, F> {
-    scratch: &'a mut Scratch,
-    send: &'a mut F,
-    budget: &'a mut usize,
-    segment_size: u16,
-}
-
-impl<S: FnMut(Outgoing<'_>)> TxToken for Sender<'_, S> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        // Headers count as payload here: a packet too many now is one too few later.
-        let packets = len.div_ceil(usize::from(self.segment_size)).max(1);
-        *self.budget = self.budget.saturating_sub(packets);
-        let packet = &mut self.scratch.0[..len];
-        let result = write(packet);
-        (self.send)(Outgoing {
-            packet,
-            segment_size: self.segment_size,
-        });
-        result
-    }
-
-    fn set_meta(&mut self, meta: PacketMeta) {
-        if let Some(size) = meta.segmentation_offload_size {
-            self.segment_size = size.get();
-        }
     }
 }
 

@@ -1,6 +1,4 @@
-#![allow(unsafe_code)]
-#![allow(unused)]
-
+/// Random numbers for sequence numbers, out of the seed that the caller gives.
 #[derive(Debug)]
 pub(crate) struct Rand {
     state: u64,
@@ -22,19 +20,5 @@ impl Rand {
 
         let shift = 29 - (s >> 61);
         (s >> shift) as u32
-    }
-
-    pub(crate) fn rand_u16(&mut self) -> u16 {
-        let n = self.rand_u32();
-        (n ^ (n >> 16)) as u16
-    }
-
-    pub(crate) fn rand_source_port(&mut self) -> u16 {
-        loop {
-            let res = self.rand_u16();
-            if res > 1024 {
-                return res;
-            }
-        }
     }
 }

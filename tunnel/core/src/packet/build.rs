@@ -2,19 +2,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use smoltcp::{
-    phy::{Checksum, ChecksumCapabilities},
-    wire::{
-        Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv6DstUnreachable,
-        Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpAddress, IpProtocol, IpRepr, Ipv4Packet,
-        Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket, TcpSeqNumber, UdpPacket,
-    },
+use smoltcp::wire::{
+    Checksum, ChecksumCapabilities, Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet,
+    Icmpv6DstUnreachable, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, IpRepr, TcpPacket,
+    TcpSeqNumber, UdpPacket,
 };
 
 use super::{Content, Headers};
 
 /// Bytes of the undeliverable packet that an ICMP error quotes: enough for every header.
 const QUOTED: usize = 64;
+
+/// For packets whose checksums were looked at before.
+const NO_CHECKSUMS: ChecksumCapabilities = ChecksumCapabilities {
+    ipv4: Checksum::None,
+    tcp: Checksum::None,
+};
 
 /// Why a destination can't be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,75 +199,45 @@ pub fn unreachable(
     from: IpAddr,
     reason: Unreachable,
 ) -> bool {
-    let quoted = &original[..original.len().min(QUOTED)];
-    match (from, super::addresses(original)) {
-        (IpAddr::V4(from), Ok((IpAddr::V4(to), _))) => {
-            let Ok(ip) = Ipv4Packet::new_checked(original) else {
-                return false;
-            };
-            let Ok(header) = Ipv4Repr::parse(&ip, &ChecksumCapabilities::ignored()) else {
-                return false;
-            };
-            let data = quoted
-                .get(usize::from(ip.header_len())..)
-                .unwrap_or_default();
-            let message = Icmpv4Repr::DstUnreachable {
-                reason: reason.v4(),
-                header,
-                data,
-            };
-            let Some(start) = self::ip(
-                packet,
-                from.into(),
-                to.into(),
-                IpProtocol::Icmp,
-                message.buffer_len(),
-            ) else {
-                return false;
-            };
-            message.emit(
-                &mut Icmpv4Packet::new_unchecked(&mut packet[start..]),
-                &ChecksumCapabilities::default(),
-            );
-            true
-        }
-        (IpAddr::V6(from), Ok((IpAddr::V6(to), _))) => {
-            let Ok(ip) = Ipv6Packet::new_checked(original) else {
-                return false;
-            };
-            let Ok(header) = Ipv6Repr::parse(&ip) else {
-                return false;
-            };
-            let data = quoted.get(ip.header_len()..).unwrap_or_default();
-            let message = Icmpv6Repr::DstUnreachable {
-                reason: reason.v6(),
-                header,
-                data,
-            };
-            let Some(start) = self::ip(
-                packet,
-                from.into(),
-                to.into(),
-                IpProtocol::Icmpv6,
-                message.buffer_len(),
-            ) else {
-                return false;
-            };
-            let mut target = Icmpv6Packet::new_unchecked(&mut packet[start..]);
-            message.emit(&from, &to, &mut target, &ChecksumCapabilities::default());
-            true
-        }
-        _ => false,
-    }
+    // Fragments have no answer.
+    let Ok(header) = IpRepr::parse(original, &NO_CHECKSUMS) else {
+        return false;
+    };
+    let code = match from {
+        IpAddr::V4(_) => reason.v4().into(),
+        IpAddr::V6(_) => reason.v6().into(),
+    };
+    let messages = (Icmpv4Message::DstUnreachable, Icmpv6Message::DstUnreachable);
+    let to = header.src_addr().into();
+    error(packet, original, (from, to), messages, code, [0; 4])
 }
 
 /// Writes the ICMP error that tells the sender of `original` to send no packets longer than `mtu`, as if from where
 /// they go (RFC 1191, section 4; RFC 4443, section 3.2). False for what is no IP packet.
 pub fn too_big(packet: &mut Vec<u8>, original: &[u8], mtu: u16) -> bool {
-    let quoted = &original[..original.len().min(QUOTED)];
     let Ok((to, from)) = super::addresses(original) else {
         return false;
     };
+    // Only ICMP for IPv4 has a code for it.
+    let code = match to {
+        IpAddr::V4(_) => Icmpv4DstUnreachable::FragRequired.into(),
+        IpAddr::V6(_) => 0,
+    };
+    let messages = (Icmpv4Message::DstUnreachable, Icmpv6Message::PktTooBig);
+    let word = u32::from(mtu).to_be_bytes();
+    error(packet, original, (from, to), messages, code, word)
+}
+
+/// Writes an ICMP error: its header, of which `word` is the second half, and the start of what it is about.
+fn error(
+    packet: &mut Vec<u8>,
+    original: &[u8],
+    (from, to): (IpAddr, IpAddr),
+    (message_v4, message_v6): (Icmpv4Message, Icmpv6Message),
+    code: u8,
+    word: [u8; 4],
+) -> bool {
+    let quoted = &original[..original.len().min(QUOTED)];
     let protocol = match to {
         IpAddr::V4(_) => IpProtocol::Icmp,
         IpAddr::V6(_) => IpProtocol::Icmpv6,
@@ -273,19 +246,19 @@ pub fn too_big(packet: &mut Vec<u8>, original: &[u8], mtu: u16) -> bool {
         return false;
     };
     let message = &mut packet[start..];
+    message[4..8].copy_from_slice(&word);
     message[8..].copy_from_slice(quoted);
     match (from, to) {
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            message[4..8].copy_from_slice(&u32::from(mtu).to_be_bytes());
             let mut icmp = Icmpv6Packet::new_unchecked(message);
-            icmp.set_msg_type(Icmpv6Message::PktTooBig);
+            icmp.set_msg_type(message_v6);
+            icmp.set_msg_code(code);
             icmp.fill_checksum(&from, &to);
         }
         _ => {
-            message[6..8].copy_from_slice(&mtu.to_be_bytes());
             let mut icmp = Icmpv4Packet::new_unchecked(message);
-            icmp.set_msg_type(Icmpv4Message::DstUnreachable);
-            icmp.set_msg_code(Icmpv4DstUnreachable::FragRequired.into());
+            icmp.set_msg_type(message_v4);
+            icmp.set_msg_code(code);
             icmp.fill_checksum();
         }
     }
@@ -393,8 +366,10 @@ fn ip(
     }
     packet.clear();
     packet.resize(total, 0);
-    let mut checksums = ChecksumCapabilities::ignored();
-    checksums.ipv4 = Checksum::Tx;
+    let checksums = ChecksumCapabilities {
+        ipv4: Checksum::Tx,
+        tcp: Checksum::None,
+    };
     repr.emit(&mut packet[..], &checksums);
     Some(repr.header_len())
 }

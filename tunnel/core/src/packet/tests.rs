@@ -16,7 +16,7 @@ fn v6(last: u16, port: u16) -> SocketAddr {
 
 /// A bare SYN, as a client sends it.
 fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    use smoltcp::{phy::ChecksumCapabilities, wire::*};
+    use smoltcp::wire::*;
     let tcp = TcpRepr {
         src_port: source.port(),
         dst_port: destination.port(),
@@ -28,7 +28,6 @@ fn syn(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
         max_seg_size: Some(1000),
         sack_permitted: false,
         sack_ranges: [None; 3],
-        timestamp: None,
         payload: &[],
     };
     let (from, to): (IpAddress, IpAddress) = (source.ip().into(), destination.ip().into());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ipsx_tunnel_core::packet::Unreachable;
-use smoltcp::socket::tcp::State;
+use smoltcp::tcp::State;
 
 use super::stream::{CAPACITY, ConnectError, Pipe, lock};
 use crate::{

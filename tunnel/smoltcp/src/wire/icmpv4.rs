@@ -1,10 +1,7 @@
 use byteorder::{ByteOrder, NetworkEndian};
-use core::{cmp, fmt};
 
+use super::checksum;
 use super::{Error, Result};
-use crate::phy::ChecksumCapabilities;
-use crate::wire::ip::checksum;
-use crate::wire::{Ipv4Packet, Ipv4Repr};
 
 enum_with_unknown! {
     /// Internet protocol control message type.
@@ -29,24 +26,6 @@ enum_with_unknown! {
         Timestamp      = 13,
         /// Timestamp reply
         TimestampReply = 14
-    }
-}
-
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match *self {
-            Message::EchoReply => write!(f, "echo reply"),
-            Message::DstUnreachable => write!(f, "destination unreachable"),
-            Message::Redirect => write!(f, "message redirect"),
-            Message::EchoRequest => write!(f, "echo request"),
-            Message::RouterAdvert => write!(f, "router advertisement"),
-            Message::RouterSolicit => write!(f, "router solicitation"),
-            Message::TimeExceeded => write!(f, "time exceeded"),
-            Message::ParamProblem => write!(f, "parameter problem"),
-            Message::Timestamp => write!(f, "timestamp"),
-            Message::TimestampReply => write!(f, "timestamp reply"),
-            Message::Unknown(id) => write!(f, "{id}"),
-        }
     }
 }
 
@@ -88,81 +67,8 @@ enum_with_unknown! {
     }
 }
 
-impl fmt::Display for DstUnreachable {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match *self {
-            DstUnreachable::NetUnreachable => write!(f, "destination network unreachable"),
-            DstUnreachable::HostUnreachable => write!(f, "destination host unreachable"),
-            DstUnreachable::ProtoUnreachable => write!(f, "destination protocol unreachable"),
-            DstUnreachable::PortUnreachable => write!(f, "destination port unreachable"),
-            DstUnreachable::FragRequired => write!(f, "fragmentation required, and DF flag set"),
-            DstUnreachable::SrcRouteFailed => write!(f, "source route failed"),
-            DstUnreachable::DstNetUnknown => write!(f, "destination network unknown"),
-            DstUnreachable::DstHostUnknown => write!(f, "destination host unknown"),
-            DstUnreachable::SrcHostIsolated => write!(f, "source host isolated"),
-            DstUnreachable::NetProhibited => write!(f, "network administratively prohibited"),
-            DstUnreachable::HostProhibited => write!(f, "host administratively prohibited"),
-            DstUnreachable::NetUnreachToS => write!(f, "network unreachable for ToS"),
-            DstUnreachable::HostUnreachToS => write!(f, "host unreachable for ToS"),
-            DstUnreachable::CommProhibited => {
-                write!(f, "communication administratively prohibited")
-            }
-            DstUnreachable::HostPrecedViol => write!(f, "host precedence violation"),
-            DstUnreachable::PrecedCutoff => write!(f, "precedence cutoff in effect"),
-            DstUnreachable::Unknown(id) => write!(f, "{id}"),
-        }
-    }
-}
-
-enum_with_unknown! {
-    /// Internet protocol control message subtype for type "Redirect Message".
-    pub enum Redirect(u8) {
-        /// Redirect Datagram for the Network
-        Net     = 0,
-        /// Redirect Datagram for the Host
-        Host    = 1,
-        /// Redirect Datagram for the ToS & network
-        NetToS  = 2,
-        /// Redirect Datagram for the ToS & host
-        HostToS = 3
-    }
-}
-
-enum_with_unknown! {
-    /// Internet protocol control message subtype for type "Time Exceeded".
-    pub enum TimeExceeded(u8) {
-        /// TTL expired in transit
-        TtlExpired  = 0,
-        /// Fragment reassembly time exceeded
-        FragExpired = 1
-    }
-}
-
-impl fmt::Display for TimeExceeded {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match *self {
-            TimeExceeded::TtlExpired => write!(f, "time-to-live exceeded in transit"),
-            TimeExceeded::FragExpired => write!(f, "fragment reassembly time exceeded"),
-            TimeExceeded::Unknown(id) => write!(f, "{id}"),
-        }
-    }
-}
-
-enum_with_unknown! {
-    /// Internet protocol control message subtype for type "Parameter Problem".
-    pub enum ParamProblem(u8) {
-        /// Pointer indicates the error
-        AtPointer     = 0,
-        /// Missing a required option
-        MissingOption = 1,
-        /// Bad length
-        BadLength     = 2
-    }
-}
-
 /// A read/write wrapper around an Internet Control Message Protocol version 4 packet buffer.
 #[derive(Debug, PartialEq, Eq, Clone)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Packet<T: AsRef<[u8]>> {
     buffer: T,
 }
@@ -271,14 +177,7 @@ impl<T: AsRef<[u8]>> Packet<T> {
     }
 
     /// Validate the header checksum.
-    ///
-    /// # Fuzzing
-    /// This function always returns `true` when fuzzing.
     pub fn verify_checksum(&self) -> bool {
-        if cfg!(fuzzing) {
-            return true;
-        }
-
         let data = self.buffer.as_ref();
         checksum::data(data) == !0
     }
@@ -362,279 +261,6 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Packet<T> {
     }
 }
 
-/// A high-level representation of an Internet Control Message Protocol version 4 packet header.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-#[cfg_attr(feature = "defmt", derive(defmt::Format))]
-#[non_exhaustive]
-pub enum Repr<'a> {
-    EchoRequest {
-        ident: u16,
-        seq_no: u16,
-        data: &'a [u8],
-    },
-    EchoReply {
-        ident: u16,
-        seq_no: u16,
-        data: &'a [u8],
-    },
-    DstUnreachable {
-        reason: DstUnreachable,
-        header: Ipv4Repr,
-        data: &'a [u8],
-    },
-    TimeExceeded {
-        reason: TimeExceeded,
-        header: Ipv4Repr,
-        data: &'a [u8],
-    },
-}
-
-impl<'a> Repr<'a> {
-    /// Parse an Internet Control Message Protocol version 4 packet and return
-    /// a high-level representation.
-    pub fn parse<T>(
-        packet: &Packet<&'a T>,
-        checksum_caps: &ChecksumCapabilities,
-    ) -> Result<Repr<'a>>
-    where
-        T: AsRef<[u8]> + ?Sized,
-    {
-        packet.check_len()?;
-
-        // Valid checksum is expected.
-        if checksum_caps.icmpv4.rx() && !packet.verify_checksum() {
-            return Err(Error);
-        }
-
-        match (packet.msg_type(), packet.msg_code()) {
-            (Message::EchoRequest, 0) => Ok(Repr::EchoRequest {
-                ident: packet.echo_ident(),
-                seq_no: packet.echo_seq_no(),
-                data: packet.data(),
-            }),
-
-            (Message::EchoReply, 0) => Ok(Repr::EchoReply {
-                ident: packet.echo_ident(),
-                seq_no: packet.echo_seq_no(),
-                data: packet.data(),
-            }),
-
-            (Message::DstUnreachable, code) => {
-                let ip_packet = Ipv4Packet::new_checked(packet.data())?;
-
-                let payload = &packet.data()[ip_packet.header_len() as usize..];
-                // RFC 792 requires exactly eight bytes to be returned.
-                // We allow more, since there isn't a reason not to, but require at least eight.
-                if payload.len() < 8 {
-                    return Err(Error);
-                }
-
-                Ok(Repr::DstUnreachable {
-                    reason: DstUnreachable::from(code),
-                    header: Ipv4Repr {
-                        src_addr: ip_packet.src_addr(),
-                        dst_addr: ip_packet.dst_addr(),
-                        next_header: ip_packet.next_header(),
-                        payload_len: payload.len(),
-                        hop_limit: ip_packet.hop_limit(),
-                    },
-                    data: payload,
-                })
-            }
-
-            (Message::TimeExceeded, code) => {
-                let ip_packet = Ipv4Packet::new_checked(packet.data())?;
-
-                let payload = &packet.data()[ip_packet.header_len() as usize..];
-                // RFC 792 requires exactly eight bytes to be returned.
-                // We allow more, since there isn't a reason not to, but require at least eight.
-                if payload.len() < 8 {
-                    return Err(Error);
-                }
-
-                Ok(Repr::TimeExceeded {
-                    reason: TimeExceeded::from(code),
-                    header: Ipv4Repr {
-                        src_addr: ip_packet.src_addr(),
-                        dst_addr: ip_packet.dst_addr(),
-                        next_header: ip_packet.next_header(),
-                        payload_len: payload.len(),
-                        hop_limit: ip_packet.hop_limit(),
-                    },
-                    data: payload,
-                })
-            }
-
-            _ => Err(Error),
-        }
-    }
-
-    /// Return the length of a packet that will be emitted from this high-level representation.
-    pub const fn buffer_len(&self) -> usize {
-        match self {
-            &Repr::EchoRequest { data, .. } | &Repr::EchoReply { data, .. } => {
-                field::ECHO_SEQNO.end + data.len()
-            }
-            &Repr::DstUnreachable { header, data, .. }
-            | &Repr::TimeExceeded { header, data, .. } => {
-                field::UNUSED.end + header.buffer_len() + data.len()
-            }
-        }
-    }
-
-    /// Emit a high-level representation into an Internet Control Message Protocol version 4
-    /// packet.
-    pub fn emit<T>(&self, packet: &mut Packet<&mut T>, checksum_caps: &ChecksumCapabilities)
-    where
-        T: AsRef<[u8]> + AsMut<[u8]> + ?Sized,
-    {
-        packet.set_msg_code(0);
-        match *self {
-            Repr::EchoRequest {
-                ident,
-                seq_no,
-                data,
-            } => {
-                packet.set_msg_type(Message::EchoRequest);
-                packet.set_msg_code(0);
-                packet.set_echo_ident(ident);
-                packet.set_echo_seq_no(seq_no);
-                let data_len = cmp::min(packet.data_mut().len(), data.len());
-                packet.data_mut()[..data_len].copy_from_slice(&data[..data_len])
-            }
-
-            Repr::EchoReply {
-                ident,
-                seq_no,
-                data,
-            } => {
-                packet.set_msg_type(Message::EchoReply);
-                packet.set_msg_code(0);
-                packet.set_echo_ident(ident);
-                packet.set_echo_seq_no(seq_no);
-                let data_len = cmp::min(packet.data_mut().len(), data.len());
-                packet.data_mut()[..data_len].copy_from_slice(&data[..data_len])
-            }
-
-            Repr::DstUnreachable {
-                reason,
-                header,
-                data,
-            } => {
-                packet.set_msg_type(Message::DstUnreachable);
-                packet.set_msg_code(reason.into());
-
-                let mut ip_packet = Ipv4Packet::new_unchecked(packet.data_mut());
-                header.emit(&mut ip_packet, checksum_caps);
-                let payload = &mut ip_packet.into_inner()[header.buffer_len()..];
-                payload.copy_from_slice(data)
-            }
-
-            Repr::TimeExceeded {
-                reason,
-                header,
-                data,
-            } => {
-                packet.set_msg_type(Message::TimeExceeded);
-                packet.set_msg_code(reason.into());
-
-                let mut ip_packet = Ipv4Packet::new_unchecked(packet.data_mut());
-                header.emit(&mut ip_packet, checksum_caps);
-                let payload = &mut ip_packet.into_inner()[header.buffer_len()..];
-                payload.copy_from_slice(data)
-            }
-        }
-
-        if checksum_caps.icmpv4.tx() {
-            packet.fill_checksum()
-        } else {
-            // make sure we get a consistently zeroed checksum,
-            // since implementations might rely on it
-            packet.set_checksum(0);
-        }
-    }
-}
-
-impl<T: AsRef<[u8]> + ?Sized> fmt::Display for Packet<&T> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match Repr::parse(self, &ChecksumCapabilities::default()) {
-            Ok(repr) => write!(f, "{repr}"),
-            Err(err) => {
-                write!(f, "ICMPv4 ({err})")?;
-                write!(f, " type={:?}", self.msg_type())?;
-                match self.msg_type() {
-                    Message::DstUnreachable => {
-                        write!(f, " code={:?}", DstUnreachable::from(self.msg_code()))
-                    }
-                    Message::TimeExceeded => {
-                        write!(f, " code={:?}", TimeExceeded::from(self.msg_code()))
-                    }
-                    _ => write!(f, " code={}", self.msg_code()),
-                }
-            }
-        }
-    }
-}
-
-impl<'a> fmt::Display for Repr<'a> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match *self {
-            Repr::EchoRequest {
-                ident,
-                seq_no,
-                data,
-            } => write!(
-                f,
-                "ICMPv4 echo request id={} seq={} len={}",
-                ident,
-                seq_no,
-                data.len()
-            ),
-            Repr::EchoReply {
-                ident,
-                seq_no,
-                data,
-            } => write!(
-                f,
-                "ICMPv4 echo reply id={} seq={} len={}",
-                ident,
-                seq_no,
-                data.len()
-            ),
-            Repr::DstUnreachable { reason, .. } => {
-                write!(f, "ICMPv4 destination unreachable ({reason})")
-            }
-            Repr::TimeExceeded { reason, .. } => {
-                write!(f, "ICMPv4 time exceeded ({reason})")
-            }
-        }
-    }
-}
-
-use crate::wire::pretty_print::{PrettyIndent, PrettyPrint};
-
-impl<T: AsRef<[u8]>> PrettyPrint for Packet<T> {
-    fn pretty_print(
-        buffer: &dyn AsRef<[u8]>,
-        f: &mut fmt::Formatter,
-        indent: &mut PrettyIndent,
-    ) -> fmt::Result {
-        let packet = match Packet::new_checked(buffer) {
-            Err(err) => return write!(f, "{indent}({err})"),
-            Ok(packet) => packet,
-        };
-        write!(f, "{indent}{packet}")?;
-
-        match packet.msg_type() {
-            Message::DstUnreachable | Message::TimeExceeded => {
-                indent.increase(f)?;
-                super::Ipv4Packet::<&[u8]>::pretty_print(&packet.data(), f, indent)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
@@ -667,30 +293,6 @@ mod test {
         packet.set_echo_seq_no(0xabcd);
         packet.data_mut().copy_from_slice(&ECHO_DATA_BYTES[..]);
         packet.fill_checksum();
-        assert_eq!(&packet.into_inner()[..], &ECHO_PACKET_BYTES[..]);
-    }
-
-    fn echo_packet_repr() -> Repr<'static> {
-        Repr::EchoRequest {
-            ident: 0x1234,
-            seq_no: 0xabcd,
-            data: &ECHO_DATA_BYTES,
-        }
-    }
-
-    #[test]
-    fn test_echo_parse() {
-        let packet = Packet::new_unchecked(&ECHO_PACKET_BYTES[..]);
-        let repr = Repr::parse(&packet, &ChecksumCapabilities::default()).unwrap();
-        assert_eq!(repr, echo_packet_repr());
-    }
-
-    #[test]
-    fn test_echo_emit() {
-        let repr = echo_packet_repr();
-        let mut bytes = vec![0xa5; repr.buffer_len()];
-        let mut packet = Packet::new_unchecked(&mut bytes);
-        repr.emit(&mut packet, &ChecksumCapabilities::default());
         assert_eq!(&packet.into_inner()[..], &ECHO_PACKET_BYTES[..]);
     }
 

@@ -1,9 +1,7 @@
 use byteorder::{ByteOrder, NetworkEndian};
-use core::fmt;
 
+use super::checksum;
 use super::{Error, Result};
-use crate::phy::ChecksumCapabilities;
-use crate::wire::ip::checksum;
 use crate::wire::{IpAddress, IpProtocol};
 
 /// A read/write wrapper around an User Datagram Protocol packet buffer.
@@ -101,36 +99,12 @@ impl<T: AsRef<[u8]>> Packet<T> {
         NetworkEndian::read_u16(&data[field::CHECKSUM])
     }
 
-    /// Validate the partial packet checksum.
-    ///
-    /// # Panics
-    /// This function panics unless `src_addr` and `dst_addr` belong to the same family,
-    /// and that family is IPv4 or IPv6.
-    ///
-    /// # Fuzzing
-    /// This function always returns `true` when fuzzing.
-    pub fn verify_partial_checksum(&self, src_addr: &IpAddress, dst_addr: &IpAddress) -> bool {
-        if cfg!(fuzzing) {
-            return true;
-        }
-
-        checksum::pseudo_header(src_addr, dst_addr, IpProtocol::Udp, self.len() as u32)
-            == self.checksum()
-    }
-
     /// Validate the packet checksum.
     ///
     /// # Panics
     /// This function panics unless `src_addr` and `dst_addr` belong to the same family,
     /// and that family is IPv4 or IPv6.
-    ///
-    /// # Fuzzing
-    /// This function always returns `true` when fuzzing.
     pub fn verify_checksum(&self, src_addr: &IpAddress, dst_addr: &IpAddress) -> bool {
-        if cfg!(fuzzing) {
-            return true;
-        }
-
         // From the RFC:
         // > An all zero transmitted checksum value means that the transmitter
         // > generated no checksum (for debugging or for higher level protocols
@@ -222,174 +196,21 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Packet<T> {
     }
 }
 
-/// A high-level representation of an User Datagram Protocol packet.
-#[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub struct Repr {
-    pub src_port: u16,
-    pub dst_port: u16,
-}
-
-impl Repr {
-    /// Parse an User Datagram Protocol packet and return a high-level representation.
-    pub fn parse<T>(
-        packet: &Packet<&T>,
-        src_addr: &IpAddress,
-        dst_addr: &IpAddress,
-        checksum_caps: &ChecksumCapabilities,
-    ) -> Result<Repr>
-    where
-        T: AsRef<[u8]> + ?Sized,
-    {
-        packet.check_len()?;
-
-        // Destination port cannot be omitted (but source port can be).
-        if packet.dst_port() == 0 {
-            return Err(Error);
-        }
-        // Valid checksum is expected...
-        if checksum_caps.udp.rx() && !packet.verify_checksum(src_addr, dst_addr) {
-            match (src_addr, dst_addr) {
-                // ... except on UDP-over-IPv4, where it can be omitted.
-                #[cfg(feature = "proto-ipv4")]
-                (&IpAddress::Ipv4(_), &IpAddress::Ipv4(_)) if packet.checksum() == 0 => (),
-                _ => return Err(Error),
-            }
-        }
-
-        Ok(Repr {
-            src_port: packet.src_port(),
-            dst_port: packet.dst_port(),
-        })
-    }
-
-    /// Return the length of the packet header that will be emitted from this high-level representation.
-    pub const fn header_len(&self) -> usize {
-        HEADER_LEN
-    }
-
-    /// Emit a high-level representation into an User Datagram Protocol packet.
-    ///
-    /// This never calculates the checksum, and is intended for internal-use only,
-    /// not for packets that are going to be actually sent over the network. For
-    /// example, when decompressing 6lowpan.
-    pub(crate) fn emit_header<T>(&self, packet: &mut Packet<&mut T>, payload_len: usize)
-    where
-        T: AsRef<[u8]> + AsMut<[u8]> + ?Sized,
-    {
-        packet.set_src_port(self.src_port);
-        packet.set_dst_port(self.dst_port);
-        packet.set_len((HEADER_LEN + payload_len) as u16);
-        packet.set_checksum(0);
-    }
-
-    /// Emit a high-level representation into an User Datagram Protocol packet.
-    pub fn emit<T>(
-        &self,
-        packet: &mut Packet<&mut T>,
-        src_addr: &IpAddress,
-        dst_addr: &IpAddress,
-        payload_len: usize,
-        emit_payload: impl FnOnce(&mut [u8]),
-        checksum_caps: &ChecksumCapabilities,
-    ) where
-        T: AsRef<[u8]> + AsMut<[u8]> + ?Sized,
-    {
-        packet.set_src_port(self.src_port);
-        packet.set_dst_port(self.dst_port);
-        packet.set_len((HEADER_LEN + payload_len) as u16);
-        emit_payload(packet.payload_mut());
-
-        if checksum_caps.udp.tx() {
-            packet.fill_checksum(src_addr, dst_addr)
-        } else {
-            // make sure we get a consistently zeroed checksum,
-            // since implementations might rely on it
-            packet.set_checksum(0);
-        }
-    }
-}
-
-impl<T: AsRef<[u8]> + ?Sized> fmt::Display for Packet<&T> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        // Cannot use Repr::parse because we don't have the IP addresses.
-        write!(
-            f,
-            "UDP src={} dst={} len={}",
-            self.src_port(),
-            self.dst_port(),
-            self.payload().len()
-        )
-    }
-}
-
-#[cfg(feature = "defmt")]
-impl<'a, T: AsRef<[u8]> + ?Sized> defmt::Format for Packet<&'a T> {
-    fn format(&self, fmt: defmt::Formatter) {
-        // Cannot use Repr::parse because we don't have the IP addresses.
-        defmt::write!(
-            fmt,
-            "UDP src={} dst={} len={}",
-            self.src_port(),
-            self.dst_port(),
-            self.payload().len()
-        );
-    }
-}
-
-impl fmt::Display for Repr {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "UDP src={} dst={}", self.src_port, self.dst_port)
-    }
-}
-
-#[cfg(feature = "defmt")]
-impl defmt::Format for Repr {
-    fn format(&self, fmt: defmt::Formatter) {
-        defmt::write!(fmt, "UDP src={} dst={}", self.src_port, self.dst_port);
-    }
-}
-
-use crate::wire::pretty_print::{PrettyIndent, PrettyPrint};
-
-impl<T: AsRef<[u8]>> PrettyPrint for Packet<T> {
-    fn pretty_print(
-        buffer: &dyn AsRef<[u8]>,
-        f: &mut fmt::Formatter,
-        indent: &mut PrettyIndent,
-    ) -> fmt::Result {
-        match Packet::new_checked(buffer) {
-            Err(err) => write!(f, "{indent}({err})"),
-            Ok(packet) => write!(f, "{indent}{packet}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod test {
     use super::*;
-    #[cfg(feature = "proto-ipv4")]
     use crate::wire::Ipv4Address;
 
-    #[cfg(feature = "proto-ipv4")]
     const SRC_ADDR: Ipv4Address = Ipv4Address::new(192, 168, 1, 1);
-    #[cfg(feature = "proto-ipv4")]
     const DST_ADDR: Ipv4Address = Ipv4Address::new(192, 168, 1, 2);
 
-    #[cfg(feature = "proto-ipv4")]
     static PACKET_BYTES: [u8; 12] = [
         0xbf, 0x00, 0x00, 0x35, 0x00, 0x0c, 0x12, 0x4d, 0xaa, 0x00, 0x00, 0xff,
     ];
 
-    #[cfg(feature = "proto-ipv4")]
-    static NO_CHECKSUM_PACKET: [u8; 12] = [
-        0xbf, 0x00, 0x00, 0x35, 0x00, 0x0c, 0x00, 0x00, 0xaa, 0x00, 0x00, 0xff,
-    ];
-
-    #[cfg(feature = "proto-ipv4")]
     static PAYLOAD_BYTES: [u8; 4] = [0xaa, 0x00, 0x00, 0xff];
 
     #[test]
-    #[cfg(feature = "proto-ipv4")]
     fn test_deconstruct() {
         let packet = Packet::new_unchecked(&PACKET_BYTES[..]);
         assert_eq!(packet.src_port(), 48896);
@@ -401,7 +222,6 @@ mod test {
     }
 
     #[test]
-    #[cfg(feature = "proto-ipv4")]
     fn test_construct() {
         let mut bytes = vec![0xa5; 12];
         let mut packet = Packet::new_unchecked(&mut bytes);
@@ -423,7 +243,6 @@ mod test {
     }
 
     #[test]
-    #[cfg(feature = "proto-ipv4")]
     fn test_zero_checksum() {
         let mut bytes = vec![0; 8];
         let mut packet = Packet::new_unchecked(&mut bytes);
@@ -435,7 +254,6 @@ mod test {
     }
 
     #[test]
-    #[cfg(feature = "proto-ipv4")]
     fn test_no_checksum() {
         let mut bytes = vec![0; 8];
         let mut packet = Packet::new_unchecked(&mut bytes);
@@ -444,58 +262,5 @@ mod test {
         packet.set_len(8);
         packet.set_checksum(0);
         assert!(packet.verify_checksum(&SRC_ADDR.into(), &DST_ADDR.into()));
-    }
-
-    #[cfg(feature = "proto-ipv4")]
-    fn packet_repr() -> Repr {
-        Repr {
-            src_port: 48896,
-            dst_port: 53,
-        }
-    }
-
-    #[test]
-    #[cfg(feature = "proto-ipv4")]
-    fn test_parse() {
-        let packet = Packet::new_unchecked(&PACKET_BYTES[..]);
-        let repr = Repr::parse(
-            &packet,
-            &SRC_ADDR.into(),
-            &DST_ADDR.into(),
-            &ChecksumCapabilities::default(),
-        )
-        .unwrap();
-        assert_eq!(repr, packet_repr());
-    }
-
-    #[test]
-    #[cfg(feature = "proto-ipv4")]
-    fn test_emit() {
-        let repr = packet_repr();
-        let mut bytes = vec![0xa5; repr.header_len() + PAYLOAD_BYTES.len()];
-        let mut packet = Packet::new_unchecked(&mut bytes);
-        repr.emit(
-            &mut packet,
-            &SRC_ADDR.into(),
-            &DST_ADDR.into(),
-            PAYLOAD_BYTES.len(),
-            |payload| payload.copy_from_slice(&PAYLOAD_BYTES),
-            &ChecksumCapabilities::default(),
-        );
-        assert_eq!(&*packet.into_inner(), &PACKET_BYTES[..]);
-    }
-
-    #[test]
-    #[cfg(feature = "proto-ipv4")]
-    fn test_checksum_omitted() {
-        let packet = Packet::new_unchecked(&NO_CHECKSUM_PACKET[..]);
-        let repr = Repr::parse(
-            &packet,
-            &SRC_ADDR.into(),
-            &DST_ADDR.into(),
-            &ChecksumCapabilities::default(),
-        )
-        .unwrap();
-        assert_eq!(repr, packet_repr());
     }
 }
