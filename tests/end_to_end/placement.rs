@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use ipsx_broker::placement::Placer;
+use ipsx_broker::placement::{Databases, Placer};
 
 #[test]
 fn well_known_addresses_land_in_their_countries() {
@@ -13,7 +13,12 @@ fn well_known_addresses_land_in_their_countries() {
         .parent()
         .unwrap()
         .join(package);
-    let placer = Placer::open(Some(&file.join("geo-whois-asn-country.mmdb")), None).unwrap();
+    let country = file.join("geo-whois-asn-country.mmdb");
+    let files = Databases {
+        country: Some(&country),
+        ..Databases::default()
+    };
+    let placer = Placer::open(&files).unwrap();
     // Addresses that universities and registries have held for decades.
     let known = [
         ("18.7.22.83", "US"),                // Massachusetts Institute of Technology
@@ -38,6 +43,6 @@ fn well_known_addresses_land_in_their_countries() {
 
 #[test]
 fn an_address_that_no_database_knows_has_no_country() {
-    let placer = Placer::open(None, None).unwrap();
+    let placer = Placer::open(&Databases::default()).unwrap();
     assert_eq!(placer.place("127.0.0.1".parse().unwrap()).country, None);
 }

@@ -28,6 +28,7 @@ pub(crate) async fn run(
     let heading = [
         "address",
         "cc",
+        "city",
         "asn",
         "per second",
         "per GiB",
@@ -38,7 +39,7 @@ pub(crate) async fn run(
         "protocols",
     ];
     let rows: Vec<Vec<String>> = offers.iter().map(row).collect();
-    output.table(&heading, &rows, &[3, 4, 6, 7]);
+    output.table(&heading, &rows, &[4, 5, 7, 8]);
     Ok(())
 }
 
@@ -56,6 +57,7 @@ fn query(args: &SearchArgs) -> OfferQuery {
                 .map_or(any.max_prices.per_gib, PricePerGib),
         },
         seconds: args.duration,
+        expected_bytes: price.expected_traffic,
         ..any
     }
 }
@@ -68,6 +70,7 @@ fn row(offer: &OfferView) -> Vec<String> {
     vec![
         offer.placement.address.to_string(),
         or_dash(offer.placement.country.map(|country| country.to_string())),
+        or_dash(offer.placement.city.as_ref().map(ToString::to_string)),
         or_dash(offer.placement.asn.map(|asn| format!("AS{asn}"))),
         amount::format(offer.prices.per_second.0),
         amount::format(offer.prices.per_gib.0),

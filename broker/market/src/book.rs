@@ -1,25 +1,28 @@
 //! The offer book: offers in order of price, and how much of each is free.
 //!
-//! Cheapest means the lowest price per second, then per GiB, then the oldest. Capacity belongs to a [`Slot`], one
+//! Best means the cheapest for the lease that is asked for, then the lowest price per second, then per GiB, the best
+//! reputation, the shortest round trip, the oldest. Capacity belongs to a [`Slot`], one
 //! provider's set of prefixes, and not to one offer: a lease taken from an offer counts against the offer that replaces
 //! it, and against the same one when its agent comes back. A hold is counted until it is released, exactly once.
 
+mod addresses;
 mod find;
 mod index;
+mod refusal;
 mod row;
+mod shared;
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
 
-use hashbrown::HashTable;
 use ipnet::IpNet;
-use ipsx_metering::{Address, OfferId, Prices, UnixSeconds};
+use ipsx_metering::{Address, OfferId, UnixSeconds};
 
-use crate::matching::{Condition, Wanted};
+use crate::matching::Wanted;
 use crate::offer::{Offer, Placement};
 use crate::request::Filter;
 use find::{Effort, Search};
 use index::Index;
+pub use refusal::{NoMatch, PlaceError};
 use row::{Held, Rank, Row, RowId, Rows};
 
 /// Bounds of a book; a walk through it looks at each offer once at most.
@@ -71,72 +74,20 @@ impl Slot {
         prefixes.dedup();
         Self { provider, prefixes }
     }
+
+    /// Whether these are its prefixes.
+    fn covers(&self, prefixes: &[IpNet]) -> bool {
+        match (self.prefixes.as_slice(), prefixes) {
+            ([], others) => others.is_empty(),
+            ([own], [other]) => *own == other.trunc(),
+            _ => *self == Self::new(self.provider, prefixes),
+        }
+    }
 }
 
 /// Names one lease's share of a slot; chosen by the caller, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HoldId(pub u64);
-
-/// An offer did not get into the book.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlaceError {
-    /// An offer for the same prefixes has a nonce at least as high.
-    #[error(
-        "an offer of the same prefixes with nonce {0} is in the book; use a higher one to replace it"
-    )]
-    Stale(u64),
-    /// The provider has its share.
-    #[error("a provider may have {0} offers here; withdraw one, or offer a larger prefix")]
-    TooManyOffers(usize),
-    /// The book is full.
-    #[error("this network's book is full with {0} offers; try again later")]
-    BookFull(usize),
-}
-
-/// Why nothing was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoMatch {
-    /// No offer passes the filter.
-    #[error("{}", no_filter_match(*.nearest))]
-    NoFilterMatch {
-        /// What the offer that came nearest fails by; `None` when there is no offer at all.
-        nearest: Option<Condition>,
-    },
-    /// Offers pass the filter, but those that are free cost more.
-    #[error(
-        "every offer that passes the filter costs more than allowed; the cheapest asks {} a second and {} a GiB: raise the limits to these",
-        cheapest.per_second, cheapest.per_gib
-    )]
-    PriceTooLow {
-        /// The cheapest that is free.
-        cheapest: Prices,
-    },
-    /// Offers pass, and none is free.
-    #[error("{}", sold_out(*.dearer))]
-    SoldOut {
-        /// The cheapest that is free among those that cost more than allowed.
-        dearer: Option<Prices>,
-    },
-}
-
-fn no_filter_match(nearest: Option<Condition>) -> String {
-    match nearest {
-        None => "nothing is offered right now; try again later, or on another network".into(),
-        Some(condition) => format!(
-            "no offer passes the filter; the one that comes nearest fails by {condition}: loosen that, or try again later"
-        ),
-    }
-}
-
-fn sold_out(dearer: Option<Prices>) -> String {
-    match dearer {
-        None => "every offer that passes the filter is sold out; try again in a while".into(),
-        Some(prices) => format!(
-            "every offer within the price limits is sold out; one is free at {} a second and {} a GiB, or try again in a while",
-            prices.per_second, prices.per_gib
-        ),
-    }
-}
 
 #[derive(Clone, Debug)]
 struct Hold {
@@ -152,9 +103,6 @@ pub struct OfferBook {
     sequence: u64,
     rows: Rows,
     index: Index,
-    hasher: RandomState,
-    by_id: HashTable<RowId>,
-    by_slot: HashTable<RowId>,
     by_expiry: BTreeSet<(UnixSeconds, RowId)>,
     /// Rows with a free lease, in order.
     open: BTreeSet<Rank>,
@@ -177,40 +125,53 @@ impl OfferBook {
 
     /// Puts an offer in, and takes out the one of the same slot that it replaces, whose id is returned.
     ///
-    /// The caller has checked signature, bounds and placement. An offer that is in already stays as it is, with its age.
+    /// The caller has checked signature, bounds and placement. An offer that is in already keeps its age,
+    /// wherever it is placed now.
     pub fn place(
         &mut self,
         offer: Offer,
         placement: Placement,
     ) -> Result<Option<OfferId>, PlaceError> {
         let (id, slot) = (offer.id(), Slot::of(&offer));
-        let replaced = self.row_of_slot(&slot);
-        match replaced.and_then(|at| self.rows.get(at)) {
-            Some(old) if old.id == id && old.placement == placement => return Ok(None),
-            Some(old) if old.id != id && old.nonce >= offer.nonce => {
-                return Err(PlaceError::Stale(old.nonce));
+        let there = self.rows.of_slot(&slot);
+        let mut sequence = self.sequence + 1;
+        match there.and_then(|at| self.rows.get(at)) {
+            Some(same) if same.id == id => {
+                if self.rows.listing(same).placement == placement {
+                    return Ok(None);
+                }
+                sequence = same.sequence;
             }
+            Some(old) if old.nonce >= offer.nonce => return Err(PlaceError::Stale(old.nonce)),
             Some(_) => {}
             None => self.check_room(offer.provider)?,
         }
-        let replaced = replaced.and_then(|old| self.remove(old));
-        self.insert(id, &slot, offer, placement);
+        let replaced = there.and_then(|old| self.remove(old));
+        self.sequence = self.sequence.max(sequence);
+        let listing = Listing {
+            id,
+            offer,
+            placement,
+        };
+        self.insert(&slot, listing, sequence);
         Ok(replaced.filter(|old| *old != id))
     }
 
     /// Takes an offer of this provider out; its leases go on.
     pub fn withdraw(&mut self, provider: Address, id: OfferId) -> bool {
-        let at = self.row_of_id(id);
+        let at = self.rows.of_id(id);
         let own = |at: &RowId| {
-            let row = self.rows.get(*at);
-            row.is_some_and(|row| self.rows.provider(row) == provider)
+            self.rows
+                .get(*at)
+                .is_some_and(|row| row.provider == provider)
         };
         at.filter(own).and_then(|at| self.remove(at)).is_some()
     }
 
     /// Takes all offers of a provider out; their leases go on.
     pub fn withdraw_all(&mut self, provider: Address) -> Vec<OfferId> {
-        let rows = self.rows.of_provider(provider);
+        let mut rows: Vec<_> = self.rows.of_provider(provider).collect();
+        rows.sort_unstable();
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
@@ -288,7 +249,7 @@ impl OfferBook {
 
     /// An offer in the book.
     pub fn get(&self, id: OfferId) -> Option<Listing> {
-        let row = self.rows.get(self.row_of_id(id)?)?;
+        let row = self.rows.get(self.rows.of_id(id)?)?;
         Some(self.rows.listing(row))
     }
 
@@ -320,7 +281,7 @@ impl OfferBook {
     ) -> Result<&Row, NoMatch> {
         let excluded: Vec<_> = excluded
             .iter()
-            .filter_map(|id| self.row_of_id(*id))
+            .filter_map(|id| self.rows.of_id(*id))
             .collect();
         let best = self.look_for(wanted, now, &excluded).best()?;
         self.rows
@@ -330,7 +291,7 @@ impl OfferBook {
 
     fn look_for<'b>(
         &'b self,
-        wanted: &'b Wanted<'b>,
+        wanted: &Wanted<'b>,
         now: UnixSeconds,
         excluded: &'b [RowId],
     ) -> Search<'b> {
@@ -339,15 +300,14 @@ impl OfferBook {
             index: &self.index,
             open: &self.open,
             sold_out: &self.sold_out,
-            wanted,
-            now,
+            conditions: wanted.conditions(now),
             excluded,
             effort: self.effort,
         }
     }
 
     fn check_room(&self, provider: Address) -> Result<(), PlaceError> {
-        if self.rows.of_provider(provider).len() >= self.limits.offers_per_provider {
+        if self.rows.of_provider(provider).count() >= self.limits.offers_per_provider {
             return Err(PlaceError::TooManyOffers(self.limits.offers_per_provider));
         }
         if self.rows.len() >= self.limits.offers {
@@ -356,48 +316,21 @@ impl OfferBook {
         Ok(())
     }
 
-    fn insert(&mut self, id: OfferId, slot: &Slot, offer: Offer, placement: Placement) {
-        self.sequence += 1;
+    fn insert(&mut self, slot: &Slot, listing: Listing, sequence: u64) {
         let held = self.held.get(slot).copied().unwrap_or_default();
-        let at = self.rows.insert(id, offer, placement, self.sequence, held);
-        let Some(row) = self.rows.get(at) else {
-            return;
-        };
-        self.index.insert(at, row);
-        self.by_expiry.insert((row.expires_at, at));
-        let Self {
-            rows,
-            hasher,
-            by_id: ids,
-            by_slot: slots,
-            ..
-        } = self;
-        let by_id = |at: &RowId| rows.get(*at).map_or(0, |row| hasher.hash_one(row.id));
-        ids.insert_unique(hasher.hash_one(id), at, by_id);
-        let by_slot = |at: &RowId| {
-            rows.get(*at)
-                .map_or(0, |row| hasher.hash_one(slot_of(rows, row)))
-        };
-        slots.insert_unique(hasher.hash_one(slot), at, by_slot);
+        let expires_at = listing.offer.expires_at;
+        let at = self.rows.insert(listing, sequence, held);
+        self.index.insert(at, &self.rows);
+        self.by_expiry.insert((expires_at, at));
         self.line_up(at);
     }
 
     fn remove(&mut self, at: RowId) -> Option<OfferId> {
         self.leave_line(at);
-        let row = self.rows.get(at)?;
-        let slot = slot_of(&self.rows, row);
-        let same = |other: &RowId| *other == at;
-        for (table, hash) in [
-            (&mut self.by_id, self.hasher.hash_one(row.id)),
-            (&mut self.by_slot, self.hasher.hash_one(&slot)),
-        ] {
-            if let Ok(entry) = table.find_entry(hash, same) {
-                entry.remove();
-            }
-        }
+        self.index.remove(at, &self.rows);
+        let row = self.rows.remove(at)?;
         self.by_expiry.remove(&(row.expires_at, at));
-        self.index.remove(at, row);
-        self.rows.remove(at).map(|row| row.id)
+        Some(row.id)
     }
 
     /// Puts a row where it belongs in the order of price.
@@ -427,19 +360,6 @@ impl OfferBook {
         line.remove(&row.rank(at));
     }
 
-    fn row_of_id(&self, id: OfferId) -> Option<RowId> {
-        let same = |at: &RowId| self.rows.get(*at).is_some_and(|row| row.id == id);
-        self.by_id.find(self.hasher.hash_one(id), same).copied()
-    }
-
-    fn row_of_slot(&self, slot: &Slot) -> Option<RowId> {
-        let same = |at: &RowId| {
-            let row = self.rows.get(*at);
-            row.is_some_and(|row| slot_of(&self.rows, row) == *slot)
-        };
-        self.by_slot.find(self.hasher.hash_one(slot), same).copied()
-    }
-
     fn hold_slot(&mut self, id: HoldId, slot: Slot, filter: &Filter) {
         let (mbit_up, mbit_down) = (filter.mbit_up, filter.mbit_down);
         let mut held = self.held.get(&slot).copied().unwrap_or_default();
@@ -460,7 +380,7 @@ impl OfferBook {
 
     /// Counts what is let of a slot, and tells the row that it has.
     fn set_held(&mut self, slot: Slot, held: Held) {
-        if let Some(at) = self.row_of_slot(&slot) {
+        if let Some(at) = self.rows.of_slot(&slot) {
             self.leave_line(at);
             if let Some(row) = self.rows.get_mut(at) {
                 row.held = held;
@@ -475,10 +395,5 @@ impl OfferBook {
     }
 }
 
-fn slot_of(rows: &Rows, row: &Row) -> Slot {
-    Slot::new(rows.provider(row), row.prefixes())
-}
-
 #[cfg(test)]
-#[path = "book_tests.rs"]
 mod tests;

@@ -3,11 +3,21 @@
 use ipsx_metering::{Address, Amount, Domain, NetworkId, Signed, UnixSeconds, Usage, VerifyError};
 
 use crate::deal::ProviderTerms;
+use crate::geo::{Circle, FURTHEST_KM};
 use crate::offer::{LONGEST_LEASE, Offer, Placement, SHORTEST_LEASE};
-use crate::request::Request;
+use crate::place::{AddressType, MAX_REPUTATION};
+use crate::ports::is_canonical;
+use crate::request::{Filter, Request};
+use crate::services::ServiceName;
 
 /// Most prefixes of an offer, and most countries, systems or prefixes of a filter.
 pub const MAX_LIST: usize = 256;
+/// Most ranges of ports of an offer.
+pub const MAX_RANGES: usize = 64;
+/// Most services of an offer or a filter.
+pub const MAX_SERVICES: usize = 16;
+/// Most circles of a filter.
+pub const MAX_CIRCLES: usize = 16;
 /// Most leases that one offer sells at the same time.
 pub const MAX_LEASES: u32 = 1_000_000;
 /// Longest validity of an offer, in seconds: 31 days.
@@ -175,6 +185,11 @@ fn check_terms_of_sale(offer: &Offer) -> Result<(), Unusable> {
             format!("from 1 to {MAX_LEASES}"),
         ));
     }
+    if offer.ports.len() > MAX_RANGES || !is_canonical(&offer.ports) {
+        let allowed = format!("at most {MAX_RANGES} ranges, in order and apart from each other");
+        return Err(field("ports", format!("{:?}", offer.ports), allowed));
+    }
+    check_services("services", &offer.services)?;
     let (min, max) = (offer.min_seconds, offer.max_seconds);
     if min < SHORTEST_LEASE || max > LONGEST_LEASE || min > max {
         let allowed = format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}, the shortest first");
@@ -233,18 +248,55 @@ fn check_wish(request: &Request) -> Result<(), Unusable> {
             "a WireGuard public key",
         ));
     }
-    let filter = &request.filter;
-    let longest = filter
-        .countries
-        .len()
-        .max(filter.asns.len())
-        .max(filter.prefixes.len());
-    if longest > MAX_LIST {
+    check_filter(&request.filter)
+}
+
+/// What is asked of an offer.
+fn check_filter(filter: &Filter) -> Result<(), Unusable> {
+    let lists = [
+        ("filter.countries", filter.countries.len(), MAX_LIST),
+        ("filter.regions", filter.regions.len(), MAX_LIST),
+        ("filter.cities", filter.cities.len(), MAX_LIST),
+        ("filter.circles", filter.circles.len(), MAX_CIRCLES),
+        ("filter.asns", filter.asns.len(), MAX_LIST),
+        ("filter.prefixes", filter.prefixes.len(), MAX_LIST),
+        ("filter.ports", filter.ports.len(), MAX_LIST),
+        (
+            "filter.address_types",
+            filter.address_types.len(),
+            AddressType::ALL.len(),
+        ),
+    ];
+    for (name, entries, most) in lists {
+        if entries > most {
+            let value = format!("a list of {entries}");
+            return Err(field(name, value, format!("at most {most} entries")));
+        }
+    }
+    let possible = |c: &Circle| c.center.is_valid() && (1..=FURTHEST_KM).contains(&c.km);
+    if let Some(circle) = filter.circles.iter().find(|circle| !possible(circle)) {
+        let allowed = format!("points of the earth, with 1 to {FURTHEST_KM} km around them");
+        return Err(field("filter.circles", circle, allowed));
+    }
+    if filter.ports.contains(&0) {
+        return Err(field("filter.ports", 0, "ports from 1 to 65535"));
+    }
+    if filter.min_reputation > MAX_REPUTATION {
+        let allowed = format!("at most {MAX_REPUTATION}");
         return Err(field(
-            "filter",
-            format!("a list of {longest}"),
-            format!("lists of at most {MAX_LIST}"),
+            "filter.min_reputation",
+            filter.min_reputation,
+            allowed,
         ));
+    }
+    check_services("filter.services", &filter.services)
+}
+
+fn check_services(name: &'static str, services: &[ServiceName]) -> Result<(), Unusable> {
+    let twice = (1..services.len()).any(|at| services[..at].contains(&services[at]));
+    if services.len() > MAX_SERVICES || twice {
+        let allowed = format!("at most {MAX_SERVICES} names, each once");
+        return Err(field(name, format!("{services:?}"), allowed));
     }
     Ok(())
 }

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
 use crate::messages::{EndCause, EndReport, Ready};
-use crate::offer::{Capacity, Placement, Protocols, Tier};
+use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
 use crate::request::Request;
+use crate::services::ServiceName;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 /// `GET /v1/network`: what a client must know before it signs anything.
@@ -87,6 +88,11 @@ pub struct OfferView {
     pub protocols: Protocols,
     /// How much its exit lets through.
     pub tier: Tier,
+    /// TCP ports that it opens at every public address.
+    pub ports: Vec<PortRange>,
+    /// Services that a lease comes with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceName>,
     /// What it costs.
     pub prices: Prices,
     /// What can be sold at once.

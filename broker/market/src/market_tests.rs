@@ -43,6 +43,8 @@ pub(super) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
         protocols: Protocols::all(),
         policy_hash: B256::ZERO,
         tier: Tier::Open,
+        ports: Tier::Open.ports(),
+        services: Vec::new(),
         capacity: Capacity {
             leases,
             mbit_up: 10,
@@ -61,11 +63,7 @@ pub(super) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
 }
 
 pub(super) fn placement(provider: u8) -> Placement {
-    Placement {
-        address: [192, 0, 2, provider].into(),
-        country: None,
-        asn: None,
-    }
+    Placement::at([192, 0, 2, provider].into())
 }
 
 fn request(requester: u8, nonce: u64) -> Signed<Request> {
@@ -80,6 +78,7 @@ fn request(requester: u8, nonce: u64) -> Signed<Request> {
         },
         budget: Amount(10_000),
         seconds: 100,
+        expected_bytes: 0,
         payer: key(requester).address(),
         payer_signer: Address::repeat_byte(requester),
         channel_salt: B256::from(ipsx_metering::U256::from(nonce)),

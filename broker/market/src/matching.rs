@@ -1,11 +1,16 @@
-//! Whether an offer is what somebody wants, one condition at a time.
+//! Whether an offer is what somebody wants, one condition at a time, and what it would cost.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use ipsx_metering::{Prices, UnixSeconds};
 
-use crate::offer::{Offer, Placement, Protocols, Tier, WeeklyHours};
+use crate::geo::{Direction, Reach};
+use crate::offer::{Protocols, Tier, WeeklyHours};
+use crate::place::{AddressType, City, Country, Measured, Placement, Region};
+use crate::ports::{PortRange, has_port};
 use crate::request::{Filter, IpVersion, Request};
+use crate::services::ServiceName;
 
 /// What somebody wants of an offer.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +21,8 @@ pub struct Wanted<'a> {
     pub max_prices: Prices,
     /// Length of the lease; `None` asks for any.
     pub seconds: Option<u32>,
+    /// Bytes that it will carry about.
+    pub expected_bytes: u64,
 }
 
 impl<'a> From<&'a Request> for Wanted<'a> {
@@ -24,6 +31,7 @@ impl<'a> From<&'a Request> for Wanted<'a> {
             filter: &request.filter,
             max_prices: request.max_prices,
             seconds: Some(request.seconds),
+            expected_bytes: request.expected_bytes,
         }
     }
 }
@@ -33,18 +41,34 @@ impl<'a> From<&'a Request> for Wanted<'a> {
 pub enum Condition {
     /// Country of the address.
     Country,
+    /// Region of the address.
+    Region,
+    /// City of the address.
+    City,
+    /// Distance from a point.
+    Distance,
     /// Autonomous system of the address.
     Asn,
     /// Prefix of the address.
     Prefix,
+    /// Type of the address.
+    AddressType,
     /// IP version of the address.
     IpVersion,
     /// Protocols that the provider speaks.
     Protocols,
     /// What the exit lets through.
     Tier,
+    /// Ports that the exit opens.
+    Ports,
+    /// Services that a lease comes with.
+    Services,
     /// Mbit/s of the whole offer.
     Rate,
+    /// Round trip.
+    Latency,
+    /// Reputation.
+    Reputation,
     /// Shortest and longest lease.
     Duration,
     /// Hours of the week.
@@ -55,115 +79,258 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Country => "the country",
+            Self::Region => "the region",
+            Self::City => "the city",
+            Self::Distance => "the distance",
             Self::Asn => "the autonomous system",
             Self::Prefix => "the prefix",
+            Self::AddressType => "the type of address",
             Self::IpVersion => "the IP version",
             Self::Protocols => "the protocols",
             Self::Tier => "the tier",
+            Self::Ports => "the ports",
+            Self::Services => "the services",
             Self::Rate => "the rate in Mbit/s",
+            Self::Latency => "the latency",
+            Self::Reputation => "the reputation",
             Self::Duration => "the length of the lease",
             Self::Hours => "the hours at which it is for sale",
         })
     }
 }
 
-/// What conditions look at: an offer and its placement, price and free capacity apart.
-#[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    /// Where it is.
-    pub placement: &'a Placement,
-    /// How leases can be used.
-    pub protocols: Protocols,
-    /// Tier of the exit policy.
-    pub tier: Tier,
-    /// Mbit/s from the requesters, of the whole offer.
-    pub mbit_up: u32,
-    /// Mbit/s to the requesters, of the whole offer.
-    pub mbit_down: u32,
-    /// Shortest lease in seconds.
-    pub min_seconds: u32,
-    /// Longest lease in seconds.
-    pub max_seconds: u32,
-    /// When leases may run.
-    pub weekly_hours: &'a WeeklyHours,
+/// What conditions on a place look at.
+pub(crate) trait Placed {
+    fn address(&self) -> IpAddr;
+    fn country(&self) -> Option<Country>;
+    fn region(&self) -> Option<Region>;
+    fn city(&self) -> Option<&City>;
+    fn direction(&self) -> Option<Direction>;
+    fn asn(&self) -> Option<u32>;
+    fn address_type(&self) -> Option<AddressType>;
 }
 
-impl<'a> Facts<'a> {
-    /// Those of an offer.
-    pub fn of(offer: &'a Offer, placement: &'a Placement) -> Self {
-        Self {
-            placement,
-            protocols: offer.protocols,
-            tier: offer.tier,
-            mbit_up: offer.capacity.mbit_up,
-            mbit_down: offer.capacity.mbit_down,
-            min_seconds: offer.min_seconds,
-            max_seconds: offer.max_seconds,
-            weekly_hours: &offer.weekly_hours,
-        }
+impl Placed for Placement {
+    fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn country(&self) -> Option<Country> {
+        self.country
+    }
+
+    fn region(&self) -> Option<Region> {
+        self.region
+    }
+
+    fn city(&self) -> Option<&City> {
+        self.city.as_ref()
+    }
+
+    fn direction(&self) -> Option<Direction> {
+        self.point.map(Direction::from)
+    }
+
+    fn asn(&self) -> Option<u32> {
+        self.asn
+    }
+
+    fn address_type(&self) -> Option<AddressType> {
+        self.address_type
     }
 }
 
-impl Condition {
-    /// Every condition, in order.
-    pub const ALL: [Self; 9] = [
-        Self::Country,
-        Self::Asn,
-        Self::Prefix,
-        Self::IpVersion,
-        Self::Protocols,
-        Self::Tier,
-        Self::Rate,
-        Self::Duration,
-        Self::Hours,
-    ];
+/// What all conditions look at: an offer and its placement, price and free capacity apart.
+pub(crate) trait Facts: Placed {
+    fn measured(&self) -> Measured;
+    fn protocols(&self) -> Protocols;
+    fn tier(&self) -> Tier;
+    fn ports(&self) -> &[PortRange];
+    fn services(&self) -> &[ServiceName];
+    /// Mbit/s of the whole offer, from the requesters and to them.
+    fn rates(&self) -> (u32, u32);
+    /// Shortest and longest lease in seconds.
+    fn durations(&self) -> (u32, u32);
+    fn weekly_hours(&self) -> &WeeklyHours;
 }
 
-impl Wanted<'_> {
-    /// The first condition that the offer does not meet.
-    pub fn unmet(&self, facts: &Facts<'_>, now: UnixSeconds) -> Option<Condition> {
-        Condition::ALL
-            .into_iter()
-            .find(|condition| !self.meets(*condition, facts, now))
-    }
-
-    fn meets(&self, condition: Condition, facts: &Facts<'_>, now: UnixSeconds) -> bool {
-        let f = self.filter;
-        let placement = facts.placement;
-        match condition {
-            Condition::Country => {
-                f.countries.is_empty()
-                    || placement.country.is_some_and(|c| f.countries.contains(&c))
-            }
-            Condition::Asn => {
-                f.asns.is_empty() || placement.asn.is_some_and(|a| f.asns.contains(&a))
-            }
-            Condition::Prefix => {
-                f.prefixes.is_empty() || f.prefixes.iter().any(|p| p.contains(&placement.address))
-            }
-            Condition::IpVersion => match f.ip_version {
-                IpVersion::Any => true,
-                IpVersion::V4 => placement.address.is_ipv4(),
-                IpVersion::V6 => placement.address.is_ipv6(),
-            },
-            Condition::Protocols => facts.protocols.contains(f.protocols),
-            Condition::Tier => facts.tier >= f.tier,
-            Condition::Rate => facts.mbit_up >= f.mbit_up && facts.mbit_down >= f.mbit_down,
-            Condition::Duration => self
-                .seconds
-                .is_none_or(|s| (facts.min_seconds..=facts.max_seconds).contains(&s)),
-            Condition::Hours => self
-                .seconds
-                .map_or(facts.weekly_hours.contains(now), |seconds| {
-                    covers(facts.weekly_hours, now, seconds)
-                }),
-        }
-    }
-
+impl<'a> Wanted<'a> {
     /// Whether neither price is above the wanted one.
     pub fn affords(&self, prices: &Prices) -> bool {
         prices.per_second <= self.max_prices.per_second && prices.per_gib <= self.max_prices.per_gib
     }
+
+    /// What the lease would cost, rounded up; without a length, what a second would cost beside the bytes.
+    pub fn cost(&self, prices: &Prices) -> u128 {
+        let time = prices.per_second.0.0;
+        let time = time.saturating_mul(self.seconds.unwrap_or(1).into());
+        time.saturating_add(bytes_cost(prices.per_gib.0.0, self.expected_bytes))
+    }
+
+    /// Makes the conditions ready for many offers.
+    pub fn conditions(self, now: UnixSeconds) -> Conditions<'a> {
+        Conditions {
+            wanted: self,
+            now,
+            reaches: self
+                .filter
+                .circles
+                .iter()
+                .map(|c| Reach::from(*c))
+                .collect(),
+        }
+    }
+}
+
+/// What so many bytes cost, rounded up.
+fn bytes_cost(per_gib: u128, bytes: u64) -> u128 {
+    const GIB: u128 = 1 << 30;
+    let (whole, part) = (per_gib / GIB, per_gib % GIB);
+    let bytes = u128::from(bytes);
+    whole
+        .saturating_mul(bytes)
+        .saturating_add((part * bytes).div_ceil(GIB))
+}
+
+/// What is wanted, ready to be compared with offers.
+#[derive(Clone, Debug)]
+pub struct Conditions<'a> {
+    wanted: Wanted<'a>,
+    now: UnixSeconds,
+    reaches: Vec<Reach>,
+}
+
+impl<'a> Conditions<'a> {
+    /// What is wanted.
+    pub fn wanted(&self) -> &Wanted<'a> {
+        &self.wanted
+    }
+
+    /// When the lease would start.
+    pub fn now(&self) -> UnixSeconds {
+        self.now
+    }
+
+    /// The first condition that an offer does not meet.
+    pub(crate) fn unmet(&self, facts: &impl Facts) -> Option<Condition> {
+        self.misplaced(facts)
+            .or_else(|| self.lacking(facts))
+            .or_else(|| self.untimely(facts))
+    }
+
+    /// The first condition on the address and its place that is not met.
+    pub(crate) fn misplaced(&self, facts: &impl Placed) -> Option<Condition> {
+        let f = self.wanted.filter;
+        let near = |point: Direction| self.reaches.iter().any(|reach| reach.holds(&point));
+        first_unmet([
+            (Condition::Country, one_of(&f.countries, || facts.country())),
+            (Condition::Region, one_of(&f.regions, || facts.region())),
+            (
+                Condition::City,
+                f.cities.is_empty() || facts.city().is_some_and(|city| f.cities.contains(city)),
+            ),
+            (
+                Condition::Distance,
+                self.reaches.is_empty() || facts.direction().is_some_and(near),
+            ),
+            (Condition::Asn, one_of(&f.asns, || facts.asn())),
+            (
+                Condition::Prefix,
+                f.prefixes.is_empty() || f.prefixes.iter().any(|p| p.contains(&facts.address())),
+            ),
+            (
+                Condition::AddressType,
+                one_of(&f.address_types, || facts.address_type()),
+            ),
+            (
+                Condition::IpVersion,
+                match f.ip_version {
+                    IpVersion::Any => true,
+                    IpVersion::V4 => facts.address().is_ipv4(),
+                    IpVersion::V6 => facts.address().is_ipv6(),
+                },
+            ),
+        ])
+    }
+
+    /// The first condition on what is offered and measured that is not met.
+    fn lacking(&self, facts: &impl Facts) -> Option<Condition> {
+        let f = self.wanted.filter;
+        let measured = facts.measured();
+        let (up, down) = facts.rates();
+        let enough = |offered: u32, reached: Option<u32>, least: u32| {
+            offered >= least && reached.is_none_or(|rate| rate >= least)
+        };
+        first_unmet([
+            (
+                Condition::Protocols,
+                facts.protocols().contains(f.protocols),
+            ),
+            (Condition::Tier, facts.tier() >= f.tier),
+            (
+                Condition::Ports,
+                f.ports.iter().all(|port| has_port(facts.ports(), *port)),
+            ),
+            (
+                Condition::Services,
+                f.services
+                    .iter()
+                    .all(|name| facts.services().contains(name)),
+            ),
+            (
+                Condition::Rate,
+                enough(up, measured.mbit_up, f.mbit_up)
+                    && enough(down, measured.mbit_down, f.mbit_down),
+            ),
+            (
+                Condition::Latency,
+                f.max_latency_ms == 0
+                    || measured.latency_ms.is_some_and(|ms| ms <= f.max_latency_ms),
+            ),
+            (
+                Condition::Reputation,
+                f.min_reputation == 0
+                    || measured
+                        .reputation
+                        .is_some_and(|score| score >= f.min_reputation),
+            ),
+        ])
+    }
+
+    /// The first condition on the time of the lease that is not met.
+    fn untimely(&self, facts: &impl Facts) -> Option<Condition> {
+        let seconds = self.wanted.seconds;
+        let (shortest, longest) = facts.durations();
+        let fits = |seconds| (shortest..=longest).contains(&seconds);
+        if !seconds.is_none_or(fits) {
+            return Some(Condition::Duration);
+        }
+        let open = match seconds {
+            None => facts.weekly_hours().contains(self.now),
+            Some(seconds) => covers(facts.weekly_hours(), self.now, seconds),
+        };
+        (!open).then_some(Condition::Hours)
+    }
+}
+
+/// The first condition on the place that an address does not meet.
+pub fn misplaced(filter: &Filter, placement: &Placement) -> Option<Condition> {
+    let wanted = Wanted {
+        filter,
+        max_prices: Prices::default(),
+        seconds: None,
+        expected_bytes: 0,
+    };
+    wanted.conditions(UnixSeconds(0)).misplaced(placement)
+}
+
+fn one_of<T: PartialEq>(wanted: &[T], found: impl FnOnce() -> Option<T>) -> bool {
+    wanted.is_empty() || found().is_some_and(|found| wanted.contains(&found))
+}
+
+fn first_unmet<const N: usize>(conditions: [(Condition, bool); N]) -> Option<Condition> {
+    let unmet = conditions.into_iter().find(|(_, met)| !met);
+    unmet.map(|(condition, _)| condition)
 }
 
 /// Whether every hour that a lease from `now` touches is for sale.
@@ -194,6 +361,16 @@ mod tests {
         assert!(covers(&friday_14_to_16, FRIDAY_14.after(7_195), 5));
         assert!(!covers(&friday_14_to_16, FRIDAY_14.after(7_196), 5));
         assert!(!covers(&friday_14_to_16, UnixSeconds(FRIDAY_14.0 - 1), 5));
+    }
+
+    #[test]
+    fn bytes_cost_what_they_are_rounded_up() {
+        assert_eq!(bytes_cost(0, u64::MAX), 0);
+        assert_eq!(bytes_cost(1, 1), 1);
+        assert_eq!(bytes_cost(7, 1 << 30), 7);
+        assert_eq!(bytes_cost(7, (1 << 30) + 1), 8);
+        assert_eq!(bytes_cost(3 << 30, 5), 15);
+        assert_eq!(bytes_cost(u128::MAX, u64::MAX), u128::MAX);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What a provider offers, and what the broker has seen of it.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -10,6 +9,9 @@ use ipsx_metering::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use crate::place::{Country, NoCountry, Placement};
+pub use crate::ports::PortRange;
+use crate::services::ServiceName;
 use crate::typed_data::sol;
 use ipsx_metering::NetworkId;
 
@@ -129,6 +131,18 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// The TCP ports that the tier opens by itself.
+    pub fn ports(self) -> Vec<PortRange> {
+        let ranges: &[(u16, u16)] = match self {
+            Self::Web | Self::WebUdp => &[(80, 80), (443, 443)],
+            Self::Open => &[(1, 24), (26, 464), (466, 586), (588, u16::MAX)],
+        };
+        let ranges = ranges.iter();
+        ranges
+            .filter_map(|(first, last)| PortRange::new(*first, *last))
+            .collect()
+    }
+
     /// The name that people and signed messages use.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -210,6 +224,11 @@ pub struct Offer {
     pub policy_hash: B256,
     /// Tier of that policy.
     pub tier: Tier,
+    /// TCP ports that the policy opens at every public address, in order and apart from each other.
+    pub ports: Vec<PortRange>,
+    /// Services of the network that the provider takes part in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceName>,
     /// What can be sold at once.
     pub capacity: Capacity,
     /// What it costs.
@@ -243,6 +262,8 @@ impl TypedData for Offer {
             protocols: self.protocols.mask(),
             policyHash: self.policy_hash,
             tier: self.tier.to_string(),
+            ports: self.ports.iter().map(ToString::to_string).collect(),
+            services: self.services.iter().map(ToString::to_string).collect(),
             leases: self.capacity.leases,
             mbitUp: self.capacity.mbit_up,
             mbitDown: self.capacity.mbit_down,
@@ -263,71 +284,4 @@ pub(crate) fn price_per_second(price: PricePerSecond) -> u128 {
 
 pub(crate) fn price_per_gib(price: PricePerGib) -> u128 {
     price.0.0
-}
-
-/// ISO 3166-1 alpha-2 code of a country, upper case.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Country([u8; 2]);
-
-/// The text is no country code.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no country code; use two letters of ISO 3166-1, such as FR")]
-pub struct NoCountry(String);
-
-impl Country {
-    /// The two letters.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or("??")
-    }
-}
-
-impl FromStr for Country {
-    type Err = NoCountry;
-
-    fn from_str(text: &str) -> Result<Self, NoCountry> {
-        match text.as_bytes() {
-            [a, b] if a.is_ascii_alphabetic() && b.is_ascii_alphabetic() => {
-                Ok(Self([a.to_ascii_uppercase(), b.to_ascii_uppercase()]))
-            }
-            _ => Err(NoCountry(text.into())),
-        }
-    }
-}
-
-impl TryFrom<String> for Country {
-    type Error = NoCountry;
-
-    fn try_from(text: String) -> Result<Self, NoCountry> {
-        text.parse()
-    }
-}
-
-impl From<Country> for String {
-    fn from(country: Country) -> Self {
-        country.as_str().into()
-    }
-}
-
-impl fmt::Display for Country {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for Country {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Where an address is, as the broker found it; never what the provider says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
-    /// Source address that the broker saw.
-    pub address: IpAddr,
-    /// Country by the database; `None` when the database does not know the address.
-    pub country: Option<Country>,
-    /// Autonomous system by the database.
-    pub asn: Option<u32>,
 }

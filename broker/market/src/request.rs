@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use ipsx_metering::{Address, Amount, B256, NetworkId, Prices, RequestId, TypedData, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
-use crate::offer::{Country, Protocols, Tier, price_per_gib, price_per_second};
+use crate::geo::Circle;
+use crate::offer::{Protocols, Tier, price_per_gib, price_per_second};
+use crate::place::{AddressType, City, Country, Region};
+use crate::services::ServiceName;
 use crate::typed_data::{sol, uint40};
 pub use ipsx_metering::CounterSource;
 
@@ -23,18 +26,31 @@ pub enum IpVersion {
     V6,
 }
 
-/// Conditions on an offer and its placement. Empty lists and zeros ask for nothing.
+/// Conditions on an offer and its placement. Empty lists and zeros ask for nothing; what is not known of an offer does not
+/// meet a condition on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// One of these countries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub countries: Vec<Country>,
+    /// One of these regions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<Region>,
+    /// One of these cities.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cities: Vec<City>,
+    /// Within one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub circles: Vec<Circle>,
     /// One of these autonomous systems.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asns: Vec<u32>,
     /// An address within one of these prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub prefixes: Vec<IpNet>,
+    /// One of these types of address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub address_types: Vec<AddressType>,
     /// Version of the address.
     #[serde(default)]
     pub ip_version: IpVersion,
@@ -44,12 +60,63 @@ pub struct Filter {
     /// At least this tier.
     #[serde(default)]
     pub tier: Tier,
-    /// At least this rate from the requester, Mbit/s.
+    /// All of these TCP ports, open at every public address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// All of these services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceName>,
+    /// At least this rate from the requester, Mbit/s: offered, and not measured to be less.
     #[serde(default)]
     pub mbit_up: u32,
-    /// At least this rate to the requester, Mbit/s.
+    /// At least this rate to the requester, Mbit/s: offered, and not measured to be less.
     #[serde(default)]
     pub mbit_down: u32,
+    /// At most this round trip, milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_latency_ms: u16,
+    /// At least this reputation.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub min_reputation: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+impl Filter {
+    fn to_sol(&self) -> sol::Filter {
+        fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+            values.iter().map(ToString::to_string).collect()
+        }
+        let circle = |circle: &Circle| sol::Circle {
+            latitude: circle.center.latitude,
+            longitude: circle.center.longitude,
+            km: circle.km,
+        };
+        sol::Filter {
+            countries: texts(&self.countries),
+            regions: texts(&self.regions),
+            cities: texts(&self.cities),
+            circles: self.circles.iter().map(circle).collect(),
+            asns: self.asns.clone(),
+            prefixes: texts(&self.prefixes),
+            addressTypes: texts(&self.address_types),
+            ipVersion: match self.ip_version {
+                IpVersion::Any => 0,
+                IpVersion::V4 => 4,
+                IpVersion::V6 => 6,
+            },
+            protocols: self.protocols.mask(),
+            tier: self.tier.to_string(),
+            ports: self.ports.clone(),
+            services: texts(&self.services),
+            mbitUp: self.mbit_up,
+            mbitDown: self.mbit_down,
+            maxLatencyMs: self.max_latency_ms,
+            minReputation: self.min_reputation,
+        }
+    }
 }
 
 /// A WireGuard public key (Curve25519).
@@ -80,6 +147,9 @@ pub struct Request {
     pub budget: Amount,
     /// Length of the lease.
     pub seconds: u32,
+    /// Bytes that it will carry about, both directions; offers are compared by what that costs.
+    #[serde(default)]
+    pub expected_bytes: u64,
     /// Owner of the deposit that pays.
     pub payer: Address,
     /// Session key that signs the vouchers.
@@ -109,34 +179,12 @@ impl TypedData for Request {
             network: self.network.0,
             requester: self.requester,
             nonce: self.nonce,
-            filter: sol::Filter {
-                countries: self
-                    .filter
-                    .countries
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                asns: self.filter.asns.clone(),
-                prefixes: self
-                    .filter
-                    .prefixes
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                ipVersion: match self.filter.ip_version {
-                    IpVersion::Any => 0,
-                    IpVersion::V4 => 4,
-                    IpVersion::V6 => 6,
-                },
-                protocols: self.filter.protocols.mask(),
-                tier: self.filter.tier.to_string(),
-                mbitUp: self.filter.mbit_up,
-                mbitDown: self.filter.mbit_down,
-            },
+            filter: self.filter.to_sol(),
             maxPricePerSecond: price_per_second(self.max_prices.per_second),
             maxPricePerGib: price_per_gib(self.max_prices.per_gib),
             budget: self.budget.0,
             numSeconds: self.seconds,
+            expectedBytes: self.expected_bytes,
             payer: self.payer,
             payerSigner: self.payer_signer,
             channelSalt: self.channel_salt,

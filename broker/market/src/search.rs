@@ -1,16 +1,44 @@
 //! The query of `GET /v1/offers`: what somebody looks for, as names and values.
 //!
-//! Lists are comma-separated or repeated. Names: `country`, `asn`, `prefix`, `ip_version` (any, v4, v6), `protocol`,
-//! `tier`, `mbit_up`, `mbit_down`, `max_price_per_second`, `max_price_per_gib`, `seconds`, `limit`.
+//! Lists are comma-separated or repeated; a `near` is one circle, repeated for others. [`NAMES`] has all names.
 
 use std::fmt::Display;
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 
+use crate::geo::Circle;
 use crate::matching::Wanted;
-use crate::offer::{Country, Protocol, Protocols, Tier};
+use crate::offer::{Country, Protocol, Tier};
+use crate::place::{AddressType, City, Region};
 use crate::request::{Filter, IpVersion};
+use crate::services::ServiceName;
+
+/// Every name.
+pub const NAMES: [&str; 21] = [
+    "country",
+    "region",
+    "city",
+    "near",
+    "asn",
+    "prefix",
+    "address_type",
+    "ip_version",
+    "protocol",
+    "tier",
+    "port",
+    "service",
+    "mbit_up",
+    "mbit_down",
+    "max_latency_ms",
+    "min_reputation",
+    "max_price_per_second",
+    "max_price_per_gib",
+    "seconds",
+    "expected_bytes",
+    "limit",
+];
 
 /// Most offers in one answer.
 pub const MAX_RESULTS: usize = 1_000;
@@ -24,6 +52,8 @@ pub struct OfferQuery {
     pub max_prices: Prices,
     /// Length of the lease, if it is known.
     pub seconds: Option<u32>,
+    /// Bytes that it will carry about.
+    pub expected_bytes: u64,
     /// Most offers in the answer, at most [`MAX_RESULTS`].
     pub limit: usize,
 }
@@ -37,6 +67,7 @@ impl Default for OfferQuery {
                 per_gib: PricePerGib(Amount::MAX),
             },
             seconds: None,
+            expected_bytes: 0,
             limit: MAX_RESULTS,
         }
     }
@@ -46,9 +77,7 @@ impl Default for OfferQuery {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadQuery {
     /// No such name.
-    #[error(
-        "{0:?} is no parameter here; use country, asn, prefix, ip_version, protocol, tier, mbit_up, mbit_down, max_price_per_second, max_price_per_gib, seconds or limit"
-    )]
+    #[error("{0:?} is no parameter here; use one of {names}", names = NAMES.join(", "))]
     Name(String),
     /// Not a value for this name.
     #[error("{name} = {value:?} can't be used: it must be {allowed}")]
@@ -91,6 +120,7 @@ impl OfferQuery {
             f.tier.as_str()
         };
         let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+        let near = f.circles.iter().map(|circle| ("near", circle.to_string()));
         let price = |asked: Amount, any: Amount| {
             if asked == any {
                 String::new()
@@ -106,23 +136,32 @@ impl OfferQuery {
         };
         let pairs = [
             ("country", list(&f.countries)),
+            ("region", list(&f.regions)),
+            ("city", list(&f.cities)),
             ("asn", list(&f.asns)),
             ("prefix", list(&f.prefixes)),
+            ("address_type", list(&f.address_types)),
             ("ip_version", version.into()),
             ("protocol", list(&Vec::<Protocol>::from(f.protocols))),
             ("tier", tier.into()),
+            ("port", list(&f.ports)),
+            ("service", list(&f.services)),
             ("mbit_up", number(f.mbit_up.into())),
             ("mbit_down", number(f.mbit_down.into())),
+            ("max_latency_ms", number(f.max_latency_ms.into())),
+            ("min_reputation", number(f.min_reputation.into())),
             (
                 "max_price_per_second",
                 price(asked.per_second.0, any.per_second.0),
             ),
             ("max_price_per_gib", price(asked.per_gib.0, any.per_gib.0)),
             ("seconds", number(self.seconds.unwrap_or(0).into())),
+            ("expected_bytes", number(self.expected_bytes)),
             ("limit", number(limit)),
         ];
         pairs
             .into_iter()
+            .chain(near)
             .filter(|(_, value)| !value.is_empty())
             .collect()
     }
@@ -133,6 +172,7 @@ impl OfferQuery {
             filter: &self.filter,
             max_prices: self.max_prices,
             seconds: self.seconds,
+            expected_bytes: self.expected_bytes,
         }
     }
 
@@ -145,29 +185,30 @@ impl OfferQuery {
         let f = &mut self.filter;
         let number = "a whole number";
         match name {
-            "country" => f.countries.extend(many::<Country>(
-                "country",
-                value,
-                "codes of two letters, such as FR",
-            )?),
-            "asn" => f
-                .asns
-                .extend(many::<u32>("asn", value, "numbers of autonomous systems")?),
-            "prefix" => f.prefixes.extend(many::<ipnet::IpNet>(
-                "prefix",
-                value,
-                "prefixes such as 203.0.113.0/24",
-            )?),
             "ip_version" => f.ip_version = version(value)?,
             "protocol" => {
                 let names = "wireguard, socks5 or http-connect";
                 protocols.extend(many::<Protocol>("protocol", value, names)?);
-                f.protocols = Protocols::default();
             }
             // An unescaped + of web+udp arrives as a space.
             "tier" => f.tier = one("tier", &value.replace(' ', "+"), "web, web+udp or open")?,
+            "service" => {
+                f.services
+                    .extend(many::<ServiceName>("service", value, "names of services")?)
+            }
+            "port" => f.ports.extend(
+                many::<NonZeroU16>("port", value, "ports from 1 to 65535")?
+                    .into_iter()
+                    .map(u16::from),
+            ),
             "mbit_up" => f.mbit_up = one("mbit_up", value, number)?,
             "mbit_down" => f.mbit_down = one("mbit_down", value, number)?,
+            "max_latency_ms" => {
+                f.max_latency_ms = one("max_latency_ms", value, "milliseconds below 65536")?;
+            }
+            "min_reputation" => {
+                f.min_reputation = one("min_reputation", value, "a number from 0 to 1000")?;
+            }
             "max_price_per_second" => {
                 self.max_prices.per_second = one("max_price_per_second", value, number)?;
             }
@@ -175,11 +216,51 @@ impl OfferQuery {
                 self.max_prices.per_gib = one("max_price_per_gib", value, number)?
             }
             "seconds" => self.seconds = Some(one("seconds", value, number)?),
+            "expected_bytes" => self.expected_bytes = one("expected_bytes", value, number)?,
             "limit" => self.limit = one::<usize>("limit", value, number)?.min(MAX_RESULTS),
-            other => return Err(BadQuery::Name(other.chars().take(40).collect())),
+            place => return take_place(f, place, value),
         }
         Ok(())
     }
+}
+
+/// A condition on the address and its place.
+fn take_place(f: &mut Filter, name: &str, value: &str) -> Result<(), BadQuery> {
+    match name {
+        "country" => f.countries.extend(many::<Country>(
+            "country",
+            value,
+            "codes of two letters, such as FR",
+        )?),
+        "region" => f.regions.extend(many::<Region>(
+            "region",
+            value,
+            "codes of ISO 3166-2, such as FR-IDF",
+        )?),
+        "city" => f
+            .cities
+            .extend(many::<City>("city", value, "names of cities")?),
+        "near" => {
+            let allowed = "latitude,longitude,kilometres, such as 48.8566,2.3522,50";
+            f.circles.push(one::<Circle>("near", value, allowed)?);
+            f.circles.truncate(crate::check::MAX_CIRCLES);
+        }
+        "asn" => f
+            .asns
+            .extend(many::<u32>("asn", value, "numbers of autonomous systems")?),
+        "prefix" => f.prefixes.extend(many::<ipnet::IpNet>(
+            "prefix",
+            value,
+            "prefixes such as 203.0.113.0/24",
+        )?),
+        "address_type" => f.address_types.extend(many::<AddressType>(
+            "address_type",
+            value,
+            "residential, mobile or hosting",
+        )?),
+        other => return Err(BadQuery::Name(other.chars().take(40).collect())),
+    }
+    Ok(())
 }
 
 fn list<T: Display>(values: &[T]) -> String {
@@ -230,6 +311,16 @@ mod tests {
             ("country", "JP"),
             ("asn", "64500"),
             ("prefix", "203.0.113.0/24,2001:db8::/32"),
+            ("region", "fr-idf"),
+            ("city", "Paris,São Paulo"),
+            ("near", "48.8566,2.3522,50"),
+            ("near", "-0.5,-70,200"),
+            ("address_type", "mobile"),
+            ("port", "25,8080"),
+            ("service", "insurance"),
+            ("max_latency_ms", "50"),
+            ("min_reputation", "700"),
+            ("expected_bytes", "1000000"),
             ("ip_version", "v6"),
             ("protocol", "wireguard,socks5"),
             ("tier", "web udp"),
@@ -241,8 +332,17 @@ mod tests {
         let query = query.unwrap();
         assert_eq!(query.filter.countries.len(), 3);
         assert_eq!(query.filter.tier, Tier::WebUdp);
+        assert_eq!(query.filter.circles.len(), 2);
+        assert_eq!(query.filter.ports, [25, 8080]);
         assert_eq!(query.max_prices.per_gib, PricePerGib(Amount::MAX));
         assert_eq!(OfferQuery::parse(query.pairs()).unwrap(), query);
+        let written = query.pairs();
+        assert!(
+            NAMES
+                .iter()
+                .filter(|name| **name != "mbit_up" && **name != "max_price_per_gib")
+                .all(|name| { written.iter().any(|(other, _)| other == name) })
+        );
         assert_eq!(OfferQuery::default().pairs(), []);
     }
 

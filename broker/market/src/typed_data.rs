@@ -9,18 +9,21 @@ pub(crate) mod sol {
     alloy_sol_types::sol! {
         struct Offer {
             bytes32 network; address provider; uint64 nonce; string[] prefixes; uint32 protocols;
-            bytes32 policyHash; string tier; uint32 leases; uint32 mbitUp; uint32 mbitDown; uint64 bytesPerMonth;
+            bytes32 policyHash; string tier; string[] ports; string[] services; uint32 leases; uint32 mbitUp; uint32 mbitDown; uint64 bytesPerMonth;
             uint128 pricePerSecond; uint128 pricePerGib; uint32 minSeconds; uint32 maxSeconds;
             uint256 weeklyHours; uint40 expiresAt;
         }
         struct Filter {
-            string[] countries; uint32[] asns; string[] prefixes; uint8 ipVersion; uint32 protocols;
-            string tier; uint32 mbitUp; uint32 mbitDown;
+            string[] countries; string[] regions; string[] cities; Circle[] circles; uint32[] asns;
+            string[] prefixes; string[] addressTypes; uint8 ipVersion; uint32 protocols; string tier;
+            uint16[] ports; string[] services; uint32 mbitUp; uint32 mbitDown; uint16 maxLatencyMs;
+            uint16 minReputation;
         }
+        struct Circle { int32 latitude; int32 longitude; uint32 km; }
         // `numSeconds`, because `seconds` is a reserved unit in Solidity.
         struct Request {
             bytes32 network; address requester; uint64 nonce; Filter filter;
-            uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds;
+            uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds; uint64 expectedBytes;
             address payer; address payerSigner; bytes32 channelSalt; bytes32 tunnelKey; uint8 counterSource;
             uint40 expiresAt;
         }

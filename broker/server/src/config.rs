@@ -105,6 +105,8 @@ pub struct BrokerConfig {
     pub public_url: Option<String>,
     /// MaxMind database with countries; without one, no address has a country.
     pub country_db: Option<PathBuf>,
+    /// MaxMind database with regions, cities and coordinates; it knows countries, too.
+    pub city_db: Option<PathBuf>,
     /// MaxMind database with autonomous systems.
     pub asn_db: Option<PathBuf>,
     /// The operator's keystore; `operator.json` in the data directory by default.
@@ -142,6 +144,7 @@ impl BrokerConfig {
             agents_public: None,
             public_url: None,
             country_db: None,
+            city_db: None,
             asn_db: None,
             wallet: None,
             passphrase_file: None,

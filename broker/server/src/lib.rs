@@ -43,7 +43,7 @@ use desk::Desk;
 use http::{App, HttpServer};
 use metrics::Metrics;
 use operator::{Operator, random};
-use placement::Placer;
+use placement::{Databases, Placer};
 use store::Store;
 
 /// How often the clock is looked at, and how often what has expired is forgotten.
@@ -231,13 +231,13 @@ fn prepare(directory: &Path) -> Result<File, StartError> {
 }
 
 fn open_placer(config: &BrokerConfig) -> Result<Placer, StartError> {
-    let (country, asn) = (config.country_db.as_deref(), config.asn_db.as_deref());
-    Placer::open(country, asn).map_err(|error| StartError::Database {
-        key: if Some(error.path.as_path()) == country {
-            "country_db"
-        } else {
-            "asn_db"
-        },
+    let files = Databases {
+        country: config.country_db.as_deref(),
+        city: config.city_db.as_deref(),
+        asn: config.asn_db.as_deref(),
+    };
+    Placer::open(&files).map_err(|error| StartError::Database {
+        key: error.key,
         path: error.path,
         reason: error.reason,
     })

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::offer::{Offer, WeeklyHours};
+use ipsx_market::ports::has_port;
 use ipsx_market::request::{Filter, IpVersion, Request};
 use ipsx_metering::{Address, Amount, B256, ChannelId, UnixSeconds, Usage, VerifyError};
 use ipsx_tunnel_core::Rates;
@@ -228,6 +229,20 @@ fn check_filter(filter: &Filter, offer: &Offer, exit: IpAddr) -> Result<(), Decl
     let wanted = [
         (offer.protocols.contains(filter.protocols), "protocols"),
         (offer.tier >= filter.tier, "tier"),
+        (
+            filter
+                .ports
+                .iter()
+                .all(|port| has_port(&offer.ports, *port)),
+            "ports",
+        ),
+        (
+            filter
+                .services
+                .iter()
+                .all(|name| offer.services.contains(name)),
+            "services",
+        ),
         (offer.capacity.mbit_up >= filter.mbit_up, "rate up"),
         (offer.capacity.mbit_down >= filter.mbit_down, "rate down"),
         (

@@ -20,6 +20,7 @@ mod lease;
 mod machine;
 mod month;
 mod offers;
+mod ports;
 mod reserving;
 mod selling;
 mod service;
@@ -36,6 +37,7 @@ pub use judge::Declined;
 pub use keys::ProviderKeys;
 pub use machine::{PeerAddresses, Provider};
 pub use month::MonthTraffic;
+pub use ports::open_ports;
 pub use reserving::ROUND_TRIP;
 pub use settings::{EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError};
 

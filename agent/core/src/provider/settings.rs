@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use ipsx_market::IpNet;
 use ipsx_market::offer::{
-    Capacity, LONGEST_LEASE, Offer, Protocols, SHORTEST_LEASE, Tier, WeeklyHours,
+    Capacity, LONGEST_LEASE, Offer, PortRange, Protocols, SHORTEST_LEASE, Tier, WeeklyHours,
 };
+use ipsx_market::services::ServiceName;
 use ipsx_metering::{Address, Amount, B256, Domain, NetworkId, Prices, UnixSeconds};
 use ipsx_tunnel_core::Rates;
 
@@ -54,6 +55,8 @@ pub struct OfferTerms {
     pub prefixes: Vec<IpNet>,
     /// How leases can be used.
     pub protocols: Protocols,
+    /// Services of the network that the leases come with.
+    pub services: Vec<ServiceName>,
     /// How much can be sold at once.
     pub capacity: Capacity,
     /// What it costs.
@@ -148,6 +151,8 @@ impl OfferTerms {
             protocols: self.protocols,
             policy_hash: settings.policy_hash,
             tier: settings.tier,
+            ports: settings.ports.clone(),
+            services: self.services.clone(),
             capacity: self.capacity,
             prices: self.prices,
             min_seconds: self.min_seconds,
@@ -194,6 +199,8 @@ pub struct Settings {
     pub policy_hash: B256,
     /// Tier of that policy.
     pub tier: Tier,
+    /// TCP ports that it opens at every public address; see [`open_ports`](super::open_ports).
+    pub ports: Vec<PortRange>,
     /// What is sold.
     pub terms: OfferTerms,
     /// What may stay unclaimed.

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use ipsx_market::deal::{Binding, Deal};
 use ipsx_market::http::{BoundDeal, ProposedDeal};
+use ipsx_market::matching::{Condition, misplaced};
 use ipsx_market::messages::Ready;
-use ipsx_market::request::{IpVersion, Request};
+use ipsx_market::request::Request;
 use ipsx_metering::{
     Amount, Prices, Reservation, Signed, TypedData, UnixSeconds, VerifyError, verify,
 };
@@ -132,28 +133,14 @@ fn check_place(request: &Request, proposed: &ProposedDeal) -> Result<(), Proposa
     if placement.address != address {
         return wrong("is not the address that was placed");
     }
-    if !filter.countries.is_empty()
-        && !placement
-            .country
-            .is_some_and(|c| filter.countries.contains(&c))
-    {
-        return wrong("is in another country than was asked for");
-    }
-    if !filter.asns.is_empty() && !placement.asn.is_some_and(|asn| filter.asns.contains(&asn)) {
-        return wrong("is in another network (ASN) than was asked for");
-    }
-    if !filter.prefixes.is_empty()
-        && !filter
-            .prefixes
-            .iter()
-            .any(|prefix| prefix.contains(&address))
-    {
-        return wrong("is outside the prefixes that were asked for");
-    }
-    match filter.ip_version {
-        IpVersion::V4 if address.is_ipv6() => wrong("is not IPv4"),
-        IpVersion::V6 if address.is_ipv4() => wrong("is not IPv6"),
-        _ => Ok(()),
+    match misplaced(filter, placement) {
+        None => Ok(()),
+        Some(Condition::Country) => wrong("is in another country than was asked for"),
+        Some(Condition::Asn) => wrong("is in another network (ASN) than was asked for"),
+        Some(Condition::Prefix) => wrong("is outside the prefixes that were asked for"),
+        Some(Condition::IpVersion) => wrong("is of another IP version than was asked for"),
+        Some(Condition::AddressType) => wrong("is of another type than was asked for"),
+        Some(_) => wrong("is in another place than was asked for"),
     }
 }
 

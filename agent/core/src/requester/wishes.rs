@@ -15,6 +15,8 @@ pub struct Wishes {
     pub budget: Amount,
     /// Length of the lease in seconds, [`SHORTEST_LEASE`] to [`LONGEST_LEASE`].
     pub seconds: u32,
+    /// Bytes that the lease will carry about; offers are compared by what that costs.
+    pub expected_bytes: u64,
     /// Whose byte counts are paid.
     pub counter_source: CounterSource,
 }
@@ -68,6 +70,7 @@ impl Wishes {
             max_prices: self.max_prices,
             budget: self.budget,
             seconds: self.seconds,
+            expected_bytes: self.expected_bytes,
             payer: identity.payer,
             payer_signer: identity.payer_signer,
             channel_salt: identity.channel_salt,

@@ -2,15 +2,14 @@
 
 mod country;
 pub mod duration;
+mod filter;
 mod tun;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use ipsx_market::IpNet;
-use ipsx_market::offer::{Country, Protocol, Tier};
-use ipsx_market::request::{Filter, IpVersion};
+use ipsx_market::offer::Country;
 use ipsx_metering::{Address, Amount, DealId, Transport};
 
 use crate::amount;
@@ -19,6 +18,7 @@ use crate::provider::ProvideArgs;
 use crate::statement::Month;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
+pub use filter::{FilterArgs, PriceArgs};
 pub use tun::TunArgs;
 
 /// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
@@ -161,64 +161,6 @@ pub struct ImportArgs {
     /// File with the other keystore's passphrase [default: asked for]
     #[arg(long, value_name = "FILE", requires = "keystore")]
     pub keystore_passphrase_file: Option<PathBuf>,
-}
-
-/// Conditions on what is leased.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Filters")]
-pub struct FilterArgs {
-    /// Country by ISO 3166-1 code, such as FR; repeat or separate with commas
-    #[arg(long, value_name = "CC", value_delimiter = ',', value_parser = country::parse)]
-    pub country: Vec<Country>,
-    /// Autonomous system number
-    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse_asn)]
-    pub asn: Vec<u32>,
-    /// Address or prefix that the leased address must lie in
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_prefix)]
-    pub prefix: Vec<IpNet>,
-    /// IP version of the address
-    #[arg(long, value_name = "4|6", value_parser = parse_ip_version)]
-    pub ip_version: Option<IpVersion>,
-    /// Protocols needed: wireguard, socks5, http-connect
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub protocol: Vec<Protocol>,
-    /// Least tier of the exit: web, web+udp or open
-    #[arg(long, value_name = "TIER")]
-    pub tier: Option<Tier>,
-    /// Least rate to you, Mbit/s
-    #[arg(long, value_name = "MBIT", default_value_t = 0)]
-    pub mbit_down: u32,
-    /// Least rate from you, Mbit/s
-    #[arg(long, value_name = "MBIT", default_value_t = 0)]
-    pub mbit_up: u32,
-}
-
-impl FilterArgs {
-    /// The filter as it is asked for.
-    pub fn filter(&self) -> Filter {
-        Filter {
-            countries: self.country.clone(),
-            asns: self.asn.clone(),
-            prefixes: self.prefix.clone(),
-            ip_version: self.ip_version.unwrap_or_default(),
-            protocols: self.protocol.iter().copied().collect(),
-            tier: self.tier.unwrap_or_default(),
-            mbit_up: self.mbit_up,
-            mbit_down: self.mbit_down,
-        }
-    }
-}
-
-/// Highest prices.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Price")]
-pub struct PriceArgs {
-    /// The most per second, in tokens [default: any within the budget]
-    #[arg(long, value_name = "TOKENS", value_parser = amount::parse)]
-    pub max_price_per_second: Option<Amount>,
-    /// The most per GiB, in tokens [default: any within the budget]
-    #[arg(long, value_name = "TOKENS", value_parser = amount::parse)]
-    pub max_price_per_gib: Option<Amount>,
 }
 
 /// `ipsx search`
@@ -422,37 +364,12 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
-fn parse_asn(text: &str) -> Result<u32, String> {
-    let number = text
-        .strip_prefix("AS")
-        .or_else(|| text.strip_prefix("as"))
-        .unwrap_or(text);
-    number
-        .parse()
-        .map_err(|_| format!("{text:?} is no autonomous system; write a number, such as 3215"))
-}
-
-fn parse_prefix(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    address.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-        format!("{text:?} is no address or prefix; write for example 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32")
-    })
-}
-
 fn parse_transport(text: &str) -> Result<Transport, String> {
     match text {
         "tcp" => Ok(Transport::Tcp),
         "udp" => Ok(Transport::Udp),
         "icmp" => Ok(Transport::Icmp),
         _ => Err(format!("{text:?} is no transport; write tcp, udp or icmp")),
-    }
-}
-
-fn parse_ip_version(text: &str) -> Result<IpVersion, String> {
-    match text {
-        "4" => Ok(IpVersion::V4),
-        "6" => Ok(IpVersion::V6),
-        _ => Err(format!("{text:?} is no IP version; write 4 or 6")),
     }
 }
 
@@ -467,6 +384,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use clap::CommandFactory;
+    use ipsx_market::offer::Tier;
+    use ipsx_market::request::IpVersion;
 
     #[test]
     fn the_definition_is_consistent() {

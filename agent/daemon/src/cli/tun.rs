@@ -3,7 +3,7 @@
 use clap::Args;
 use ipsx_market::IpNet;
 
-use super::parse_prefix;
+use super::filter::parse_prefix;
 
 /// What `ipsx connect --help` and its manual page say at their end.
 pub(super) const ABOUT: &str = "\

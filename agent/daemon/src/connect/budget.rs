@@ -20,6 +20,7 @@ pub(super) async fn needed(broker: &Broker, wishes: &Wishes) -> Amount {
         filter: wishes.filter.clone(),
         max_prices: wishes.max_prices,
         seconds: Some(wishes.seconds),
+        expected_bytes: wishes.expected_bytes,
         ..OfferQuery::default()
     };
     // The request itself says what is wrong with the broker.
@@ -61,13 +62,11 @@ mod tests {
         OfferView {
             offer: OfferId(B256::ZERO),
             provider: Address::ZERO,
-            placement: Placement {
-                address: [127, 0, 1, 1].into(),
-                country: None,
-                asn: None,
-            },
+            placement: Placement::at([127, 0, 1, 1].into()),
             protocols: Protocols::all(),
             tier: Tier::Web,
+            ports: Tier::Web.ports(),
+            services: Vec::new(),
             prices: Prices {
                 per_second: PricePerSecond(Amount(per_second)),
                 per_gib: PricePerGib(Amount(per_gib)),

@@ -35,6 +35,7 @@ pub(super) async fn no_deal(error: BrokerError, broker: &Broker, wishes: &Wishes
             let query = OfferQuery {
                 filter: wishes.filter.clone(),
                 seconds: Some(wishes.seconds),
+                expected_bytes: wishes.expected_bytes,
                 ..OfferQuery::default()
             };
             let offers = broker.offers(&query).await.unwrap_or_default();
@@ -78,26 +79,30 @@ pub(super) fn is_settled(kind: ProblemKind) -> bool {
     )
 }
 
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
 fn asked(filter: &Filter, seconds: u32) -> String {
     let mut asked = Vec::new();
     let list = |values: Vec<String>| values.join(" or ");
     if !filter.countries.is_empty() {
-        asked.push(format!(
-            "country {}",
-            list(filter.countries.iter().map(ToString::to_string).collect())
-        ));
+        asked.push(format!("country {}", list(texts(&filter.countries))));
+    }
+    let places = [
+        ("region", texts(&filter.regions)),
+        ("city", texts(&filter.cities)),
+        ("a circle around", texts(&filter.circles)),
+        ("type", texts(&filter.address_types)),
+    ];
+    for (name, values) in places.into_iter().filter(|(_, values)| !values.is_empty()) {
+        asked.push(format!("{name} {}", list(values)));
     }
     if !filter.asns.is_empty() {
-        asked.push(format!(
-            "AS{}",
-            list(filter.asns.iter().map(ToString::to_string).collect())
-        ));
+        asked.push(format!("AS{}", list(texts(&filter.asns))));
     }
     if !filter.prefixes.is_empty() {
-        asked.push(format!(
-            "prefix {}",
-            list(filter.prefixes.iter().map(ToString::to_string).collect())
-        ));
+        asked.push(format!("prefix {}", list(texts(&filter.prefixes))));
     }
     if !filter.protocols.is_empty() {
         let protocols: Vec<ipsx_market::offer::Protocol> = filter.protocols.into();
@@ -106,6 +111,22 @@ fn asked(filter: &Filter, seconds: u32) -> String {
     }
     if filter.tier != Default::default() {
         asked.push(format!("tier {}", filter.tier));
+    }
+    let exits = [
+        ("ports", texts(&filter.ports)),
+        ("services", texts(&filter.services)),
+    ];
+    for (name, values) in exits.into_iter().filter(|(_, values)| !values.is_empty()) {
+        asked.push(format!("{name} {}", values.join(" and ")));
+    }
+    if filter.max_latency_ms > 0 {
+        asked.push(format!(
+            "a round trip of at most {} ms",
+            filter.max_latency_ms
+        ));
+    }
+    if filter.min_reputation > 0 {
+        asked.push(format!("a reputation of {}", filter.min_reputation));
     }
     if filter.mbit_down > 0 || filter.mbit_up > 0 {
         asked.push(format!(

@@ -277,6 +277,7 @@ fn wishes(args: &ConnectArgs) -> Wishes {
         max_prices,
         budget: args.budget,
         seconds: args.duration,
+        expected_bytes: args.price.expected_traffic,
         counter_source: if exported {
             CounterSource::Provider
         } else {

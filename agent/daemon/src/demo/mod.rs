@@ -175,6 +175,7 @@ pub(crate) fn wishes(country: Country, seconds: u32) -> Wishes {
         },
         budget: Amount(MAX_PER_SECOND.0 * u128::from(seconds)),
         seconds,
+        expected_bytes: 0,
         counter_source: CounterSource::Both,
     }
 }

@@ -228,6 +228,7 @@ async fn start_provider(
         terms: OfferTerms {
             prefixes: Vec::new(),
             protocols: Protocols::all(),
+            services: Vec::new(),
             capacity: Capacity {
                 leases: 4,
                 mbit_up: 100,

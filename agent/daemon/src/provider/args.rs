@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use ipsx_agent_core::provider::{ExposureLimits, OfferTerms};
 use ipsx_market::offer::{Capacity, LONGEST_LEASE, Protocol, SHORTEST_LEASE, WeeklyHours};
+use ipsx_market::services::ServiceName;
 use ipsx_metering::{Amount, ClaimRules, PricePerGib, PricePerSecond, Prices};
 use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
 
@@ -54,6 +55,9 @@ pub struct ProvideArgs {
     /// How leases can be used: wireguard, socks5, http-connect. Repeatable; all of them by default.
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Vec<Protocol>,
+    /// Services of the network that leases come with, such as insurance. Repeatable.
+    #[arg(long, value_name = "NAME")]
+    pub service: Vec<ServiceName>,
     /// Leases at the same time.
     #[arg(long, default_value_t = 4, value_name = "N")]
     pub max_leases: u32,
@@ -143,6 +147,7 @@ impl ProvideArgs {
             terms: OfferTerms {
                 prefixes: self.exit.prefixes(),
                 protocols: protocols.iter().copied().collect(),
+                services: self.service.clone(),
                 capacity: Capacity {
                     leases: self.max_leases,
                     mbit_up: self.mbit_up,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipsx_agent_core::provider::{
     ConsentText, EndpointHint, KnownChannel, Provider, ProviderEvent, Restored, Settings,
-    policy_hash,
+    open_ports, policy_hash,
 };
 use ipsx_metering::Address;
 use ipsx_settlement::{Outbox, Signer, VoucherStore, Wallet};
@@ -317,6 +317,7 @@ fn settings(config: &ProviderConfig, provider: Address, listen: SocketAddr) -> S
         provider,
         policy_hash: policy_hash(&config.policy),
         tier: market_tier(config.policy.tier),
+        ports: open_ports(&config.policy),
         terms: config.terms.clone(),
         exposure: config.exposure,
         endpoint: match config.advertise {

@@ -22,6 +22,7 @@ impl Question {
             filter: &self.filter,
             max_prices: self.max_prices,
             seconds: Some(self.seconds),
+            expected_bytes: 0,
         }
     }
 }

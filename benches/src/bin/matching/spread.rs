@@ -3,9 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipsx_market::IpNet;
+use ipsx_market::geo::Point;
 use ipsx_market::offer::{
-    Capacity, Country, Offer, Placement, Protocol, Protocols, Tier, WeeklyHours,
+    Capacity, Country, Offer, Placement, PortRange, Protocol, Protocols, Tier, WeeklyHours,
 };
+use ipsx_market::place::{AddressType, Measured, Reachability, Region};
+use ipsx_market::services::ServiceName;
 use ipsx_metering::{
     Address, Amount, B256, NetworkId, PricePerGib, PricePerSecond, Prices, U256, UnixSeconds,
 };
@@ -18,7 +21,10 @@ pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 pub(crate) const COUNTRIES: usize = 200;
 
 /// Networks of one country.
-const NETWORKS: usize = 60;
+pub(crate) const NETWORKS: usize = 60;
+
+/// Cities of one country.
+pub(crate) const CITIES: usize = 40;
 
 /// Draws offers, always the same ones for the same seed.
 pub(crate) struct Spread {
@@ -57,6 +63,12 @@ impl Spread {
 
     fn of(&mut self, provider: u64, nonce: u64) -> (Offer, Placement) {
         let placement = self.placement();
+        let tier = [Tier::Web, Tier::WebUdp, Tier::Open][self.skewed(3)];
+        let mut ports = tier.ports();
+        if tier == Tier::Web && self.random.gen_bool(0.01) {
+            // Mail by submission, beside the web.
+            ports.extend(PortRange::new(587, 587));
+        }
         let speed = [10, 20, 50, 100, 250, 500, 1_000][self.skewed(7)];
         let offer = Offer {
             network: NetworkId(B256::ZERO),
@@ -65,7 +77,9 @@ impl Spread {
             prefixes: self.prefixes(&placement),
             protocols: self.protocols(),
             policy_hash: B256::with_last_byte(self.random.r#gen::<u8>() % 20),
-            tier: [Tier::Web, Tier::WebUdp, Tier::Open][self.skewed(3)],
+            tier,
+            ports,
+            services: self.services(),
             capacity: Capacity {
                 leases: self.random.gen_range(1..8),
                 mbit_up: speed / 5,
@@ -102,11 +116,51 @@ impl Spread {
         } else {
             IpAddr::V4(Ipv4Addr::from((block + 0x0b00) << 16 | u32::from(host)))
         };
+        let city = self.skewed(CITIES);
+        let hosting = network < 5;
         Placement {
-            address,
             country: Some(country_code(country)),
+            region: Region::new(country_code(country), &format!("{:02}", city % 12)).ok(),
+            city: city_name(country, city).parse().ok(),
+            point: Some(point(country, city)),
             asn: Some(asn(country, network)),
+            as_name: Some(format!("Network {network} of {}", country_code(country))),
+            address_type: Some(match network {
+                _ if hosting => AddressType::Hosting,
+                5..15 => AddressType::Mobile,
+                _ => AddressType::Residential,
+            }),
+            measured: self.measured(hosting),
+            ..Placement::at(address)
         }
+    }
+
+    /// One in ten is too new to have been measured.
+    fn measured(&mut self, hosting: bool) -> Measured {
+        if self.random.gen_bool(0.1) {
+            return Measured::default();
+        }
+        let nearest = if hosting { 5 } else { 15 };
+        Measured {
+            reachability: Some(if self.random.gen_bool(0.7) {
+                Reachability::Direct
+            } else {
+                Reachability::Punched
+            }),
+            latency_ms: Some(nearest + self.skewed(400) as u16),
+            mbit_up: None,
+            mbit_down: None,
+            reputation: Some(1_000 - self.skewed(1_000) as u16),
+        }
+    }
+
+    fn services(&mut self) -> Vec<ServiceName> {
+        let some: &[&str] = match self.random.gen_range(0..20) {
+            0 => &["certification", "insurance"],
+            1..4 => &["certification"],
+            _ => &[],
+        };
+        some.iter().filter_map(|name| name.parse().ok()).collect()
     }
 
     /// Most offers are one address; datacenters name ranges.
@@ -158,4 +212,18 @@ pub(crate) fn country_code(number: usize) -> Country {
 
 pub(crate) fn asn(country: usize, network: usize) -> u32 {
     (1_000 + country * NETWORKS + network) as u32
+}
+
+pub(crate) fn city_name(country: usize, city: usize) -> String {
+    format!("City {city} of {}", country_code(country))
+}
+
+/// Countries lie on a grid of 20 by 10, cities around the middle of theirs.
+pub(crate) fn point(country: usize, city: usize) -> Point {
+    let (column, row) = ((country % 20) as i32, (country / 20) as i32);
+    let (aside, up) = ((city % 7) as i32, (city / 7) as i32);
+    Point {
+        latitude: -60_000_000 + row * 13_000_000 + up * 700_000,
+        longitude: -175_000_000 + column * 17_500_000 + aside * 900_000,
+    }
 }

@@ -1,4 +1,5 @@
-//! The best row for what is wanted, found without looking at all of them.
+//! The best row for what is wanted, found without looking at all of them: the cheapest for this lease, then the order of
+//! price.
 //!
 //! Three ways, all with the same answer. A condition that few rows meet: look at each of these. Conditions that many
 //! rows meet: walk in the order of price, which meets one soon. What is left, many rows of each condition but few of all:
@@ -6,13 +7,16 @@
 
 use std::collections::BTreeSet;
 
-use ipsx_metering::{Prices, UnixSeconds};
+use ipsx_metering::Prices;
 use roaring::RoaringBitmap;
 
 use super::NoMatch;
 use super::index::{Candidates, Index, intersection};
-use super::row::{Rank, Row, RowId, Rows};
-use crate::matching::{Condition, Wanted};
+use super::row::{Rank, Row, RowId, Rows, coarse};
+use crate::matching::{Condition, Conditions, Wanted};
+
+/// Most bitmaps of one condition in which each row is looked up.
+const FEW_PARTS: usize = 4;
 
 /// How much is tried one way before the next. The answer does not depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +47,7 @@ pub(super) struct Search<'b> {
     pub(super) open: &'b BTreeSet<Rank>,
     /// The other ones, in order.
     pub(super) sold_out: &'b BTreeSet<Rank>,
-    pub(super) wanted: &'b Wanted<'b>,
-    pub(super) now: UnixSeconds,
+    pub(super) conditions: Conditions<'b>,
     /// Rows that are not wanted.
     pub(super) excluded: &'b [RowId],
     pub(super) effort: Effort,
@@ -57,10 +60,13 @@ enum Price {
     Above,
 }
 
+/// Place in the order of a question: what the lease would cost first, then the order of price.
+type Key = (u128, Rank);
+
 impl Search<'_> {
-    /// The cheapest row that is free.
+    /// The best row that is free.
     pub(super) fn best(&self) -> Result<RowId, NoMatch> {
-        let mut candidates = self.index.candidates(self.wanted.filter);
+        let mut candidates = self.index.candidates(self.wanted().filter);
         candidates.sort_by_key(Candidates::at_most);
         if let Some(best) = self.find(&candidates, Price::Within, true) {
             return Ok(best);
@@ -70,100 +76,140 @@ impl Search<'_> {
 
     /// Rows in order, free or not; at most `limit`.
     pub(super) fn list(&self, limit: usize) -> Vec<RowId> {
-        let mut candidates = self.index.candidates(self.wanted.filter);
+        let mut candidates = self.index.candidates(self.wanted().filter);
         candidates.sort_by_key(Candidates::at_most);
-        let listed = |at: &RowId| {
-            self.rows
-                .get(*at)
-                .is_some_and(|row| self.fits(row, *at, Price::Within, false))
+        let fits = |at: RowId| {
+            let row = self.rows.get(at);
+            row.is_some_and(|row| self.fits(row, at, Price::Within, false))
         };
         let possible = intersection(&candidates, self.index.all());
         if possible.len() <= self.effort.sorted {
-            let mut found: Vec<_> = possible.iter().filter(listed).collect();
-            found.sort_by_key(|at| self.rows.get(*at).map(|row| row.rank(*at)));
+            let found = possible.iter().filter(|at| fits(*at));
+            let mut found: Vec<_> = found.filter_map(|at| self.key(at)).collect();
+            found.sort_unstable();
             found.truncate(limit);
-            return found;
+            return found.into_iter().map(|(_, rank)| rank.row).collect();
         }
-        let walk = merge(self.open.iter(), self.sold_out.iter());
-        let walk = walk.take_while(|rank| self.may_be_within(rank));
-        walk.map(|rank| rank.row)
-            .filter(|at| possible.contains(*at))
-            .filter(listed)
-            .take(limit)
-            .collect()
+        let accepts = |at| possible.contains(at) && fits(at);
+        let found = self.walk(Price::Within, false, limit, usize::MAX, accepts);
+        found.unwrap_or_default()
+    }
+
+    fn wanted(&self) -> &Wanted<'_> {
+        self.conditions.wanted()
+    }
+
+    fn key(&self, at: RowId) -> Option<Key> {
+        let row = self.rows.get(at)?;
+        Some((self.wanted().cost(&row.prices), row.rank(at)))
     }
 
     /// The first row in order on one side of the price limits.
     fn find(&self, by_size: &[Candidates<'_>], price: Price, free: bool) -> Option<RowId> {
-        if let Some(fewest) = by_size.first().filter(|c| c.at_most() <= self.effort.few) {
-            return self.first_of(fewest.rows(), price, free);
+        if let Some((fewest, others)) = by_size.split_first()
+            && fewest.at_most() <= self.effort.few
+        {
+            let others: Vec<_> = others.iter().filter(|c| c.parts() <= FEW_PARTS).collect();
+            let possible = |at: &RowId| others.iter().all(|other| other.contains(*at));
+            return self.first_of(fewest.rows(), possible, price, free);
         }
-        if let Ok(found) = self.walk(price, free) {
-            return found;
+        let fits = |at| {
+            let row = self.rows.get(at);
+            row.is_some_and(|row| self.fits(row, at, price, free))
+        };
+        if let Ok(found) = self.walk(price, free, 1, self.effort.steps, fits) {
+            return found.first().copied();
         }
         let possible = intersection(by_size, self.index.all());
-        self.first_of(possible.iter(), price, free)
+        self.first_of(possible.iter(), |_| true, price, free)
     }
 
     /// The first in order of some rows in any order.
     fn first_of(
         &self,
         rows: impl Iterator<Item = RowId>,
+        possible: impl Fn(&RowId) -> bool,
         price: Price,
         free: bool,
     ) -> Option<RowId> {
-        let mut best: Option<(Rank, u64)> = None;
+        let seconds = u128::from(self.wanted().seconds.unwrap_or(1).max(1));
+        let mut best: Option<Key> = None;
+        // A dearer second alone costs more than all of the best.
+        let mut dearest = u64::MAX;
         for at in rows {
-            let coarse = self.rows.coarse_price(at);
-            if best.is_some_and(|(_, least)| coarse > least) {
+            if self.rows.coarse_price(at) > dearest || !possible(&at) {
                 continue;
             }
-            let Some(row) = self.rows.get(at) else {
+            let (Some(row), Some(key)) = (self.rows.get(at), self.key(at)) else {
                 continue;
             };
-            let rank = row.rank(at);
-            if best.is_none_or(|(first, _)| rank < first) && self.fits(row, at, price, free) {
-                best = Some((rank, coarse));
+            if best.is_none_or(|first| key < first) && self.fits(row, at, price, free) {
+                best = Some(key);
+                dearest = coarse(key.0 / seconds);
             }
         }
-        best.map(|(rank, _)| rank.row)
+        best.map(|(_, rank)| rank.row)
     }
 
-    /// Looks in order of price; gives up with an error after some steps.
-    fn walk(&self, price: Price, free: bool) -> Result<Option<RowId>, GaveUp> {
+    /// Looks in the order of price for the first rows that are accepted; gives up with an error after some steps.
+    ///
+    /// Of one price per second, rows stand in the order of what they cost in all. So once one of them costs more than the
+    /// worst that would be taken, the next price is what is looked at.
+    fn walk(
+        &self,
+        price: Price,
+        free: bool,
+        limit: usize,
+        steps: usize,
+        accepts: impl Fn(RowId) -> bool,
+    ) -> Result<Vec<RowId>, GaveUp> {
         let none = BTreeSet::new();
         let others = if free { &none } else { self.sold_out };
-        for (step, rank) in merge(self.open.iter(), others.iter()).enumerate() {
-            if price == Price::Within && !self.may_be_within(rank) {
-                return Ok(None);
-            }
-            if step == self.effort.steps {
-                return Err(GaveUp);
-            }
-            let fits = |row| self.fits(row, rank.row, price, free);
-            if self.rows.get(rank.row).is_some_and(fits) {
-                return Ok(Some(rank.row));
+        let (mut found, mut left, mut from) = (BTreeSet::<Key>::new(), steps, Some(0));
+        while let Some(start) = from.map(Rank::first_at) {
+            from = None;
+            for rank in merge(self.open.range(start..), others.range(start..)) {
+                let worst = found.last().filter(|_| found.len() >= limit);
+                let time = self.wanted().cost(&rank.prices(0));
+                if (price == Price::Within && !self.may_be_within(rank))
+                    || limit == 0
+                    || worst.is_some_and(|(cost, _)| time > *cost)
+                {
+                    break;
+                }
+                let key = (self.wanted().cost(&rank.prices(rank.per_gib)), *rank);
+                if worst.is_some_and(|worst| key > *worst) {
+                    from = rank.per_second.checked_add(1);
+                    break;
+                }
+                left = left.checked_sub(1).ok_or(GaveUp)?;
+                if accepts(rank.row) {
+                    found.insert(key);
+                    if found.len() > limit {
+                        found.pop_last();
+                    }
+                }
             }
         }
-        Ok(None)
+        Ok(found.into_iter().map(|(_, rank)| rank.row).collect())
     }
 
     /// Whether this row, or one after it, can be within the price limits.
     fn may_be_within(&self, rank: &Rank) -> bool {
-        rank.per_second() <= self.wanted.max_prices.per_second.0.0
+        rank.per_second <= self.wanted().max_prices.per_second.0.0
     }
 
     fn fits(&self, row: &Row, at: RowId, price: Price, free: bool) -> bool {
-        let filter = self.wanted.filter;
-        (price == Price::Within) == self.wanted.affords(&row.prices)
+        let filter = self.wanted().filter;
+        (price == Price::Within) == self.wanted().affords(&row.prices)
             && (!free || row.has_room(filter.mbit_up, filter.mbit_down))
             && self.unmet(row, at) == Some(None)
     }
 
     /// The condition that fails; nothing for a row that doesn't count.
     fn unmet(&self, row: &Row, at: RowId) -> Option<Option<Condition>> {
-        let counts = row.expires_at >= self.now && !self.excluded.contains(&at);
-        counts.then(|| self.wanted.unmet(&self.rows.facts(row), self.now))
+        let counts = row.expires_at >= self.conditions.now() && !self.excluded.contains(&at);
+        counts.then(|| self.conditions.unmet(&self.rows.facts(row)))
     }
 
     /// Why there is none.
@@ -189,7 +235,7 @@ impl Search<'_> {
     /// the longest run of conditions that leaves any.
     fn nearest(&self) -> Option<Condition> {
         let mut runs = vec![(None, self.index.all().clone())];
-        for next in self.index.candidates(self.wanted.filter) {
+        for next in self.index.candidates(self.wanted().filter) {
             let narrowed = match runs.last() {
                 Some((_, rows)) if !rows.is_empty() => next.narrow(rows.clone()),
                 _ => break,

@@ -1,33 +1,59 @@
 //! Offers as the book keeps them: each once, small, and what many have in common only once for all.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+mod facts;
 
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use hashbrown::HashTable;
 use ipnet::IpNet;
-use ipsx_metering::{Address, B256, NetworkId, OfferId, Prices, UnixSeconds};
+use ipsx_metering::{
+    Address, Amount, B256, NetworkId, OfferId, PricePerGib, PricePerSecond, Prices, UnixSeconds,
+};
 
-use super::Listing;
-use crate::matching::Facts;
-use crate::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
+use self::facts::RowFacts;
+use super::shared::{ShareId, Shared};
+use super::{Listing, Slot};
+use crate::geo::{Direction, Point};
+use crate::offer::{Capacity, Offer, Placement, PortRange, Protocols, Tier, WeeklyHours};
+use crate::place::{AddressType, City, Country, MAX_REPUTATION, Measured, Region};
+use crate::services::ServiceName;
 
 /// Names a row for as long as its offer is in the book; then it names another one's.
 pub(super) type RowId = u32;
 
-/// Names a value that several rows have.
-type ShareId = u32;
+/// No row.
+const NONE: RowId = RowId::MAX;
 
-/// Place in the order of price: the lowest price per second first, then per GiB, then the oldest.
+/// Place in the order of price: the lowest price per second first, then per GiB, then the best reputation, the shortest
+/// round trip, the oldest. What is not known counts as the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    per_second: u128,
-    per_gib: u128,
+    pub(super) per_second: u128,
+    pub(super) per_gib: u128,
+    standing: u32,
     sequence: u64,
     pub(super) row: RowId,
 }
 
 impl Rank {
-    pub(super) fn per_second(&self) -> u128 {
-        self.per_second
+    /// Before every row of a price per second.
+    pub(super) fn first_at(per_second: u128) -> Self {
+        Self {
+            per_second,
+            per_gib: 0,
+            standing: 0,
+            sequence: 0,
+            row: 0,
+        }
+    }
+
+    /// Its price per second beside some price per GiB.
+    pub(super) fn prices(&self, per_gib: u128) -> Prices {
+        Prices {
+            per_second: PricePerSecond(Amount(self.per_second)),
+            per_gib: PricePerGib(Amount(per_gib)),
+        }
     }
 }
 
@@ -39,37 +65,66 @@ pub(super) struct Held {
     pub(super) mbit_down: u64,
 }
 
+/// Where an address is; many have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    region: Option<Region>,
+    /// Its spelling counts: the offer's placement is given back as it came.
+    city: Option<(Box<str>, City)>,
+    point: Option<(Point, Direction)>,
+}
+
+/// An exit, and what goes with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Exit {
+    network: NetworkId,
+    policy_hash: B256,
+    ports: Box<[PortRange]>,
+    services: Box<[ServiceName]>,
+}
+
 /// An offer in the book.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) id: OfferId,
-    pub(super) nonce: u64,
     pub(super) prices: Prices,
+    pub(super) nonce: u64,
     pub(super) expires_at: UnixSeconds,
-    pub(super) placement: Placement,
-    pub(super) protocols: Protocols,
-    pub(super) tier: Tier,
+    /// Its age.
+    pub(super) sequence: u64,
+    pub(super) bytes_per_month: u64,
     /// What is let of its slot, kept equal to the book's own count.
     pub(super) held: Held,
-    sequence: u64,
-    bytes_per_month: u64,
     /// Nearly always empty, so that two words are enough.
     prefixes: Option<Box<[IpNet]>>,
+    pub(super) provider: Address,
+    pub(super) address: IpAddr,
+    pub(super) measured: Measured,
     leases: u32,
-    mbit_up: u32,
-    mbit_down: u32,
-    min_seconds: u32,
-    max_seconds: u32,
-    provider: ShareId,
-    policy: ShareId,
+    pub(super) mbit_up: u32,
+    pub(super) mbit_down: u32,
+    pub(super) min_seconds: u32,
+    pub(super) max_seconds: u32,
+    exit: ShareId,
     hours: ShareId,
+    place: ShareId,
+    system: ShareId,
+    /// The provider's next row.
+    next: RowId,
+    pub(super) country: Option<Country>,
+    pub(super) protocols: Protocols,
+    pub(super) tier: Tier,
+    pub(super) address_type: Option<AddressType>,
 }
 
 impl Row {
     pub(super) fn rank(&self, row: RowId) -> Rank {
+        let score = self.measured.reputation.unwrap_or(0).min(MAX_REPUTATION);
+        let latency = self.measured.latency_ms.unwrap_or(u16::MAX);
         Rank {
             per_second: self.prices.per_second.0.0,
             per_gib: self.prices.per_gib.0.0,
+            standing: u32::from(MAX_REPUTATION - score) << 16 | u32::from(latency),
             sequence: self.sequence,
             row,
         }
@@ -99,44 +154,22 @@ pub(super) struct Rows {
     vacant: Vec<RowId>,
     /// The price per second of each row, as something that compares quickly; see [`coarse`].
     coarse: Vec<u64>,
-    providers: Shared<Address>,
-    by_provider: BTreeSet<(ShareId, RowId)>,
-    policies: Shared<(NetworkId, B256)>,
+    hasher: RandomState,
+    by_id: HashTable<RowId>,
+    /// The first row of each provider.
+    by_provider: HashTable<RowId>,
+    exits: Shared<Exit>,
     hours: Shared<WeeklyHours>,
+    places: Shared<Place>,
+    systems: Shared<(Option<u32>, Option<Box<str>>)>,
 }
 
 impl Rows {
     /// Adds an offer; `sequence` is its age.
-    pub(super) fn insert(
-        &mut self,
-        id: OfferId,
-        offer: Offer,
-        placement: Placement,
-        sequence: u64,
-        held: Held,
-    ) -> RowId {
-        let row = Row {
-            id,
-            nonce: offer.nonce,
-            prices: offer.prices,
-            expires_at: offer.expires_at,
-            placement,
-            protocols: offer.protocols,
-            tier: offer.tier,
-            held,
-            sequence,
-            bytes_per_month: offer.capacity.bytes_per_month,
-            prefixes: (!offer.prefixes.is_empty()).then(|| offer.prefixes.into_boxed_slice()),
-            leases: offer.capacity.leases,
-            mbit_up: offer.capacity.mbit_up,
-            mbit_down: offer.capacity.mbit_down,
-            min_seconds: offer.min_seconds,
-            max_seconds: offer.max_seconds,
-            provider: self.providers.add(offer.provider),
-            policy: self.policies.add((offer.network, offer.policy_hash)),
-            hours: self.hours.add(offer.weekly_hours),
-        };
-        let (price, provider) = (coarse(row.prices.per_second.0.0), row.provider);
+    pub(super) fn insert(&mut self, listing: Listing, sequence: u64, held: Held) -> RowId {
+        let row = self.row(listing, sequence, held);
+        let (id, provider) = (row.id, row.provider);
+        let price = coarse(row.prices.per_second.0.0);
         let at = if let Some(at) = self.vacant.pop() {
             self.rows[at as usize] = Some(row);
             self.coarse[at as usize] = price;
@@ -146,19 +179,111 @@ impl Rows {
             self.coarse.push(price);
             (self.rows.len() - 1) as RowId
         };
-        self.by_provider.insert((provider, at));
+        let Self {
+            rows,
+            hasher,
+            by_id,
+            by_provider,
+            ..
+        } = self;
+        let of = |at: &RowId| rows.get(*at as usize).and_then(Option::as_ref);
+        by_id.insert_unique(hasher.hash_one(id), at, |at| {
+            of(at).map_or(0, |row| hasher.hash_one(row.id))
+        });
+        let hash = hasher.hash_one(provider);
+        let same = |at: &RowId| of(at).is_some_and(|row| row.provider == provider);
+        let mut next = NONE;
+        if let Some(first) = by_provider.find_mut(hash, same) {
+            next = std::mem::replace(first, at);
+        } else {
+            by_provider.insert_unique(hash, at, |at| {
+                of(at).map_or(0, |row| hasher.hash_one(row.provider))
+            });
+        }
+        if let Some(row) = self.get_mut(at) {
+            row.next = next;
+        }
         at
+    }
+
+    fn row(&mut self, listing: Listing, sequence: u64, held: Held) -> Row {
+        let Listing {
+            id,
+            offer,
+            placement,
+        } = listing;
+        Row {
+            id,
+            prices: offer.prices,
+            nonce: offer.nonce,
+            expires_at: offer.expires_at,
+            sequence,
+            bytes_per_month: offer.capacity.bytes_per_month,
+            held,
+            prefixes: (!offer.prefixes.is_empty()).then(|| offer.prefixes.into_boxed_slice()),
+            provider: offer.provider,
+            address: placement.address,
+            measured: placement.measured,
+            leases: offer.capacity.leases,
+            mbit_up: offer.capacity.mbit_up,
+            mbit_down: offer.capacity.mbit_down,
+            min_seconds: offer.min_seconds,
+            max_seconds: offer.max_seconds,
+            exit: self.exits.add(Exit {
+                network: offer.network,
+                policy_hash: offer.policy_hash,
+                ports: offer.ports.into_boxed_slice(),
+                services: offer.services.into_boxed_slice(),
+            }),
+            hours: self.hours.add(offer.weekly_hours),
+            place: self.places.add(Place {
+                region: placement.region,
+                city: placement.city.map(|city| (city.as_str().into(), city)),
+                point: placement.point.map(|point| (point, point.into())),
+            }),
+            system: self
+                .systems
+                .add((placement.asn, placement.as_name.map(String::into_boxed_str))),
+            next: NONE,
+            country: placement.country,
+            protocols: offer.protocols,
+            tier: offer.tier,
+            address_type: placement.address_type,
+        }
     }
 
     /// Takes a row out.
     pub(super) fn remove(&mut self, at: RowId) -> Option<Row> {
+        self.unlink(at)?;
         let row = self.rows.get_mut(at as usize)?.take()?;
         self.vacant.push(at);
-        self.by_provider.remove(&(row.provider, at));
-        self.providers.drop_one(row.provider);
-        self.policies.drop_one(row.policy);
+        self.exits.drop_one(row.exit);
         self.hours.drop_one(row.hours);
+        self.places.drop_one(row.place);
+        self.systems.drop_one(row.system);
         Some(row)
+    }
+
+    /// Takes a row out of both tables.
+    fn unlink(&mut self, at: RowId) -> Option<()> {
+        let row = self.get(at)?;
+        let (id_hash, next) = (self.hasher.hash_one(row.id), row.next);
+        let hash = self.hasher.hash_one(row.provider);
+        let mut before = self.first_of(row.provider)?;
+        if let Ok(entry) = self.by_id.find_entry(id_hash, |other| *other == at) {
+            entry.remove();
+        }
+        if before != at {
+            while let Some(row) = self.get(before).filter(|row| row.next != at) {
+                before = row.next;
+            }
+            self.get_mut(before)?.next = next;
+        } else if next != NONE {
+            *self.by_provider.find_mut(hash, |first| *first == at)? = next;
+        } else if let Ok(entry) = self.by_provider.find_entry(hash, |first| *first == at) {
+            entry.remove();
+        }
+        Some(())
     }
 
     pub(super) fn get(&self, at: RowId) -> Option<&Row> {
@@ -174,11 +299,31 @@ impl Rows {
         self.rows.len() - self.vacant.len()
     }
 
-    /// A provider's rows.
-    pub(super) fn of_provider(&self, provider: Address) -> Vec<RowId> {
-        let share = self.providers.find(provider);
-        let own = share.map(|share| self.by_provider.range((share, 0)..=(share, RowId::MAX)));
-        own.into_iter().flatten().map(|(_, at)| *at).collect()
+    /// The row of an offer.
+    pub(super) fn of_id(&self, id: OfferId) -> Option<RowId> {
+        let same = |at: &RowId| self.get(*at).is_some_and(|row| row.id == id);
+        self.by_id.find(self.hasher.hash_one(id), same).copied()
+    }
+
+    /// The row of a slot.
+    pub(super) fn of_slot(&self, slot: &Slot) -> Option<RowId> {
+        let same = |at: &RowId| self.get(*at).is_some_and(|row| slot.covers(row.prefixes()));
+        self.of_provider(slot.provider).find(same)
+    }
+
+    /// A provider's rows, in no order.
+    pub(super) fn of_provider(&self, provider: Address) -> impl Iterator<Item = RowId> {
+        let first = self.first_of(provider);
+        std::iter::successors(first, |at| {
+            let next = self.get(*at).map(|row| row.next);
+            next.filter(|next| *next != NONE)
+        })
+    }
+
+    fn first_of(&self, provider: Address) -> Option<RowId> {
+        let same = |at: &RowId| self.get(*at).is_some_and(|row| row.provider == provider);
+        let hash = self.hasher.hash_one(provider);
+        self.by_provider.find(hash, same).copied()
     }
 
     /// Orders as the price per second does, as far as 64 bits go.
@@ -186,35 +331,31 @@ impl Rows {
         self.coarse[at as usize]
     }
 
-    pub(super) fn provider(&self, row: &Row) -> Address {
-        *self.providers.get(row.provider)
+    /// What conditions are checked by.
+    pub(super) fn facts<'r>(&'r self, row: &'r Row) -> RowFacts<'r> {
+        RowFacts { rows: self, row }
     }
 
-    /// What conditions are checked by.
-    pub(super) fn facts<'r>(&'r self, row: &'r Row) -> Facts<'r> {
-        Facts {
-            placement: &row.placement,
-            protocols: row.protocols,
-            tier: row.tier,
-            mbit_up: row.mbit_up,
-            mbit_down: row.mbit_down,
-            min_seconds: row.min_seconds,
-            max_seconds: row.max_seconds,
-            weekly_hours: self.hours.get(row.hours),
-        }
+    /// Where a row is.
+    pub(super) fn point(&self, row: &Row) -> Option<Point> {
+        self.places.get(row.place).point.map(|(point, _)| point)
     }
 
     /// The offer as it was given.
     pub(super) fn listing(&self, row: &Row) -> Listing {
-        let &(network, policy_hash) = self.policies.get(row.policy);
+        let exit = self.exits.get(row.exit);
+        let place = self.places.get(row.place);
+        let (asn, as_name) = self.systems.get(row.system);
         let offer = Offer {
-            network,
-            provider: self.provider(row),
+            network: exit.network,
+            provider: row.provider,
             nonce: row.nonce,
             prefixes: row.prefixes().to_vec(),
             protocols: row.protocols,
-            policy_hash,
+            policy_hash: exit.policy_hash,
             tier: row.tier,
+            ports: exit.ports.to_vec(),
+            services: exit.services.to_vec(),
             capacity: Capacity {
                 leases: row.leases,
                 mbit_up: row.mbit_up,
@@ -227,16 +368,27 @@ impl Rows {
             weekly_hours: *self.hours.get(row.hours),
             expires_at: row.expires_at,
         };
+        let placement = Placement {
+            address: row.address,
+            country: row.country,
+            region: place.region,
+            city: place.city.as_ref().map(|(_, city)| city.clone()),
+            point: place.point.map(|(point, _)| point),
+            asn: *asn,
+            as_name: as_name.as_deref().map(str::to_owned),
+            address_type: row.address_type,
+            measured: row.measured,
+        };
         Listing {
             id: row.id,
             offer,
-            placement: row.placement.clone(),
+            placement,
         }
     }
 }
 
 /// A number that orders as the price does, equal ones apart: how many bits it has, and the first 57 of them.
-fn coarse(price: u128) -> u64 {
+pub(super) fn coarse(price: u128) -> u64 {
     if price == 0 {
         return 0;
     }
@@ -244,59 +396,6 @@ fn coarse(price: u128) -> u64 {
     let aligned = price << (128 - bits);
     // The first bit is always set, and says nothing.
     (u64::from(bits) << 56) | ((aligned << 1) >> 72) as u64
-}
-
-/// Values of which each is kept once, for as long as somebody has it.
-#[derive(Clone, Debug)]
-struct Shared<T> {
-    values: Vec<(T, u32)>,
-    vacant: Vec<ShareId>,
-    by_value: HashMap<T, ShareId>,
-}
-
-impl<T> Default for Shared<T> {
-    fn default() -> Self {
-        Self {
-            values: Vec::new(),
-            vacant: Vec::new(),
-            by_value: HashMap::new(),
-        }
-    }
-}
-
-impl<T: Copy + Eq + Hash> Shared<T> {
-    fn add(&mut self, value: T) -> ShareId {
-        if let Some(&at) = self.by_value.get(&value) {
-            self.values[at as usize].1 += 1;
-            return at;
-        }
-        let at = if let Some(at) = self.vacant.pop() {
-            self.values[at as usize] = (value, 1);
-            at
-        } else {
-            self.values.push((value, 1));
-            (self.values.len() - 1) as ShareId
-        };
-        self.by_value.insert(value, at);
-        at
-    }
-
-    fn drop_one(&mut self, at: ShareId) {
-        let (value, count) = &mut self.values[at as usize];
-        *count -= 1;
-        if *count == 0 {
-            self.by_value.remove(value);
-            self.vacant.push(at);
-        }
-    }
-
-    fn find(&self, value: T) -> Option<ShareId> {
-        self.by_value.get(&value).copied()
-    }
-
-    fn get(&self, at: ShareId) -> &T {
-        &self.values[at as usize].0
-    }
 }
 
 #[cfg(test)]
@@ -316,22 +415,7 @@ mod tests {
 
     #[test]
     fn a_row_is_small() {
-        assert!(
-            size_of::<Option<Row>>() <= 240,
-            "{}",
-            size_of::<Option<Row>>()
-        );
-    }
-
-    #[test]
-    fn a_shared_value_goes_with_its_last_holder() {
-        let mut shared = Shared::default();
-        let a = shared.add('a');
-        assert_eq!((shared.add('a'), shared.add('b')), (a, 1));
-        shared.drop_one(a);
-        assert_eq!(shared.by_value.len(), 2);
-        shared.drop_one(a);
-        assert_eq!(shared.add('c'), a);
-        assert_eq!(shared.get(1), &'b');
+        let bytes = size_of::<Option<Row>>();
+        assert!(bytes <= 256, "{bytes}");
     }
 }

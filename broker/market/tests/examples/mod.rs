@@ -3,12 +3,14 @@
 //! All of them belong to one lease: ids, signatures and sums agree with each other.
 
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
+use ipsx_market::geo::Point;
 use ipsx_market::messages::{
     AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
     PROTOCOL_VERSION, Ready,
 };
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
+use ipsx_market::place::{AddressType, Measured, Reachability};
 use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, TunnelKey};
 use ipsx_metering::{
     Address, Amount, B256, Close, DealId, Domain, NetworkId, PricePerGib, PricePerSecond, Prices,
@@ -81,6 +83,8 @@ pub(crate) fn offer() -> Offer {
         protocols: Protocols::all(),
         policy_hash: B256::repeat_byte(0xb0),
         tier: Tier::WebUdp,
+        ports: Tier::WebUdp.ports(),
+        services: vec!["insurance".parse().unwrap()],
         capacity: Capacity {
             leases: 16,
             mbit_up: 50,
@@ -102,17 +106,26 @@ pub(crate) fn request() -> Request {
         nonce: 99,
         filter: Filter {
             countries: vec!["FR".parse().unwrap(), "DE".parse().unwrap()],
+            regions: vec!["FR-IDF".parse().unwrap(), "DE-BE".parse().unwrap()],
+            cities: vec!["Paris".parse().unwrap(), "Berlin".parse().unwrap()],
+            circles: vec!["48.8566,2.3522,50".parse().unwrap()],
             asns: vec![64_500],
             prefixes: vec!["203.0.113.0/24".parse().unwrap()],
+            address_types: vec![AddressType::Residential],
             ip_version: IpVersion::V4,
             protocols: Protocols::all(),
             tier: Tier::Web,
+            ports: vec![443],
+            services: vec!["insurance".parse().unwrap()],
             mbit_up: 1,
             mbit_down: 20,
+            max_latency_ms: 80,
+            min_reputation: 700,
         },
         max_prices: prices(),
         budget: Amount(1_500_000_000_000_000_000),
         seconds: 3_600,
+        expected_bytes: 10_000_000_000,
         payer: requester().address(),
         payer_signer: session_key().address(),
         channel_salt: B256::ZERO,
@@ -228,7 +241,22 @@ pub(crate) fn placement() -> Placement {
     Placement {
         address: "203.0.113.5".parse().unwrap(),
         country: Some("FR".parse().unwrap()),
+        region: Some("FR-IDF".parse().unwrap()),
+        city: Some("Paris".parse().unwrap()),
+        point: Some(Point {
+            latitude: 48_853_400,
+            longitude: 2_348_800,
+        }),
         asn: Some(64_500),
+        as_name: Some("Example Networks".into()),
+        address_type: Some(AddressType::Residential),
+        measured: Measured {
+            reachability: Some(Reachability::Direct),
+            latency_ms: Some(24),
+            mbit_up: Some(48),
+            mbit_down: Some(190),
+            reputation: Some(870),
+        },
     }
 }
 

@@ -155,6 +155,8 @@ fn offer_view() -> OfferView {
         placement: examples::placement(),
         protocols: offer.protocols,
         tier: offer.tier,
+        ports: examples::offer().ports,
+        services: examples::offer().services,
         prices: offer.prices,
         capacity: offer.capacity,
         free_leases: 15,

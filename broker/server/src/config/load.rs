@@ -44,7 +44,7 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
 }
 
 /// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 18] = [
+const TEXTS: [(&str, &str, &str); 19] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -72,6 +72,7 @@ const TEXTS: [(&str, &str, &str); 18] = [
         "\"https://broker.example.org\"",
     ),
     ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
+    ("city_db", "a file", "\"/usr/share/GeoIP/city.mmdb\""),
     ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
     ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
     (
@@ -257,6 +258,7 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     }
     config.public_url = url("public_url", &settings.public_url, false)?;
     config.country_db = path(&settings.country_db);
+    config.city_db = path(&settings.city_db);
     config.asn_db = path(&settings.asn_db);
     config.wallet = path(&settings.wallet);
     config.passphrase_file = path(&settings.passphrase_file);

@@ -31,6 +31,11 @@ pub struct Settings {
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub country_db: Option<String>,
+    /// MaxMind database (.mmdb) that knows regions, cities and coordinates, and countries if there is no country-db
+    /// [default: none]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub city_db: Option<String>,
     /// MaxMind database (.mmdb) that knows autonomous systems [default: none]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -288,6 +288,8 @@ fn view(listing: &Listing, free_leases: u32) -> OfferView {
         placement: listing.placement.clone(),
         protocols: offer.protocols,
         tier: offer.tier,
+        ports: offer.ports.clone(),
+        services: offer.services.clone(),
         prices: offer.prices,
         capacity: offer.capacity,
         free_leases,

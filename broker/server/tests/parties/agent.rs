@@ -161,6 +161,8 @@ impl TestAgent {
             protocols: Protocols::all(),
             policy_hash: B256::repeat_byte(7),
             tier: Tier::WebUdp,
+            ports: Tier::WebUdp.ports(),
+            services: Vec::new(),
             capacity: Capacity {
                 leases,
                 mbit_up: 100,

@@ -110,6 +110,7 @@ impl TestRequester {
             max_prices: super::prices(2_000, 1_000_000),
             budget: Amount(100_000),
             seconds: 60,
+            expected_bytes: 0,
             payer: self.wallet.address(),
             payer_signer: self.signer.address(),
             channel_salt: B256::ZERO,

@@ -54,6 +54,7 @@ pub(crate) fn terms() -> OfferTerms {
     OfferTerms {
         prefixes: Vec::new(),
         protocols: Protocols::all(),
+        services: Vec::new(),
         capacity: Capacity {
             leases: 4,
             mbit_up: 20,
@@ -76,6 +77,7 @@ pub(crate) fn settings() -> Settings {
         provider: wallet().address(),
         policy_hash: B256::repeat_byte(0x90),
         tier: Tier::Web,
+        ports: Tier::Web.ports(),
         terms: terms(),
         exposure: ExposureLimits::default(),
         endpoint: EndpointHint::ObservedWithPort(51_820),
@@ -130,6 +132,7 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
         max_prices: terms().prices,
         budget: Amount(budget),
         seconds,
+        expected_bytes: 0,
         payer: requester().address(),
         payer_signer: payer_signer().address(),
         channel_salt: B256::ZERO,

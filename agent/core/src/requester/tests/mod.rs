@@ -74,6 +74,7 @@ fn wishes(seconds: u32) -> Wishes {
         max_prices: prices(),
         budget: Amount(u128::from(seconds) * 1_000 * 5),
         seconds,
+        expected_bytes: 0,
         counter_source: CounterSource::Both,
     }
 }
@@ -100,6 +101,8 @@ fn deal(request: &Request) -> Deal {
         protocols: Protocols::all(),
         policy_hash: B256::repeat_byte(9),
         tier: Tier::Web,
+        ports: Tier::Web.ports(),
+        services: Vec::new(),
         capacity: Capacity {
             leases: 1,
             mbit_up: 10,
@@ -134,9 +137,9 @@ fn proposed(deal: Deal) -> ProposedDeal {
     ProposedDeal {
         deal_id: deal.id(),
         placement: Placement {
-            address: EXIT,
             country: "FR".parse().ok(),
             asn: Some(64_500),
+            ..Placement::at(EXIT)
         },
         provider_signature: signature,
         deal,

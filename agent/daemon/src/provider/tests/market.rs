@@ -135,6 +135,7 @@ pub(super) fn terms() -> OfferTerms {
     OfferTerms {
         prefixes: Vec::new(),
         protocols: Protocols::all(),
+        services: Vec::new(),
         capacity: Capacity {
             leases: 2,
             mbit_up: 20,

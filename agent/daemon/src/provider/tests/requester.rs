@@ -106,6 +106,7 @@ impl Requester {
             max_prices: self.prices,
             budget: Amount(self.budget_per_second * u128::from(seconds)),
             seconds,
+            expected_bytes: 0,
             payer: self.wallet.address(),
             payer_signer: self.session_key.address(),
             channel_salt: self.channel_salt,
