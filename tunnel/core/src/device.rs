@@ -16,7 +16,7 @@ use std::{
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-pub(crate) use path_mtu::PathMtu;
+pub(crate) use path_mtu::{PathMtu, PathProbe};
 pub use settings::PeerSettings;
 use shards::Foreign;
 pub use shards::{Arrived, Shard};

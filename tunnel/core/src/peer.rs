@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::{
     control::ControlLimits,
-    device::{PathMtu, PeerConfig, Transfer},
+    device::{PathMtu, PathProbe, PeerConfig, Transfer},
     gate::GateKeeper,
     keys::{PresharedKey, PublicKey},
     noise::{Identity, Session, SessionKeys},
@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) allowed_ips: Vec<IpNet>,
     /// What the way to it is known to take.
     pub(crate) path_mtu: Option<PathMtu>,
+    /// How that was found out last.
+    pub(crate) path_probe: Option<PathProbe>,
     pub(crate) gate: GateKeeper,
     /// Its number in the device's shares.
     pub(crate) share: usize,
@@ -72,6 +74,7 @@ impl Peer {
             endpoint: config.endpoint,
             allowed_ips,
             path_mtu: None,
+            path_probe: None,
             gate,
             share,
             control: ControlLimits::new(now),
@@ -96,6 +99,16 @@ impl Peer {
             index: self.index,
         };
         self.session.wake(&keys, now);
+    }
+
+    /// Sends to this outer address from now on. False if it did before.
+    pub(crate) fn move_to(&mut self, endpoint: SocketAddr) -> bool {
+        let moved = self.endpoint.replace(endpoint) != Some(endpoint);
+        if moved {
+            // Another way.
+            (self.path_mtu, self.path_probe) = (None, None);
+        }
+        moved
     }
 
     /// The peer's own inner IPv4 address: its first allowed host address.

@@ -22,6 +22,9 @@ pub struct Transmit {
     pub segment_size: usize,
     /// Their mark, one for all.
     pub ecn: Ecn,
+    /// Whether it must not be cut to pieces on the way, so that the routers tell what the way takes. Then it is one
+    /// datagram.
+    pub whole: bool,
     /// The datagrams, and after them what an earlier batch left: clearing it each time would cost more than it is worth.
     buffer: Vec<u8>,
     len: usize,
@@ -99,6 +102,7 @@ impl TransmitQueue {
                 destination,
                 segment_size: expected,
                 ecn,
+                whole: false,
                 buffer,
                 len: 0,
                 segments: 0,
@@ -128,6 +132,26 @@ impl TransmitQueue {
         self.bytes += len;
         if len > batch.segment_size {
             self.split_last(start);
+        }
+    }
+
+    /// Like [`push_with`](Self::push_with), for a datagram that must stay whole on the way.
+    pub(crate) fn push_whole_with(
+        &mut self,
+        destination: SocketAddr,
+        ecn: Ecn,
+        expected: usize,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) {
+        if let Some(last) = self.batches.back_mut() {
+            last.sealed = true;
+        }
+        let before = self.batches.len();
+        self.push_with(destination, ecn, expected, expected, write);
+        if self.batches.len() > before
+            && let Some(batch) = self.batches.back_mut()
+        {
+            (batch.whole, batch.sealed) = (true, true);
         }
     }
 
@@ -181,6 +205,7 @@ impl TransmitQueue {
             destination,
             segment_size: len,
             ecn,
+            whole: false,
             buffer,
             len,
             segments: 1,
@@ -213,6 +238,20 @@ mod tests {
         assert_eq!(queue.pop().unwrap().contents().len(), 100);
         assert!(queue.pop().is_none());
         assert_eq!(queue.bytes(), 0);
+    }
+
+    #[test]
+    fn what_must_stay_whole_goes_alone() {
+        let mut queue = TransmitQueue::new();
+        let fill = |buffer: &mut [u8]| buffer.len();
+        queue.push(addr(1), &[1; 100]);
+        queue.push_whole_with(addr(1), Ecn::NotEct, 100, fill);
+        queue.push_whole_with(addr(1), Ecn::NotEct, 100, |_| 0);
+        queue.push(addr(1), &[1; 100]);
+        let batches: Vec<_> = std::iter::from_fn(|| queue.pop())
+            .map(|batch| (batch.whole, batch.segments()))
+            .collect();
+        assert_eq!(batches, [(false, 1), (true, 1), (false, 1)]);
     }
 
     proptest! {

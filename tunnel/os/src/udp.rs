@@ -99,7 +99,7 @@ impl UdpIo {
         socket.bind(&address.into())?;
         let socket = UdpSocket::from_std(socket.into());
         let state = UdpSocketState::new((&socket).into())?;
-        sys::follow_path_mtu(&SockRef::from(&socket));
+        sys::allow_pieces(&SockRef::from(&socket));
         let buffers = (
             state.recv_buffer_size((&socket).into()).unwrap_or(0),
             state.send_buffer_size((&socket).into()).unwrap_or(0),
@@ -159,11 +159,23 @@ impl UdpIo {
     pub(crate) fn send(&self, transmit: &Transmit) -> io::Result<Option<usize>> {
         let segments = transmit.segments();
         let segment_size = (segments > 1).then_some(transmit.segment_size);
-        match self.send_part(transmit, transmit.contents(), segment_size) {
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) && segments > 1 => {}
+        let mut sent = Ok(());
+        let mut send = || sent = self.send_part(transmit, transmit.contents(), segment_size);
+        if transmit.whole {
+            let socket = SockRef::from(&self.socket);
+            sys::keep_whole(&socket, true);
+            send();
+            sys::keep_whole(&socket, false);
+        } else {
+            send();
+        }
+        match sent {
+            Err(error)
+                if error.raw_os_error() == Some(libc::EMSGSIZE)
+                    && (segments > 1 || transmit.whole) => {}
             other => return other.map(|()| None),
         }
-        // Batches are never cut to pieces, datagrams are.
+        // Batches are never cut to pieces by the system, datagrams are.
         for datagram in transmit.contents().chunks(transmit.segment_size) {
             self.send_part(transmit, datagram, None)?;
         }

@@ -112,7 +112,7 @@ impl Device {
             return Ok(Destination::Nowhere);
         }
         peer.last_received = Some(now);
-        let roamed = peer.endpoint.replace(from) != Some(from);
+        let roamed = peer.move_to(from);
         let handshaked = match kind {
             Kind::Initiation => {
                 peer.unconfirmed = true;
@@ -145,7 +145,7 @@ impl Device {
             Opened::Nothing => Destination::Nowhere,
         };
         if handshaked {
-            self.after_handshake(id, from);
+            self.after_handshake(id, from, now);
         }
         self.touch(id, now);
         Ok(packet)

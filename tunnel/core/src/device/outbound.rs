@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Device, PeerId, Side, pass};
+use super::{Device, PathProbe, PeerId, Side, pass};
 use crate::{
     DATA_OVERHEAD,
     control::{self, ControlPacket},
@@ -114,6 +114,7 @@ impl Device {
                 endpoint,
                 ecn: Ecn::of(packet),
                 mtu: self.mtu,
+                now,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, packet.len(), fill);
@@ -152,6 +153,7 @@ impl Device {
                 endpoint,
                 ecn: Ecn::of(segments.packet()),
                 mtu: self.mtu,
+                now,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, len, |buffer| {
@@ -197,7 +199,7 @@ impl Device {
     }
 
     /// Sends what waited for the session, the library's own keepalives included.
-    pub(super) fn after_handshake(&mut self, id: PeerId, endpoint: SocketAddr) {
+    pub(super) fn after_handshake(&mut self, id: PeerId, endpoint: SocketAddr, now: Instant) {
         let side = self.config.side;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
@@ -217,6 +219,7 @@ impl Device {
                 endpoint,
                 ecn: Ecn::of(&pending.packet),
                 mtu: self.mtu,
+                now,
                 transmits: &mut self.transmits,
             };
             sealer.seal(peer, pending.packet.len(), fill);
@@ -269,6 +272,7 @@ struct Sealer<'d> {
     /// What the packet is marked with.
     ecn: Ecn,
     mtu: usize,
+    now: Instant,
     transmits: &'d mut TransmitQueue,
 }
 
@@ -277,13 +281,21 @@ impl Sealer<'_> {
     fn seal(self, peer: &mut Peer, len: usize, fill: impl FnOnce(&mut [u8])) {
         let padded = padded_len(len, self.mtu);
         let expected = padded + DATA_OVERHEAD;
-        self.transmits
-            .push_with(self.endpoint, self.ecn, expected, expected, |buffer| {
-                let (packet, rest) = buffer[DATA_HEADER..].split_at_mut(len);
-                fill(packet);
-                rest[..padded - len].fill(0);
-                peer.session.seal(buffer, padded)
-            });
+        let probe = PathProbe::is_due(&mut peer.path_probe, expected, self.now);
+        let write = |buffer: &mut [u8]| {
+            let (packet, rest) = buffer[DATA_HEADER..].split_at_mut(len);
+            fill(packet);
+            rest[..padded - len].fill(0);
+            peer.session.seal(buffer, padded)
+        };
+        let Self { endpoint, ecn, .. } = self;
+        if probe {
+            self.transmits
+                .push_whole_with(endpoint, ecn, expected, write);
+        } else {
+            self.transmits
+                .push_with(endpoint, ecn, expected, expected, write);
+        }
         peer.transfer.sent += expected as u64;
     }
 }

@@ -1,7 +1,9 @@
 //! What the way to a peer takes without cutting datagrams to pieces.
 //!
-//! Whoever learns it (the system, from the routers on the way) reports it here; then senders inside the tunnel are
-//! told, and make packets that fit. Packets that may be cut are sent as they are: the system cuts their datagrams.
+//! Routers may cut datagrams: where their messages are filtered, one that forbids it would be lost for good. Only now and
+//! then one is sent that must stay whole. If it does not fit, the system learns from the routers what does, and reports
+//! it here with the next batch that is longer; then senders inside the tunnel are told, and make packets that fit. Packets
+//! of others are sent as they are: the system cuts their datagrams.
 
 use std::{
     net::SocketAddr,
@@ -14,6 +16,12 @@ use crate::{DATA_OVERHEAD, drops::DropReason, offload::Segments, packet};
 /// How long a report holds: the way may have changed, and taken a longer packet again (RFC 1191, section 6.3).
 const HOLDS: Duration = Duration::from_secs(600);
 
+/// Between the two probes for a length: the first has the routers tell the system, the second has the system tell us.
+const ANSWERED: Duration = Duration::from_secs(1);
+
+/// Longest datagram that needs no probe: 1,280 bytes with the headers of IPv6, which every way takes.
+const UNPROBED: usize = 1280 - 40 - 8;
+
 /// No sender can be asked for less (RFC 8200, section 5; the least that IPv4 hosts expect).
 const LEAST_V6: u16 = 1280;
 const LEAST_V4: u16 = 576;
@@ -23,6 +31,30 @@ const LEAST_V4: u16 = 576;
 pub(crate) struct PathMtu {
     inner: u16,
     until: Instant,
+}
+
+/// The longest datagram that was sent as a probe, and how often.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PathProbe {
+    len: usize,
+    repeated: bool,
+    until: Instant,
+}
+
+impl PathProbe {
+    /// Whether a datagram of `len` bytes is to be the next probe.
+    pub(crate) fn is_due(last: &mut Option<Self>, len: usize, now: Instant) -> bool {
+        if len <= UNPROBED || last.is_some_and(|last| len <= last.len && now < last.until) {
+            return false;
+        }
+        let repeated = last.is_some_and(|last| len <= last.len && !last.repeated);
+        *last = Some(Self {
+            len,
+            repeated,
+            until: now + if repeated { HOLDS } else { ANSWERED },
+        });
+        true
+    }
 }
 
 impl Device {

@@ -150,7 +150,7 @@ impl Device {
     /// Changes where a peer is called; it may still move by itself.
     pub fn set_endpoint(&mut self, id: PeerId, endpoint: SocketAddr) {
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.endpoint = Some(endpoint);
+            peer.move_to(endpoint);
         }
     }
 

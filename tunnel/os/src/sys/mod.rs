@@ -23,6 +23,6 @@ pub(crate) use self::{
 };
 pub(crate) use interfaces::own_networks;
 pub(crate) use options::{
-    defer_port, enlarge_buffers, follow_path_mtu, path_mtu, raise_file_limit,
+    allow_pieces, defer_port, enlarge_buffers, keep_whole, path_mtu, raise_file_limit,
 };
 pub(crate) use resolve::{LookupFailure, lookup};

@@ -18,17 +18,13 @@ pub(crate) fn enlarge_buffers(socket: &Socket, bytes: usize) {
     let _ = socket.set_send_buffer_size(bytes);
 }
 
-/// Has datagrams that are longer than the way takes cut to pieces, by the system and not by routers: those tell it
-/// what they take, which then holds for all sockets.
-pub(crate) fn follow_path_mtu(socket: &Socket) {
+/// Has datagrams that are longer than the way takes cut to pieces: by the system as far as it knows what the way takes,
+/// else by routers. Only IPv4 ones do that.
+pub(crate) fn allow_pieces(socket: &Socket) {
+    keep_whole(socket, false);
     // Where an option is missing, or is of the other IP version, the system's default holds.
     #[cfg(target_os = "linux")]
     for (level, option, value) in [
-        (
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_WANT,
-        ),
         (
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
@@ -40,6 +36,22 @@ pub(crate) fn follow_path_mtu(socket: &Socket) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = socket;
+}
+
+/// Whether what is sent from now on is lost rather than cut to pieces; routers then say what they take, which the system
+/// remembers for all sockets.
+pub(crate) fn keep_whole(socket: &Socket, whole: bool) {
+    #[cfg(target_os = "linux")]
+    {
+        let value = if whole {
+            libc::IP_PMTUDISC_DO
+        } else {
+            libc::IP_PMTUDISC_DONT
+        };
+        set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, whole);
 }
 
 /// The longest IP packet that the way to `destination` takes, as far as the system knows.

@@ -104,3 +104,34 @@ fn the_answers_are_right_to_the_bit() {
     assert_eq!((ip.payload()[0], ip.payload()[1]), (2, 0));
     assert_eq!(ip.payload()[4..8], 1328_u32.to_be_bytes());
 }
+
+/// Which of the datagrams that are waiting must stay whole.
+fn wholes(pair: &mut Pair) -> Vec<bool> {
+    std::iter::from_fn(|| pair.client.poll_transmit())
+        .map(|batch| batch.whole)
+        .collect()
+}
+
+#[test]
+fn now_and_then_a_long_datagram_must_stay_whole() {
+    let mut pair = Pair::open();
+    wholes(&mut pair);
+    let mut probed = |pair: &mut Pair, len: usize| {
+        pair.up(&whole(len)).unwrap();
+        wholes(pair)
+    };
+    assert_eq!(probed(&mut pair, 1200), [false], "every way takes it");
+    assert_eq!(probed(&mut pair, 1300), [true]);
+    assert_eq!(probed(&mut pair, 1300), [false]);
+    assert_eq!(probed(&mut pair, 1420), [true], "a longer one");
+    assert_eq!(probed(&mut pair, 1420), [false]);
+    pair.now += Duration::from_secs(1);
+    assert_eq!(probed(&mut pair, 1420), [true], "once more");
+    for _ in 0..30 {
+        pair.now += Duration::from_secs(1);
+        assert_eq!(probed(&mut pair, 1420), [false]);
+    }
+    // Another way.
+    pair.client.set_endpoint(pair.gateway, outer(9));
+    assert_eq!(probed(&mut pair, 1420), [true]);
+}
