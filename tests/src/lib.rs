@@ -15,6 +15,7 @@ pub mod end;
 pub mod geography;
 pub mod market;
 pub mod namespace;
+pub mod node;
 pub mod origin;
 pub mod program;
 pub mod refused;

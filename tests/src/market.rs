@@ -22,6 +22,8 @@ pub struct Market {
     http: String,
     agents: String,
     funded: Vec<String>,
+    /// What the broker is told of a chain that is not its own.
+    chain: Vec<String>,
     command: Box<dyn Fn(&str) -> Command>,
 }
 
@@ -64,8 +66,26 @@ impl Market {
             http: format!("{address}:0"),
             agents: format!("{address}:0"),
             funded: Vec::new(),
+            chain: Vec::new(),
             command,
         }
+    }
+
+    /// The same on a node and a contract that are there already, with this keystore as the operator's; whoever needs gas
+    /// or tokens has to be given some.
+    pub fn on_node(mut self, rpc: &str, centralizer: &str, operator: &Path) -> Self {
+        let operator = operator.display().to_string();
+        let passphrase = self.path().join("passphrase").display().to_string();
+        let words = [
+            ["--chain", "rpc"],
+            ["--rpc-url", rpc],
+            ["--rpc-finality", "0"],
+            ["--centralizer", centralizer],
+            ["--wallet", &operator],
+            ["--passphrase-file", &passphrase],
+        ];
+        self.chain = words.concat().into_iter().map(String::from).collect();
+        self
     }
 
     /// The folder that holds everything.
@@ -78,7 +98,7 @@ impl Market {
         &self.http
     }
 
-    /// A new wallet that the chain will fund, if the broker has not made the chain yet.
+    /// A new wallet that the broker's own chain will fund, if it has not been made yet.
     pub fn wallet(&mut self, name: &str) -> Wallet {
         let data = self.path().join(name);
         let output = self
@@ -99,7 +119,8 @@ impl Market {
             .args(["--http-listen", &self.http, "--agents-listen", &self.agents])
             .arg("--country-db")
             .arg(self.path().join("places.mmdb"));
-        for address in &self.funded {
+        command.args(&self.chain);
+        for address in self.funded.iter().filter(|_| self.chain.is_empty()) {
             command.args(["--fund", &format!("{address}=1000")]);
         }
         let mut broker = Program::start("ipsx-broker", &mut command);

@@ -33,17 +33,18 @@ pub(crate) async fn run(
     let wallet = wallet::open(settings).await?;
     let broker = Broker::new(&settings.broker);
     let network = Network::join(settings, &broker).await?;
-    let requester = Requester::new(wallet, network, broker, &settings.data);
+    let requester = Requester::new(wallet, network, broker, &settings.data).paying_from(args.payer);
     end_unfinished(&requester, &settings.data, output).await?;
     let balance = deposit(&requester, args.amount).await?;
     output.json(&json!({
-        "address": requester.wallet.address(),
+        "address": requester.payer,
         "amount": args.amount,
         "deposit": balance,
     }));
     output.line(format!(
-        "deposited {}; the deposit is {}",
+        "deposited {}; the deposit of {} is {}",
         amount::tokens(args.amount),
+        requester.payer,
         amount::tokens(balance)
     ));
     Ok(())
@@ -88,11 +89,11 @@ pub(crate) async fn deposit(requester: &Requester, amount: Amount) -> Result<Amo
         .await
         .map_err(contract_failure)?;
     contract
-        .deposit_with_permit(wallet, network, owner, &permit)
+        .deposit_with_permit(wallet, network, requester.payer, &permit)
         .await
         .map_err(contract_failure)?;
     Ok(contract
-        .account(network, owner)
+        .account(network, requester.payer)
         .await
         .map_err(contract_failure)?
         .balance)

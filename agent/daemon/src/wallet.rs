@@ -1,7 +1,7 @@
 //! The wallet in the data folder, and the passphrase that opens it.
 
 mod phrase;
-mod revoke;
+mod session_keys;
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
@@ -40,7 +40,8 @@ pub(crate) async fn run(
             Ok(())
         }
         WalletCommand::Import(args) => import(args, settings, output).await,
-        WalletCommand::Revoke => revoke::run(settings, output).await,
+        WalletCommand::Authorize(args) => session_keys::authorize(args, settings, output).await,
+        WalletCommand::Revoke(args) => session_keys::revoke(args, settings, output).await,
         WalletCommand::Show => show(settings, output).await,
     }
 }

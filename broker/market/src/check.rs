@@ -7,7 +7,7 @@ use crate::geo::{Circle, FURTHEST_KM};
 use crate::offer::{LONGEST_LEASE, Offer, Placement, SHORTEST_LEASE};
 use crate::place::{AddressType, MAX_REPUTATION};
 use crate::ports::is_canonical;
-use crate::request::{Filter, Request};
+use crate::request::{Filter, Request, SignedRequest, Unsigned};
 use crate::services::ServiceName;
 
 /// Most prefixes of an offer, and most countries, systems or prefixes of a filter.
@@ -36,6 +36,9 @@ pub enum Unusable {
         /// What is wrong.
         reason: VerifyError,
     },
+    /// The request is not signed by all who must.
+    #[error("the request: {0}")]
+    Unsigned(#[from] Unsigned),
     /// Made for another network.
     #[error("it is for network {0}, this is {1}")]
     OtherNetwork(NetworkId, NetworkId),
@@ -98,7 +101,7 @@ impl CheckContext {
     }
 
     /// Checks a request that `requester` posted.
-    pub fn request(&self, signed: &Signed<Request>, requester: Address) -> Result<(), Unusable> {
+    pub fn request(&self, signed: &SignedRequest, requester: Address) -> Result<(), Unusable> {
         let request = &signed.message;
         self.network(request.network)?;
         if request.requester != requester {
@@ -108,21 +111,9 @@ impl CheckContext {
                 format!("the session's wallet {requester}"),
             ));
         }
-        // A deposit of somebody else's may only be spent with a consent that this version has no message for.
-        if request.payer != requester {
-            return Err(field(
-                "payer",
-                request.payer,
-                format!("the requester {requester}"),
-            ));
-        }
         self.window("expires_at", request.expires_at, MAX_REQUEST_SECONDS)?;
         check_wish(request)?;
-        let verified = signed.verify(&self.domain, requester);
-        verified.map_err(|reason| Unusable::Signature {
-            what: "the request's signature",
-            reason,
-        })
+        Ok(signed.verify(&self.domain)?)
     }
 
     fn network(&self, network: NetworkId) -> Result<(), Unusable> {
@@ -233,6 +224,9 @@ fn check_wish(request: &Request) -> Result<(), Unusable> {
     }
     if request.budget == Amount::ZERO || request.budget.0 > MAX_BUDGET {
         return Err(field("budget", request.budget, "above 0 and below 2^96"));
+    }
+    if request.payer.is_zero() {
+        return Err(field("payer", request.payer, "the owner of the deposit"));
     }
     if request.payer_signer.is_zero() {
         return Err(field(

@@ -3,20 +3,20 @@
 use std::net::IpAddr;
 
 use ipsx_metering::{
-    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Signed, Terms,
+    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Terms,
     TypedData, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::offer::{Offer, price_per_gib, price_per_second};
-use crate::request::{CounterSource, Request, TunnelKey};
+use crate::request::{CounterSource, SignedRequest, TunnelKey};
 use crate::typed_data::{sol, uint40};
 
 /// What the broker puts before a provider: a request that its offer matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
-    /// The request, signed by the requester.
-    pub request: Signed<Request>,
+    /// The request, signed by the requester and, if another one pays, the payer's session key.
+    pub request: SignedRequest,
     /// The provider's offer that it matched.
     pub offer: OfferId,
     /// The address that is sold, as placed.

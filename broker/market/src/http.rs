@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::deal::{Deal, Outcome};
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
-use crate::request::Request;
+use crate::request::SignedRequest;
 use crate::services::ServiceName;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
@@ -108,8 +108,8 @@ pub struct OfferView {
 /// `POST /v1/requests`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostRequest {
-    /// The request, signed by the requester's wallet.
-    pub request: Signed<Request>,
+    /// The request, with its signatures.
+    pub request: SignedRequest,
 }
 
 /// The answer to [`PostRequest`]: a deal that the provider has signed and the requester may.

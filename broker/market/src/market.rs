@@ -33,7 +33,7 @@ pub struct MarketConfig {
     pub timers: DealTimers,
     /// Bounds of the book.
     pub book: BookLimits,
-    /// Deals of one requester that are proposed or agreed and not yet active.
+    /// Deals of one payer that are proposed or agreed and not yet active.
     pub unstarted_deals: usize,
     /// Providers that are asked, one after the other, for one request.
     pub attempts: usize,
@@ -160,7 +160,7 @@ pub struct Market {
     pending: BTreeMap<u64, Pending>,
     deals: HashMap<DealId, Live>,
     by_provider: HashMap<Address, BTreeSet<DealId>>,
-    by_requester: HashMap<Address, BTreeSet<DealId>>,
+    by_payer: HashMap<Address, BTreeSet<DealId>>,
     deadlines: BTreeSet<(UnixSeconds, DealId)>,
     counter: u64,
 }
@@ -177,7 +177,7 @@ impl Market {
             pending: BTreeMap::new(),
             deals: HashMap::new(),
             by_provider: HashMap::new(),
-            by_requester: HashMap::new(),
+            by_payer: HashMap::new(),
             deadlines: BTreeSet::new(),
             counter: 0,
         };
@@ -292,35 +292,32 @@ impl Market {
             .entry(deal.provider)
             .or_default()
             .insert(id);
-        self.by_requester
-            .entry(deal.requester)
-            .or_default()
-            .insert(id);
+        self.by_payer.entry(deal.payer).or_default().insert(id);
         self.deals.insert(id, live);
         self.reschedule(id);
     }
 
-    /// A requester's deals that are going on.
-    fn deals_by(&self, requester: Address) -> impl Iterator<Item = &DealRecord> {
-        let ids = self.by_requester.get(&requester).into_iter().flatten();
+    /// A payer's deals that are going on.
+    fn deals_by(&self, payer: Address) -> impl Iterator<Item = &DealRecord> {
+        let ids = self.by_payer.get(&payer).into_iter().flatten();
         ids.filter_map(|id| self.deal(*id))
     }
 
-    /// Unstarted deals of a requester and its requests under way.
-    fn unstarted(&self, requester: Address) -> usize {
+    /// Unstarted deals of a payer and its requests under way: a deposit is rarer than a requester's wallet.
+    fn unstarted(&self, payer: Address) -> usize {
         let unstarted =
             |r: &&DealRecord| matches!(r.status(), DealStatus::Proposed | DealStatus::Agreed);
         let asked = self
             .pending
             .values()
-            .filter(|p| p.proposal.request.message.requester == requester);
-        self.deals_by(requester).filter(unstarted).count() + asked.count()
+            .filter(|p| p.proposal.request.message.payer == payer);
+        self.deals_by(payer).filter(unstarted).count() + asked.count()
     }
 
     /// Whether a deal that still counts pays through the same channel: one serves one lease at a time.
     fn channel_is_busy(&self, record: &DealRecord) -> bool {
         let channel = record.deal.channel();
-        self.deals_by(record.deal.requester)
+        self.deals_by(record.deal.payer)
             .any(|other| other.deal.channel() == channel)
     }
 }

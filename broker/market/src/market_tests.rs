@@ -12,7 +12,7 @@ use crate::deal::{Binding, Deal, Outcome, ProviderTerms};
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
 use crate::record::DealRecord;
-use crate::request::{CounterSource, Filter, Request, TunnelKey};
+use crate::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 
 const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
@@ -66,7 +66,7 @@ pub(super) fn placement(provider: u8) -> Placement {
     Placement::at([192, 0, 2, provider].into())
 }
 
-fn request(requester: u8, nonce: u64) -> Signed<Request> {
+fn request(requester: u8, nonce: u64) -> SignedRequest {
     let message = Request {
         network: config().network,
         requester: key(requester).address(),
@@ -86,7 +86,7 @@ fn request(requester: u8, nonce: u64) -> Signed<Request> {
         counter_source: CounterSource::Both,
         expires_at: NOW.after(100_000),
     };
-    Signed::sign(message, &config().domain, &key(requester))
+    SignedRequest::sign(message, &config().domain, &key(requester), &key(requester))
 }
 
 fn terms(provider: u8) -> ProviderTerms {
@@ -591,7 +591,7 @@ fn one_channel_serves_one_lease_at_a_time() {
     let mut posted = request(50, 1).message;
     let commands = [1, 2].map(|nonce| {
         posted.nonce = nonce;
-        Signed::sign(posted.clone(), &config().domain, &key(50))
+        SignedRequest::sign(posted.clone(), &config().domain, &key(50), &key(50))
     });
     for (number, request) in commands.into_iter().enumerate() {
         let ticket = Ticket(number as u64 + 1);

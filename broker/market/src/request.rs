@@ -3,7 +3,10 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use ipsx_metering::{Address, Amount, B256, NetworkId, Prices, RequestId, TypedData, UnixSeconds};
+use ipsx_metering::{
+    Address, Amount, B256, Domain, NetworkId, Prices, RequestId, SecretKey, Signature, TypedData,
+    UnixSeconds, VerifyError, verify,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::geo::Circle;
@@ -168,6 +171,60 @@ impl Request {
     /// The request's id.
     pub fn id(&self) -> RequestId {
         RequestId(self.struct_hash())
+    }
+}
+
+/// A request with the signatures that make it good.
+///
+/// A wallet that pays for itself appoints its session key by naming it. Whoever names another payer shows that this
+/// payer's session key agrees to this very request; that the payer appointed the key, the chain says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRequest {
+    /// What is asked for.
+    pub message: Request,
+    /// The requester's wallet over the request.
+    pub signature: Signature,
+    /// The session key over the same, if the payer is not the requester.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payer_signature: Option<Signature>,
+}
+
+/// A request is not signed by all who must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsigned {
+    /// The requester's signature does not hold.
+    #[error("it is not the requester's: {0}")]
+    Requester(VerifyError),
+    /// The session key's does not.
+    #[error("the payer's session key did not agree to it: {0}")]
+    Payer(VerifyError),
+    /// The session key's is missing.
+    #[error("it names payer {0} and lacks the signature of that payer's session key")]
+    NoConsent(Address),
+}
+
+impl SignedRequest {
+    /// Signs with the requester's wallet and, where it is needed, with the session key.
+    pub fn sign(message: Request, domain: &Domain, wallet: &SecretKey, key: &SecretKey) -> Self {
+        let hash = message.signing_hash(domain);
+        Self {
+            signature: wallet.sign_hash(hash),
+            payer_signature: (message.payer != message.requester).then(|| key.sign_hash(hash)),
+            message,
+        }
+    }
+
+    /// Checks that everybody signed who must.
+    pub fn verify(&self, domain: &Domain) -> Result<(), Unsigned> {
+        let request = &self.message;
+        let hash = request.signing_hash(domain);
+        verify(hash, &self.signature, request.requester).map_err(Unsigned::Requester)?;
+        if request.payer == request.requester {
+            return Ok(());
+        }
+        let consent = self.payer_signature;
+        let consent = consent.ok_or(Unsigned::NoConsent(request.payer))?;
+        verify(hash, &consent, request.payer_signer).map_err(Unsigned::Payer)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Limits {
     pub offers_per_provider: u32,
     /// Messages a second from one agent, on average; bursts of ten times as many.
     pub messages_per_second: u32,
-    /// Proposed and unstarted deals of one requester.
+    /// Proposed and unstarted deals of one payer.
     pub unstarted_deals: u32,
     /// HTTP requests at work at the same time.
     pub http_requests: u32,

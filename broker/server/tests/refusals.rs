@@ -11,6 +11,7 @@ use hyper::{Method, StatusCode};
 use ipsx_market::deal::Binding;
 use ipsx_market::http::*;
 use ipsx_market::messages::{BrokerMessage, EndCause, EndReport};
+use ipsx_market::request::SignedRequest;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Amount, B256, Signed, TypedData, Usage};
 use ipsx_settlement::Signer;
@@ -124,10 +125,11 @@ async fn what_is_not_signed_right_is_refused() {
     let stranger = TestRequester::with_deposit(&broker, 0).await;
 
     let request = requester.request("FR");
-    let forged = Signed::sign(
+    let forged = SignedRequest::sign(
         request.clone(),
         &requester.info.domain,
         stranger.wallet.key(),
+        requester.signer.key(),
     );
     let posted = PostRequest { request: forged };
     let problem = requester

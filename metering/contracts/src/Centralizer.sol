@@ -278,10 +278,13 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
         require(a.nonce == nonce, WrongNonce(nonce));
         account.authorizationNonce = nonce + 1;
         _requireSignedBy(a.payer, _hashTypedDataV4(a.hash()), signature);
-        uint256 validTo = signers[a.network][a.payer][a.signer];
-        if (a.validTo > validTo) validTo = a.validTo;
-        signers[a.network][a.payer][a.signer] = validTo;
-        emit SignerChanged(a.network, a.payer, a.signer, validTo);
+        _allowSigner(a.network, a.payer, a.signer, a.validTo);
+    }
+
+    /// Lets `signer` sign the caller's vouchers until `validTo`: for wallets that execute rather than sign.
+    function grant(bytes32 network, address signer, uint40 validTo) external {
+        require(signer != address(0), ZeroAddress());
+        _allowSigner(network, msg.sender, signer, validTo);
     }
 
     /// Ends a session key GRACE from now at the latest, and voids authorisations that were signed but not submitted.
@@ -527,6 +530,13 @@ contract Centralizer is EIP712, ReentrancyGuardTransient {
     }
 
     /// The signer, or zero for a signature that is not valid with a low `s`.
+    /// Never shortens: only a revocation does.
+    function _allowSigner(bytes32 network, address payer, address signer, uint256 validTo) private {
+        validTo = _max(signers[network][payer][signer], validTo);
+        signers[network][payer][signer] = validTo;
+        emit SignerChanged(network, payer, signer, validTo);
+    }
+
     function _recover(bytes32 hash, CompactSignature calldata signature) private pure returns (address signer) {
         (signer,,) = ECDSA.tryRecover(hash, signature.r, signature.vs);
     }

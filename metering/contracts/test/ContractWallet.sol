@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 
-/// A wallet that is a contract (ERC-1271), and that can turn bad after it was trusted.
+/// A wallet that is a contract (ERC-1271), executes what its key says, and can turn bad after it was trusted.
 contract ContractWallet {
     enum Mood {
         Honest,
@@ -20,6 +20,16 @@ contract ContractWallet {
 
     function setMood(Mood mood) external {
         _mood = mood;
+    }
+
+    function execute(address to, bytes calldata data) external {
+        require(msg.sender == _key, "not the key");
+        (bool good, bytes memory answer) = to.call(data);
+        if (!good) {
+            assembly {
+                revert(add(answer, 32), mload(answer))
+            }
+        }
     }
 
     function isValidSignature(bytes32 hash, bytes calldata signature) external view returns (bytes4) {

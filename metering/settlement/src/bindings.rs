@@ -111,6 +111,7 @@ alloy_sol_types::sol! {
         function withdraw(bytes32 network, address to) external;
         function withdrawWithOperator(Withdrawal calldata w, CompactSignature calldata signature) external;
         function authorize(Authorization calldata a, bytes calldata signature) external;
+        function grant(bytes32 network, address signer, uint40 validTo) external;
         function revoke(bytes32 network, address signer) external;
         function settle(Row[] calldata rows) external;
         function hold(Row calldata row) external;

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::offer::{Offer, WeeklyHours};
 use ipsx_market::ports::has_port;
-use ipsx_market::request::{Filter, IpVersion, Request};
-use ipsx_metering::{Address, Amount, B256, ChannelId, UnixSeconds, Usage, VerifyError};
+use ipsx_market::request::{Filter, IpVersion, Request, Unsigned};
+use ipsx_metering::{Address, Amount, B256, ChannelId, UnixSeconds, Usage};
 use ipsx_tunnel_core::Rates;
 
 use super::settings::{ExposureLimits, Settings};
 
-/// Deals that one requester may have signed and not started: nobody drains the capacity for free.
+/// Deals that one payer may have signed and not started: nobody drains the capacity for free.
 const MAX_UNSTARTED: usize = 2;
 /// Furthest ahead that a deal may wait for its signatures, seconds.
 const LONGEST_SIGNING: u64 = 3_600;
@@ -30,9 +30,9 @@ pub enum Declined {
     /// The request names another network.
     #[error("the request is for another network")]
     OtherNetwork,
-    /// The requester did not sign the request.
-    #[error("the request is not the requester's: {0}")]
-    RequestSignature(#[from] VerifyError),
+    /// The request is not signed by all who must.
+    #[error("the request: {0}")]
+    Unsigned(#[from] Unsigned),
     /// The request is void.
     #[error("the request has expired")]
     RequestExpired,
@@ -98,8 +98,8 @@ pub enum Declined {
     /// No more rate.
     #[error("the rate that the request wants is taken by other leases")]
     RateTaken,
-    /// Signed deals of this requester wait to be started.
-    #[error("{MAX_UNSTARTED} deals of this requester wait to be started")]
+    /// Signed deals of this payer wait to be started.
+    #[error("{MAX_UNSTARTED} deals of this payer wait to be started")]
     Unstarted,
     /// The month's traffic is used up.
     #[error("this month's traffic is used up")]
@@ -113,7 +113,7 @@ pub enum Declined {
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) request: ipsx_metering::RequestId,
-    pub(crate) requester: Address,
+    pub(crate) payer: Address,
     pub(crate) tunnel_key: B256,
     pub(crate) channel: ChannelId,
     pub(crate) mbit_up: u32,
@@ -160,7 +160,7 @@ pub(crate) fn judge(
     check_limits(situation)?;
     let domain = &situation.settings.network.domain;
     // The costliest check comes last.
-    proposal.request.verify(domain, request.requester)?;
+    proposal.request.verify(domain)?;
     Ok(deal)
 }
 
@@ -315,7 +315,7 @@ fn check_capacity(
     }
     let unstarted = taken
         .iter()
-        .filter(|lease| lease.requester == deal.requester && !lease.started)
+        .filter(|lease| lease.payer == deal.payer && !lease.started)
         .count();
     if unstarted >= MAX_UNSTARTED {
         return Err(Declined::Unstarted);

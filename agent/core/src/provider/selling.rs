@@ -25,7 +25,7 @@ impl Provider {
         let network = self.settings.network.id;
         let agent_key = self.keys.agent_key(network, requester);
         let terms = ProviderTerms {
-            payout: self.keys.payout_key(network, requester).address(),
+            payout: self.keys.payout_key(network, request.payer).address(),
             agent_key: agent_key.address(),
             tunnel_key: self.keys.tunnel_key(),
         };
@@ -45,7 +45,7 @@ impl Provider {
             Ok(deal) => {
                 let taken = Taken {
                     request: deal.request,
-                    requester,
+                    payer: deal.payer,
                     tunnel_key: deal.requester_tunnel_key.0,
                     channel: deal.channel().id(),
                     mbit_up: request.filter.mbit_up,

@@ -3,23 +3,29 @@
 mod country;
 pub mod duration;
 mod filter;
+mod records;
 mod tun;
+mod wallet;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use ipsx_market::offer::Country;
-use ipsx_metering::{Address, Amount, DealId, Transport};
+use ipsx_metering::{Address, Amount, DealId};
 
 use crate::amount;
 use crate::exit_code::ExitCode;
 use crate::provider::ProvideArgs;
-use crate::statement::Month;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
 pub use filter::{FilterArgs, PriceArgs};
+pub use records::{DiscloseArgs, LeasesArgs, StatementArgs, VerifyArgs};
 pub use tun::TunArgs;
+pub use wallet::{
+    AuthorizeArgs, DepositArgs, ImportArgs, NewWalletArgs, RevokeArgs, SettleArgs, WalletCommand,
+    WithdrawCommand, WithdrawCreditsArgs, WithdrawDepositArgs,
+};
 
 /// Lend your IP address by the second, or lease one anywhere, and pay with signed vouchers.
 #[derive(Debug, Parser)]
@@ -120,49 +126,6 @@ pub enum Command {
     ExitCodes,
 }
 
-/// `ipsx wallet …`
-#[derive(Debug, Subcommand)]
-pub enum WalletCommand {
-    /// Draw a new key and seal it with a passphrase
-    New(NewWalletArgs),
-    /// Import a private key, a recovery phrase or another keystore file
-    Import(ImportArgs),
-    /// Take back the session keys that may spend from the deposit
-    Revoke,
-    /// Show the address, the deposit, the tokens and the gas
-    Show,
-}
-
-/// `ipsx wallet new`
-#[derive(Debug, Args)]
-pub struct NewWalletArgs {
-    /// Derive it from 24 words that are shown once, to be written down (BIP-39)
-    #[arg(long)]
-    pub phrase: bool,
-}
-
-/// `ipsx wallet import …`
-#[derive(Debug, Args)]
-pub struct ImportArgs {
-    /// File with a private key in hex; `-` reads it from standard input
-    #[arg(
-        long,
-        value_name = "FILE",
-        required_unless_present_any = ["keystore", "phrase_file"],
-        conflicts_with_all = ["keystore", "phrase_file"]
-    )]
-    pub key: Option<PathBuf>,
-    /// File with the words of a recovery phrase on one line (BIP-39, English); `-` reads standard input
-    #[arg(long, value_name = "FILE", conflicts_with = "keystore")]
-    pub phrase_file: Option<PathBuf>,
-    /// An encrypted keystore (Web3 Secret Storage, version 3)
-    #[arg(long, value_name = "FILE")]
-    pub keystore: Option<PathBuf>,
-    /// File with the other keystore's passphrase [default: asked for]
-    #[arg(long, value_name = "FILE", requires = "keystore")]
-    pub keystore_passphrase_file: Option<PathBuf>,
-}
-
 /// `ipsx search`
 #[derive(Clone, Debug, Default, Args)]
 pub struct SearchArgs {
@@ -175,14 +138,6 @@ pub struct SearchArgs {
     /// Leave out offers that cannot be leased this long, such as 90s, 10m, 2h or 7d
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub duration: Option<u32>,
-}
-
-/// `ipsx deposit`
-#[derive(Clone, Debug, Args)]
-pub struct DepositArgs {
-    /// How many tokens
-    #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
-    pub amount: Amount,
 }
 
 /// `ipsx connect`
@@ -206,6 +161,14 @@ pub struct ConnectArgs {
         default_value_if("restore", "true", "0")
     )]
     pub budget: Amount,
+    /// Whose deposit pays; it must have authorised this wallet's session key [default: this wallet's own]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "IPSX_PAYER",
+        help_heading = "Price"
+    )]
+    pub payer: Option<Address>,
     /// How long, such as 90s, 10m, 2h or 7d
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
     pub duration: u32,
@@ -239,116 +202,6 @@ pub struct ConnectArgs {
     pub host: TunArgs,
 }
 
-/// `ipsx leases`
-#[derive(Clone, Debug, Args)]
-pub struct LeasesArgs {
-    /// Show every lease, also those that ended long ago
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// `ipsx statement`
-#[derive(Clone, Debug, Default, Args)]
-pub struct StatementArgs {
-    /// The lease's id, from `ipsx leases`
-    #[arg(value_name = "LEASE", conflicts_with = "month")]
-    pub lease: Option<String>,
-    /// All leases of a month (UTC), such as 2026-11 [default: this month, when no lease is named]
-    #[arg(long, value_name = "YYYY-MM")]
-    pub month: Option<Month>,
-    /// What this machine has lent, instead of what it has leased
-    #[arg(long)]
-    pub provider: bool,
-    /// Print a table for spreadsheets (RFC 4180)
-    #[arg(long, conflicts_with = "json")]
-    pub csv: bool,
-    /// Also write a page that prints well
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-}
-
-/// `ipsx disclose`
-#[derive(Clone, Debug, Args)]
-pub struct DiscloseArgs {
-    /// When the connection was open: seconds since 1970 (UTC)
-    #[arg(long, value_name = "SECONDS")]
-    pub time: Option<u64>,
-    /// Port that it came from, at the address that was lent
-    #[arg(long, value_name = "PORT")]
-    pub source_port: Option<u16>,
-    /// Seconds by which clocks may differ
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    pub tolerance: u64,
-    /// Only tcp or udp, or echo requests (icmp) with --source-port as their identifier [default: tcp and udp]
-    #[arg(long, value_name = "tcp|udp|icmp", value_parser = parse_transport)]
-    pub transport: Option<Transport>,
-    /// Only connections to here
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub destination: Option<SocketAddr>,
-    /// Only from this address, for who lends several
-    #[arg(long, value_name = "ADDRESS")]
-    pub address: Option<IpAddr>,
-    /// File with the secret of --record-key [default: the wallet's own key]
-    #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// Write the proof here
-    #[arg(long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Instead: make a key for `ipsx provide --record-key`, whose secret is to be kept elsewhere
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["time", "source_port"])]
-    pub new_key: Option<PathBuf>,
-}
-
-/// `ipsx verify`
-#[derive(Clone, Debug, Args)]
-pub struct VerifyArgs {
-    /// What `ipsx statement --json` or `ipsx disclose --output` wrote; `-` reads it from standard input
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-}
-
-/// `ipsx settle`
-#[derive(Clone, Debug, Args)]
-pub struct SettleArgs {
-    /// Submit without asking
-    #[arg(long)]
-    pub yes: bool,
-    /// Show what would be claimed, the fee and the gas, and submit nothing
-    #[arg(long, conflicts_with = "yes")]
-    pub dry_run: bool,
-}
-
-/// `ipsx withdraw …`
-#[derive(Debug, Subcommand)]
-pub enum WithdrawCommand {
-    /// Take the deposit back: at once with the operator's consent, or within 48 hours without
-    Deposit(WithdrawDepositArgs),
-    /// Take what was earned from the payout addresses
-    Credits(WithdrawCreditsArgs),
-}
-
-/// `ipsx withdraw deposit`
-#[derive(Clone, Debug, Args)]
-pub struct WithdrawDepositArgs {
-    /// How many tokens; all that is free when left out
-    #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
-    pub amount: Option<Amount>,
-    /// Who receives them [default: this wallet]
-    #[arg(long, value_name = "ADDRESS")]
-    pub to: Option<Address>,
-    /// Do it against the operator: request now, run again after 48 h to take
-    #[arg(long)]
-    pub without_operator: bool,
-}
-
-/// `ipsx withdraw credits`
-#[derive(Clone, Debug, Args)]
-pub struct WithdrawCreditsArgs {
-    /// Who receives the tokens [default: this wallet]
-    #[arg(long, value_name = "ADDRESS")]
-    pub to: Option<Address>,
-}
-
 /// `ipsx demo`
 #[cfg(feature = "demo")]
 #[derive(Clone, Debug, Args)]
@@ -362,15 +215,6 @@ pub struct DemoArgs {
     /// Leave everything running, with the addresses and commands to try
     #[arg(long)]
     pub keep: bool,
-}
-
-fn parse_transport(text: &str) -> Result<Transport, String> {
-    match text {
-        "tcp" => Ok(Transport::Tcp),
-        "udp" => Ok(Transport::Udp),
-        "icmp" => Ok(Transport::Icmp),
-        _ => Err(format!("{text:?} is no transport; write tcp, udp or icmp")),
-    }
 }
 
 /// Reads a deal's id.

@@ -52,7 +52,8 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     // Whatever can be found out without the network is found out first.
     let usage = Use::from_args(&args, settings, output)?;
     usage.check()?;
-    let requester = Arc::new(open_via(settings, output, usage.connector()).await?);
+    let requester = open_via(settings, output, usage.connector()).await?;
+    let requester = Arc::new(requester.paying_from(args.payer));
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);

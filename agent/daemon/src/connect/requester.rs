@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal, check_ready};
 use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, SignDeal};
 use ipsx_market::messages::{EndCause, Ready};
-use ipsx_market::request::TunnelKey;
+use ipsx_market::request::{SignedRequest, TunnelKey};
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, Amount, Authorization, B256, Signed, TypedData, UnixSeconds};
 use ipsx_settlement::{Signer, Wallet};
@@ -28,8 +28,9 @@ use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
 const REQUEST_SECS: u64 = 60;
 /// A session key is authorised this much longer than its lease, in seconds: claims and the next leases need it.
 const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
-/// A session key that lasts this much longer than its lease is not authorised anew: reservations end within 23 h.
-const KEY_NEEDED_SECS: u64 = 24 * 3_600;
+/// A session key that lasts this much longer than its lease is not authorised anew: one that lasts a day or less may be
+/// a revoked one, with which no lease begins, and clocks differ.
+const KEY_NEEDED_SECS: u64 = 25 * 3_600;
 /// Shortest and longest pause between two looks at whether a provider is ready.
 const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 /// How often a broker that went away while it was handed a signature is asked what became of the deal.
@@ -39,6 +40,8 @@ const OUTCOME_TRIES: u32 = 10;
 pub struct Requester {
     /// The wallet.
     pub wallet: Arc<Wallet>,
+    /// Whose deposit pays.
+    pub payer: Address,
     /// The network, checked on its chain.
     pub network: Network,
     /// The broker.
@@ -64,6 +67,7 @@ impl Requester {
     pub fn new(wallet: Arc<Wallet>, network: Network, broker: Broker, data: &Path) -> Self {
         let session = broker.signed_in(wallet.clone(), &network.info);
         Self {
+            payer: wallet.address(),
             wallet,
             network,
             session,
@@ -71,9 +75,15 @@ impl Requester {
         }
     }
 
+    /// The same, paid from this deposit, if one is named.
+    pub fn paying_from(mut self, payer: Option<Address>) -> Self {
+        self.payer = payer.unwrap_or(self.payer);
+        self
+    }
+
     /// Refuses a budget that the deposit does not cover.
     pub async fn check_deposit(&self, budget: Amount) -> Result<(), Failure> {
-        let owner = self.wallet.address();
+        let owner = self.payer;
         let account = self
             .network
             .contract
@@ -101,15 +111,18 @@ impl Requester {
         let session_key = slot.key(&self.wallet, self.network.info.network);
         let identity = Identity {
             requester: self.wallet.address(),
-            payer: self.wallet.address(),
+            payer: self.payer,
             payer_signer: session_key.address(),
             channel_salt: B256::ZERO,
             tunnel_key: TunnelKey(B256::new(*tunnel_key.public_key().as_bytes())),
         };
-        let proposed = self.propose(wishes, &identity).await?;
+        let authorization = self
+            .authorization(session_key.address(), wishes.seconds)
+            .await?;
+        let proposed = self.propose(wishes, &identity, &session_key).await?;
         let mut record = self.record(&proposed, slot.number());
         self.store.put_lease(&record)?;
-        if let Err(failure) = self.bind(&mut record, session_key.address()).await {
+        if let Err(failure) = self.bind(&mut record, authorization).await {
             self.abandon(&mut record).await?;
             return Err(failure);
         }
@@ -128,7 +141,12 @@ impl Requester {
         })
     }
 
-    async fn propose(&self, wishes: &Wishes, identity: &Identity) -> Result<ProposedDeal, Failure> {
+    async fn propose(
+        &self,
+        wishes: &Wishes,
+        identity: &Identity,
+        session_key: &Wallet,
+    ) -> Result<ProposedDeal, Failure> {
         let expires_at = unix_now().after(REQUEST_SECS);
         let request = wishes.request(
             self.network.info.network,
@@ -137,10 +155,11 @@ impl Requester {
             expires_at,
         );
         let request = request.map_err(Failure::usage)?;
-        let signed = Signed::sign(
+        let signed = SignedRequest::sign(
             request.clone(),
             &self.network.info.domain,
             self.wallet.key(),
+            session_key.key(),
         );
         let answer = self.session.request(&PostRequest { request: signed }).await;
         let proposed = match answer {
@@ -179,8 +198,11 @@ impl Requester {
     }
 
     /// Hands in the signature and takes the network's word.
-    async fn bind(&self, record: &mut LeaseRecord, session_key: Address) -> Result<(), Failure> {
-        let authorization = self.authorization(session_key, record.deal.seconds).await?;
+    async fn bind(
+        &self,
+        record: &mut LeaseRecord,
+        authorization: Option<Signed<Authorization>>,
+    ) -> Result<(), Failure> {
         let signature = SignDeal {
             signature: record.requester_signature,
             authorization,
@@ -210,13 +232,14 @@ impl Requester {
         }
     }
 
-    /// The session key's authorization, unless the chain knows one that lasts long enough.
+    /// The session key's authorization, unless the chain knows one that lasts long enough. Another payer has given its
+    /// own before.
     async fn authorization(
         &self,
         key: Address,
         seconds: u32,
     ) -> Result<Option<Signed<Authorization>>, Failure> {
-        let (network, payer) = (self.network.info.network, self.wallet.address());
+        let (network, payer) = (self.network.info.network, self.payer);
         let contract = &self.network.contract;
         let end = unix_now().after(u64::from(seconds));
         let known = contract
@@ -225,6 +248,9 @@ impl Requester {
             .map_err(contract_failure)?;
         if known >= end.after(KEY_NEEDED_SECS) {
             return Ok(None);
+        }
+        if payer != self.wallet.address() {
+            return Err(not_appointed(payer, key, known, end.after(KEY_NEEDED_SECS)));
         }
         let account = contract
             .account(network, payer)
@@ -310,6 +336,19 @@ pub fn is_over(status: DealStatus) -> bool {
     !matches!(
         status,
         DealStatus::Proposed | DealStatus::Agreed | DealStatus::Active
+    )
+}
+
+fn not_appointed(payer: Address, key: Address, known: UnixSeconds, needed: UnixSeconds) -> Failure {
+    let now = match known.0 {
+        0 => "has not authorised".to_string(),
+        _ => format!("authorised only until {known}, or revoked,"),
+    };
+    Failure::new(
+        ExitCode::Refused,
+        format!(
+            "payer {payer} {now} the session key {key} of this wallet, and the lease needs it until {needed}; run `ipsx wallet authorize --payer {payer}` and let the payer execute what it prints"
+        ),
     )
 }
 

@@ -15,7 +15,7 @@ use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
 
 use super::*;
 use crate::cli::{
-    LeasesArgs, SettleArgs, WithdrawCommand, WithdrawCreditsArgs, WithdrawDepositArgs,
+    LeasesArgs, RevokeArgs, SettleArgs, WithdrawCommand, WithdrawCreditsArgs, WithdrawDepositArgs,
 };
 use crate::config::Settings;
 use crate::demo::fetch::{Way, fetch};
@@ -414,9 +414,13 @@ async fn session_keys_are_revoked(world: &World, settings: &Settings, key: ipsx_
     assert!(lasts().await > 2 * 86_400);
     for _ in 0..2 {
         // The second finds nothing left to do.
-        crate::wallet::run(WalletCommand::Revoke, settings, &QUIET)
-            .await
-            .unwrap();
+        crate::wallet::run(
+            WalletCommand::Revoke(RevokeArgs::default()),
+            settings,
+            &QUIET,
+        )
+        .await
+        .unwrap();
         assert!(lasts().await <= 86_400);
     }
 }

@@ -17,9 +17,9 @@ const PAYOUT: &[u8] = b"provider payout";
 const AGENT: &[u8] = b"provider agent";
 const TUNNEL: &[u8] = b"provider tunnel";
 
-/// The wallet that receives one requester's payments on one network.
-pub fn payout_wallet(wallet: &Wallet, network: NetworkId, requester: Address) -> Wallet {
-    wallet.derive(&label(PAYOUT, network, requester))
+/// The wallet that receives one payer's payments on one network.
+pub fn payout_wallet(wallet: &Wallet, network: NetworkId, payer: Address) -> Wallet {
+    wallet.derive(&label(PAYOUT, network, payer))
 }
 
 /// The wallets of every payout address that deals of this data folder name on one network.
@@ -33,12 +33,12 @@ pub async fn payout_wallets(
     };
     let leases = records.leases().await?;
     let deals = leases.iter().map(|lease| &lease.record.deal);
-    let requesters: BTreeSet<Address> = deals
+    let payers: BTreeSet<Address> = deals
         .filter(|deal| deal.network == network)
-        .map(|deal| deal.requester)
+        .map(|deal| deal.payer)
         .collect();
-    let payout = |requester| payout_wallet(wallet, network, requester);
-    Ok(requesters.into_iter().map(payout).collect())
+    let payout = |payer| payout_wallet(wallet, network, payer);
+    Ok(payers.into_iter().map(payout).collect())
 }
 
 /// The WireGuard key of the wallet's endpoint.
@@ -53,15 +53,15 @@ pub(super) struct WalletKeys {
 }
 
 impl WalletKeys {
-    fn derive(&self, kind: &[u8], network: NetworkId, requester: Address) -> SecretKey {
-        let derived = self.wallet.derive(&label(kind, network, requester));
+    fn derive(&self, kind: &[u8], network: NetworkId, other: Address) -> SecretKey {
+        let derived = self.wallet.derive(&label(kind, network, other));
         SecretKey::from_bytes(&derived.secret()).expect("a wallet's secret is a valid key")
     }
 }
 
 impl ProviderKeys for WalletKeys {
-    fn payout_key(&self, network: NetworkId, requester: Address) -> SecretKey {
-        self.derive(PAYOUT, network, requester)
+    fn payout_key(&self, network: NetworkId, payer: Address) -> SecretKey {
+        self.derive(PAYOUT, network, payer)
     }
 
     fn agent_key(&self, network: NetworkId, requester: Address) -> SecretKey {
@@ -78,8 +78,8 @@ pub(super) fn market_key(key: &ipsx_tunnel_core::PublicKey) -> TunnelKey {
     TunnelKey(B256::new(*key.as_bytes()))
 }
 
-fn label(kind: &[u8], network: NetworkId, requester: Address) -> Vec<u8> {
-    [kind, network.0.as_slice(), requester.as_slice()].concat()
+fn label(kind: &[u8], network: NetworkId, other: Address) -> Vec<u8> {
+    [kind, network.0.as_slice(), other.as_slice()].concat()
 }
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     use ipsx_settlement::Signer;
 
     #[test]
-    fn payouts_differ_by_requester_and_network_and_come_back() {
+    fn payouts_differ_by_payer_and_network_and_come_back() {
         let wallet = Arc::new(Wallet::from_secret(&[7; 32]).unwrap());
         let keys = WalletKeys {
             wallet: wallet.clone(),

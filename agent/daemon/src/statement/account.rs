@@ -27,8 +27,10 @@ pub struct Statement {
     pub deal_id: DealId,
     /// The channel that paid.
     pub channel: ChannelId,
-    /// Who leased and paid.
+    /// Who leased.
     pub requester: Address,
+    /// Whose deposit paid.
+    pub payer: Address,
     /// Who lent.
     pub provider: Address,
     /// Where the payments went.
@@ -98,7 +100,8 @@ impl Statement {
         Self {
             deal_id: deal.id(),
             channel: deal.channel().id(),
-            requester: deal.payer,
+            requester: deal.requester,
+            payer: deal.payer,
             provider: deal.provider,
             payout: deal.payout,
             exit_address: deal.exit_address,
@@ -180,10 +183,7 @@ impl Statement {
             (
                 "promised",
                 self.amount,
-                format!(
-                    "in {} vouchers by requester {}",
-                    self.vouchers, self.requester
-                ),
+                format!("in {} vouchers by payer {}", self.vouchers, self.payer),
             ),
         ];
         if let (Some(claimed), Some(fee), Some(earned)) = (self.claimed, self.fee, self.earned) {

@@ -6,11 +6,12 @@ use super::calendar;
 use super::document::{Document, Entry};
 use crate::amount;
 
-const HEADING: [&str; 20] = [
+const HEADING: [&str; 21] = [
     "time (UTC)",
     "deal",
     "channel",
     "requester",
+    "payer",
     "provider",
     "payout",
     "address",
@@ -38,7 +39,7 @@ pub(super) fn render(document: &Document) -> String {
     text
 }
 
-fn row(entry: &Entry) -> [String; 20] {
+fn row(entry: &Entry) -> [String; 21] {
     let (deal, account) = (&entry.evidence.deal, &entry.account);
     let money = |amount: Option<Amount>| amount.map_or_else(String::new, amount::format);
     let claims = entry.evidence.claims.iter().flatten();
@@ -51,6 +52,7 @@ fn row(entry: &Entry) -> [String; 20] {
         account.deal_id.to_string(),
         account.channel.to_string(),
         deal.requester.to_string(),
+        deal.payer.to_string(),
         deal.provider.to_string(),
         deal.payout.to_string(),
         deal.exit_address.to_string(),
@@ -74,6 +76,6 @@ fn row(entry: &Entry) -> [String; 20] {
 }
 
 /// No field has a comma, a quote or a line break in it: all are numbers, hashes, addresses and dates.
-fn line(cells: &[String; 20]) -> String {
+fn line(cells: &[String; 21]) -> String {
     format!("{}\r\n", cells.join(","))
 }

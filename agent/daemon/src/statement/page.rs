@@ -119,6 +119,7 @@ fn lease(entry: &Entry) -> String {
         ("lease", code(account.deal_id.to_string())),
         ("address", format!("{}{place}", deal.exit_address)),
         ("requester", code(deal.requester.to_string())),
+        ("payer", code(deal.payer.to_string())),
         ("provider", code(deal.provider.to_string())),
         ("paid to", code(deal.payout.to_string())),
         ("channel", code(account.channel.to_string())),

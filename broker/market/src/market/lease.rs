@@ -255,7 +255,7 @@ impl Market {
         }
         let deal = &live.record.deal;
         forget(&mut self.by_provider, deal.provider, id);
-        forget(&mut self.by_requester, deal.requester, id);
+        forget(&mut self.by_payer, deal.payer, id);
     }
 
     fn of_provider(

@@ -12,7 +12,7 @@ use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use crate::http::ProposedDeal;
 use crate::messages::BrokerMessage;
 use crate::record::{Cause, DealRecord};
-use crate::request::Request;
+use crate::request::SignedRequest;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
@@ -21,11 +21,11 @@ impl Market {
     pub fn request(
         &mut self,
         ticket: Ticket,
-        request: Signed<Request>,
+        request: SignedRequest,
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        if self.unstarted(request.message.requester) >= self.config.unstarted_deals {
+        if self.unstarted(request.message.payer) >= self.config.unstarted_deals {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
         }
@@ -201,7 +201,7 @@ impl Market {
     fn propose(
         &mut self,
         ticket: Ticket,
-        request: Signed<Request>,
+        request: SignedRequest,
         seed: B256,
         tried: Vec<ipsx_metering::OfferId>,
         now: UnixSeconds,

@@ -11,7 +11,7 @@ use ipsx_market::messages::{
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::place::{AddressType, Measured, Reachability};
-use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, TunnelKey};
+use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, SignedRequest, TunnelKey};
 use ipsx_metering::{
     Address, Amount, B256, Close, DealId, Domain, NetworkId, PricePerGib, PricePerSecond, Prices,
     Receipt, Reservation, SecretKey, Signed, TypedData, U256, UnixSeconds, Usage, Voucher,
@@ -145,7 +145,7 @@ pub(crate) fn terms() -> ProviderTerms {
 
 pub(crate) fn proposal() -> Proposal {
     Proposal {
-        request: Signed::sign(request(), &DOMAIN, &requester()),
+        request: SignedRequest::sign(request(), &DOMAIN, &requester(), &session_key()),
         offer: offer().id(),
         exit_address: "203.0.113.5".parse().unwrap(),
         sign_by: UnixSeconds(1_899_998_020),

@@ -1,17 +1,18 @@
 //! What the chain says of a payer, brought into the ledger: a view in which nothing is counted twice or missed.
 
 use ipsx_market::record::DealRecord;
+use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, RESERVATION_LIFETIME,
-    Signed, UnixSeconds,
+    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Signed, UnixSeconds,
 };
 use ipsx_settlement::AccountState;
 use tokio::sync::MutexGuard;
 
 use super::{Desk, DeskError};
 
-/// How long a session key must at least outlast its lease, in seconds.
-const SIGNER_MARGIN: u64 = 300;
+/// How long a revoked session key still counts for what was promised before, in seconds. A key that lasts no longer
+/// than this may be such a one, and begins no lease.
+const REVOKED_LASTS: u64 = 24 * 3_600;
 /// How often a payer's state is read until nothing changes in between.
 const LOOKS: usize = 5;
 
@@ -100,6 +101,31 @@ impl Desk {
         Ok(changed.map_or_else(Vec::new, |known| known.channels.keys().copied().collect()))
     }
 
+    /// That a payer who does not ask for itself has appointed the session key, before anybody is asked for anything.
+    pub(super) async fn check_appointed(&self, request: &Request) -> Result<(), DeskError> {
+        if request.payer == request.requester {
+            return Ok(());
+        }
+        let (network, signer) = (request.network, request.payer_signer);
+        let contract = self.operator.centralizer();
+        let valid_to = contract.signer_valid_to(network, request.payer, signer);
+        let (valid_to, needed) = (valid_to.await?, self.signer_needed().await?);
+        if valid_to < needed {
+            return Err(DeskError::SignerTooShort {
+                signer,
+                payer: request.payer,
+                valid_to,
+                needed,
+            });
+        }
+        Ok(())
+    }
+
+    /// Until when a session key must count to begin a lease.
+    async fn signer_needed(&self) -> Result<UnixSeconds, DeskError> {
+        Ok(self.operator.block_time().await?.after(REVOKED_LASTS + 1))
+    }
+
     /// Makes the session key known to the chain, if it has to be and can be.
     pub(super) async fn authorize(
         &self,
@@ -108,12 +134,7 @@ impl Desk {
     ) -> Result<(), DeskError> {
         let channel = record.deal.channel();
         let (network, payer, signer) = (channel.network, channel.payer, channel.payer_signer);
-        let lease = u64::from(record.deal.seconds).saturating_add(SIGNER_MARGIN);
-        let until = self
-            .operator
-            .block_time()
-            .await?
-            .after(lease.min(RESERVATION_LIFETIME));
+        let until = self.signer_needed().await?;
         let contract = self.operator.centralizer();
         let mut valid_to = contract.signer_valid_to(network, payer, signer).await?;
         if valid_to >= until {
@@ -147,6 +168,7 @@ impl Desk {
         } else {
             Err(DeskError::SignerTooShort {
                 signer,
+                payer,
                 valid_to,
                 needed: until,
             })

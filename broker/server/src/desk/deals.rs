@@ -7,9 +7,9 @@ use ipsx_market::market::{DealRefusal, Ticket};
 use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
-use ipsx_market::request::Request;
+use ipsx_market::request::SignedRequest;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Address, B256, DealId, Signed};
+use ipsx_metering::{Address, B256, DealId};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
@@ -46,7 +46,7 @@ impl Desk {
     pub(crate) async fn request(
         &self,
         requester: Address,
-        request: Signed<Request>,
+        request: SignedRequest,
     ) -> Result<ProposedDeal, DeskError> {
         let answer = self.try_request(requester, request).await;
         let outcome = match &answer {
@@ -63,7 +63,7 @@ impl Desk {
     async fn try_request(
         &self,
         requester: Address,
-        request: Signed<Request>,
+        request: SignedRequest,
     ) -> Result<ProposedDeal, DeskError> {
         let context = self.check_context();
         context
@@ -72,6 +72,7 @@ impl Desk {
                 what: "request",
                 reason,
             })?;
+        self.check_appointed(&request.message).await?;
         self.check_deposit(&request.message).await?;
         let (nonce, expires_at) = (request.message.nonce, request.message.expires_at);
         let fresh = self

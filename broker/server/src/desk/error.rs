@@ -65,11 +65,13 @@ pub(crate) enum DeskError {
     Refused(#[from] Refused),
     /// The session key does not live long enough.
     #[error(
-        "the session key {signer} counts until {valid_to} on the chain and this lease needs {needed}; send an authorization that lasts longer"
+        "payer {payer} lets the session key {signer} sign until {valid_to}, and a lease begins only with one that lasts until {needed} or later, not revoked; the payer has to authorise it for longer"
     )]
     SignerTooShort {
         /// The key.
         signer: Address,
+        /// Who has to authorise it.
+        payer: Address,
         /// Until when it counts; 0 for never.
         valid_to: UnixSeconds,
         /// What is needed.

@@ -143,7 +143,7 @@ impl From<DeskError> for ProblemResponse {
                 with(StatusCode::CONFLICT, ProblemKind::Conflict)
             }
             DeskError::Unusable {
-                reason: Unusable::Signature { .. },
+                reason: Unusable::Signature { .. } | Unusable::Unsigned(_),
                 ..
             } => Self::unauthorized(detail),
             DeskError::Unusable { .. }

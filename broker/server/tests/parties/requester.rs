@@ -14,7 +14,7 @@ use ipsx_market::http::{
     SignDeal, SignIn,
 };
 use ipsx_market::offer::Country;
-use ipsx_market::request::{CounterSource, Filter, Request, TunnelKey};
+use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_market::sign_in;
 use ipsx_metering::{Amount, Authorization, B256, ChannelId, DealId, Signed, TypedData, Voucher};
 use ipsx_settlement::{Signer, Wallet};
@@ -121,7 +121,8 @@ impl TestRequester {
     }
 
     pub async fn ask(&self, request: Request) -> Result<ProposedDeal, Problem> {
-        let request = Signed::sign(request, &self.info.domain, self.wallet.key());
+        let (wallet, key) = (self.wallet.key(), self.signer.key());
+        let request = SignedRequest::sign(request, &self.info.domain, wallet, key);
         self.post("/v1/requests", &PostRequest { request }).await
     }
 
@@ -130,7 +131,7 @@ impl TestRequester {
             network: self.info.network,
             payer: self.wallet.address(),
             signer: self.signer.address(),
-            valid_to: now().after(24 * 3_600),
+            valid_to: now().after(48 * 3_600),
             nonce,
         };
         Signed::sign(message, &self.info.domain, self.wallet.key())

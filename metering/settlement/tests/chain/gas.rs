@@ -128,6 +128,12 @@ async fn keys_and_bonds(world: &World, meter: &mut Meter) {
         .await
         .unwrap();
     meter.note("revoke");
+    let until = world.now().await.after(90 * DAY);
+    client
+        .grant(&people.payer, network, people.stranger.address(), until)
+        .await
+        .unwrap();
+    meter.note("grant, new key");
     world.authorize(70 * DAY).await;
     client
         .add_bond(&people.founder, network, Amount(100_000))

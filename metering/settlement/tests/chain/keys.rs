@@ -121,6 +121,7 @@ pub(crate) async fn a_rotated_operator_serves_for_a_day(world: World) {
 
 alloy_sol_types::sol! {
     function setMood(uint8 mood) external;
+    function execute(address to, bytes data) external;
 }
 
 pub(crate) async fn a_contract_wallet_pays_until_it_turns_bad(world: World) {
@@ -166,13 +167,52 @@ pub(crate) async fn a_contract_wallet_pays_until_it_turns_bad(world: World) {
         row.voucher = world.promise(&channel, 1_000);
         row
     };
-    authorize(0).await.unwrap();
+    // What it executes: as its members would through their own interface.
+    let execute = async |transaction: Transaction| {
+        let to = transaction.to.unwrap();
+        let data = executeCall {
+            to,
+            data: transaction.data,
+        }
+        .abi_encode();
+        let transaction = Transaction {
+            to: Some(payer),
+            data: data.into(),
+            value: U256::ZERO,
+        };
+        send(world.chain.as_ref(), &people.payer, transaction)
+            .await
+            .unwrap()
+    };
+    let valid_to = async |key: Address| {
+        let known = client.signer_valid_to(world.network, payer, key).await;
+        known.unwrap()
+    };
+    let (key, until) = (people.stranger.address(), world.now().await.after(10 * DAY));
+    let grant = |until| client.grant_transaction(world.network, key, until);
+    execute(grant(until)).await;
+    assert_eq!(valid_to(key).await, until);
+    execute(grant(UnixSeconds(until.0 - DAY))).await;
+    assert_eq!(valid_to(key).await, until, "a grant never shortens");
+    execute(client.revoke_transaction(world.network, key)).await;
+    assert!(valid_to(key).await <= world.now().await.after(DAY));
+    // A grant is its sender's own: the payer's keys are the payer's to appoint.
+    let by_stranger = client.grant(&people.stranger, world.network, key, until);
+    by_stranger.await.unwrap();
+    assert!(valid_to(key).await < until);
+    assert_refused(
+        client
+            .grant(&people.stranger, world.network, Address::ZERO, until)
+            .await,
+        Refusal::ZeroAddress,
+    );
+    authorize(1).await.unwrap();
     assert_eq!(paid(&world.settle(&[row(1).await]).await[0]), 1_000);
     // Refusing, then burning all gas it is given: no new key, and the one granted before still pays.
     set_mood(1).await;
-    assert_refused(authorize(1).await, Refusal::InvalidSignature);
+    assert_refused(authorize(2).await, Refusal::InvalidSignature);
     set_mood(2).await;
-    assert!(authorize(1).await.is_err());
+    assert!(authorize(2).await.is_err());
     assert_eq!(paid(&world.settle(&[row(2).await]).await[0]), 1_000);
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal};
 use ipsx_market::offer::{Capacity, Protocols, Tier, WeeklyHours};
-use ipsx_market::request::{CounterSource, Filter, Request, TunnelKey};
+use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_metering::{
     Address, Amount, B256, Domain, NetworkId, OfferId, PricePerGib, PricePerSecond, Prices,
     Reservation, SecretKey, Signed, UnixSeconds, keccak256,
@@ -144,7 +144,7 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
 
 pub(crate) fn proposal(request: Request, offer: OfferId, now: Now) -> Proposal {
     Proposal {
-        request: Signed::sign(request, &network().domain, &requester()),
+        request: SignedRequest::sign(request, &network().domain, &requester(), &payer_signer()),
         offer,
         exit_address: EXIT,
         sign_by: now.unix.after(30),

@@ -4,10 +4,8 @@
 
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::offer::{Protocol, Tier};
-use ipsx_market::request::Request;
-use ipsx_metering::{
-    Address, Amount, B256, NetworkId, OfferId, PricePerSecond, Signed, UnixSeconds,
-};
+use ipsx_market::request::{Request, SignedRequest};
+use ipsx_metering::{Address, Amount, B256, NetworkId, OfferId, PricePerSecond, UnixSeconds};
 
 use super::fixture::*;
 use super::world::World;
@@ -40,15 +38,15 @@ fn a_fair_proposal_is_signed_as_it_is() {
 }
 
 #[test]
-fn payout_addresses_are_fresh_for_each_requester_and_stay() {
+fn payout_addresses_are_fresh_for_each_payer_and_stay() {
     let mut world = world(settings());
     let first = world.propose(request(60, 100_000)).unwrap();
     let mut other = request(60, 100_000);
-    other.requester = key(8).address();
+    (other.requester, other.payer) = (key(8).address(), key(8).address());
     other.tunnel_key.0 = B256::repeat_byte(0x34);
     let offer = world.offer.unwrap();
     let mut terms = proposal(other.clone(), offer, world.now);
-    terms.request = Signed::sign(other, &network().domain, &key(8));
+    terms.request = SignedRequest::sign(other, &network().domain, &key(8), &payer_signer());
     world.provider.handle_broker_message(
         BrokerMessage::Propose {
             proposal: 2,
@@ -136,7 +134,8 @@ fn a_request_must_be_signed_by_its_requester() {
     let mut world = world(settings());
     let offer = world.offer.unwrap();
     let mut terms = proposal(request(60, 100_000), offer, world.now);
-    terms.request = Signed::sign(terms.request.message, &network().domain, &key(9));
+    let message = terms.request.message;
+    terms.request = SignedRequest::sign(message, &network().domain, &key(9), &payer_signer());
     let message = BrokerMessage::Propose {
         proposal: 1,
         terms: Box::new(terms),
@@ -144,6 +143,50 @@ fn a_request_must_be_signed_by_its_requester() {
     world.provider.handle_broker_message(message, world.now);
     world.work();
     assert!(world.declined[0].contains("not the requester's"));
+}
+
+#[test]
+fn another_payer_needs_the_word_of_its_session_key() {
+    let of_firm = |nonce| {
+        let mut asked = request(60, 100_000);
+        (asked.nonce, asked.payer) = (nonce, key(7).address());
+        asked
+    };
+    let sign = |asked, by| SignedRequest::sign(asked, &network().domain, &requester(), &by);
+    let mut lacking = sign(of_firm(1), payer_signer());
+    lacking.payer_signature = None;
+    let mut replayed = sign(of_firm(2), payer_signer());
+    replayed.payer_signature = sign(of_firm(1), payer_signer()).payer_signature;
+    let mut own_wallet = sign(of_firm(3), payer_signer());
+    own_wallet.payer_signature = Some(own_wallet.signature);
+    let cases = [
+        (lacking, "lacks the signature"),
+        (sign(of_firm(1), key(9)), "did not agree"),
+        (replayed, "did not agree"),
+        (own_wallet, "did not agree"),
+    ];
+    let mut world = world(settings());
+    let offer = world.offer.unwrap();
+    let propose = |world: &mut World, signed: SignedRequest| {
+        let mut terms = proposal(signed.message.clone(), offer, world.now);
+        terms.request = signed;
+        let message = BrokerMessage::Propose {
+            proposal: 1,
+            terms: Box::new(terms),
+        };
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+    };
+    for (signed, reason) in cases {
+        propose(&mut world, signed);
+        let said = world.declined.last().unwrap();
+        assert!(said.contains(reason), "{said} instead of {reason}");
+    }
+    assert!(world.accepted.is_empty());
+    propose(&mut world, sign(of_firm(4), payer_signer()));
+    let deal = world.accepted.last().unwrap();
+    assert_eq!(deal.payer, key(7).address());
+    assert_eq!(deal.requester, requester().address());
 }
 
 #[test]

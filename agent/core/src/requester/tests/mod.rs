@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::http::ProposedDeal;
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
-use ipsx_market::request::{CounterSource, Filter, Request, TunnelKey};
+use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_metering::{
     Address, Amount, B256, Domain, NetworkId, PricePerGib, PricePerSecond, Prices, SecretKey,
     Signed, TypedData, UnixSeconds,
@@ -116,7 +116,7 @@ fn deal(request: &Request) -> Deal {
         expires_at: NOW.after(3_600),
     };
     let proposal = Proposal {
-        request: Signed::sign(request.clone(), &network().domain, &requester()),
+        request: SignedRequest::sign(request.clone(), &network().domain, &requester(), &session()),
         offer: offer.id(),
         exit_address: EXIT,
         sign_by: NOW.after(10),

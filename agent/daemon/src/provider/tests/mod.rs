@@ -74,7 +74,7 @@ async fn a_lease_runs_to_its_end_and_is_claimed() {
         .await
         .unwrap();
     assert_eq!(claimed, paid);
-    let payout = payout_wallet(&wallet, network.info.network, lease.deal.requester);
+    let payout = payout_wallet(&wallet, network.info.network, lease.deal.payer);
     assert_eq!(payout.address(), lease.deal.payout);
     let credits = network.contract.credits(payout.address()).await.unwrap();
     let fee = claimed.basis_points(network.info.fee_bps);

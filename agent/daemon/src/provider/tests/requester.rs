@@ -12,7 +12,7 @@ use ipsx_market::deal::Deal;
 use ipsx_market::http::{DealView, Frames, PostRequest, SignDeal};
 use ipsx_market::messages::Ready;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
-use ipsx_market::request::{CounterSource, Filter, Request};
+use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest};
 use ipsx_market::sealed::{Direction, FrameSealer};
 use ipsx_metering::{
     Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter, Prices,
@@ -114,7 +114,8 @@ impl Requester {
             counter_source: self.counter_source,
             expires_at: unix_now().after(60),
         };
-        let request = Signed::sign(request, &domain, self.wallet.key());
+        let request =
+            SignedRequest::sign(request, &domain, self.wallet.key(), self.session_key.key());
         let proposed = self
             .session
             .request(&PostRequest { request })
