@@ -20,6 +20,7 @@ pub mod exit_code;
 mod leases;
 mod manual;
 mod measure;
+mod metrics;
 pub mod network;
 pub mod output;
 pub mod provider;

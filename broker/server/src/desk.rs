@@ -181,6 +181,8 @@ impl Desk {
             .leases_free
             .set(i64::try_from(book.leases_free()).unwrap_or(i64::MAX));
         self.metrics
+            .set_money(books.ledger.accounts().map(|(_, account)| account));
+        self.metrics
             .set_open(books.market.deals().map(|r| r.status()));
     }
 

@@ -3,10 +3,11 @@
 use ipsx_market::book::NoMatch;
 use ipsx_market::market::RequestFailure;
 use ipsx_market::status::DealStatus;
+use ipsx_metering::{Amount, PayerAccount};
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// The broker's counters, in a registry of their own, so that several brokers fit in one process.
@@ -22,6 +23,12 @@ pub(crate) struct Metrics {
     pub(crate) refusals: IntCounterVec,
     pub(crate) reservations: IntCounterVec,
     pub(crate) frames: IntCounterVec,
+    pub(crate) vouchers_refused: IntCounterVec,
+    pub(crate) deposits: Gauge,
+    pub(crate) promised: Gauge,
+    pub(crate) held: Gauge,
+    pub(crate) bond_exposure: Gauge,
+    pub(crate) reserved_channels: IntGauge,
     pub(crate) transitions: IntCounter,
     pub(crate) claimed_for_providers: IntCounter,
     pub(crate) http: HistogramVec,
@@ -70,6 +77,31 @@ impl Metrics {
                 "Sealed frames, by what became of them.",
                 "outcome",
             )?,
+            vouchers_refused: add.counters(
+                "ipsx_vouchers_refused_total",
+                "Vouchers that were not kept, by reason.",
+                "reason",
+            )?,
+            deposits: add.tokens(
+                "ipsx_deposits_tokens",
+                "Deposits of the payers that something is promised of, less what they withdraw.",
+            )?,
+            promised: add.tokens(
+                "ipsx_promised_tokens",
+                "What reservations and consents to withdraw may still take of those deposits.",
+            )?,
+            held: add.tokens(
+                "ipsx_held_tokens",
+                "Set aside on the chain for channels with reservations.",
+            )?,
+            bond_exposure: add.tokens(
+                "ipsx_bond_exposure_tokens",
+                "What the bond would pay if everything that was ever reserved were claimed now.",
+            )?,
+            reserved_channels: add.gauge(
+                "ipsx_reserved_channels",
+                "Channels with reservations that can still be claimed on.",
+            )?,
             transitions: add.collector(IntCounter::new(
                 "ipsx_deal_transitions_total",
                 "Changes of a deal's side.",
@@ -105,12 +137,39 @@ impl Metrics {
         }
     }
 
+    /// Sets the gauges of what is promised.
+    pub(crate) fn set_money<'a>(&self, accounts: impl Iterator<Item = &'a PayerAccount>) {
+        let [mut deposits, mut promised, mut held, mut beyond] = [Amount::ZERO; 4];
+        let mut channels = 0;
+        for account in accounts {
+            let deposit = account.balance.saturating_sub(account.pending);
+            let add = |sum: &mut Amount, more: Amount| *sum = sum.saturating_add(more);
+            add(&mut deposits, deposit);
+            add(&mut promised, account.committed());
+            add(&mut beyond, account.owed().saturating_sub(deposit));
+            for exposure in account.channels.values() {
+                add(&mut held, exposure.held);
+                channels += 1;
+            }
+        }
+        self.deposits.set(tokens(deposits));
+        self.promised.set(tokens(promised));
+        self.held.set(tokens(held));
+        self.bond_exposure.set(tokens(beyond));
+        self.reserved_channels.set(channels);
+    }
+
     /// Everything, as text.
     pub(crate) fn text(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
     }
+}
+
+/// Whole tokens, as what Prometheus takes. For watching; no money is reckoned with it.
+fn tokens(amount: Amount) -> f64 {
+    format!("{}e-18", amount.0).parse().unwrap_or(f64::INFINITY)
 }
 
 /// Makes collectors and registers them.
@@ -127,6 +186,10 @@ impl Add<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         self.collector(IntGauge::new(name, help)?)
+    }
+
+    fn tokens(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.collector(Gauge::new(name, help)?)
     }
 
     fn counters(

@@ -19,6 +19,19 @@ pub enum Misbehaved {
     Operator(#[from] OperatorFault),
 }
 
+impl Misbehaved {
+    /// A short, stable name, for counting.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Payer(PayerFault::Signature { .. }) => "signature",
+            Self::Payer(PayerFault::WrongChannel { .. }) => "channel",
+            Self::Payer(PayerFault::OverBudget { .. }) => "over_budget",
+            Self::Provider(_) => "provider",
+            Self::Operator(_) => "operator",
+        }
+    }
+}
+
 /// What is wrong with a voucher.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PayerFault {

@@ -95,6 +95,9 @@ pub enum Command {
     },
     /// Tell people.
     Tell(ProviderEvent),
+    /// Count a voucher that was refused, by [`Misbehaved::name`](ipsx_metering::Misbehaved::name); people are told of
+    /// some of them only.
+    CountRefused(&'static str),
 }
 
 /// What a provider wants to know of the chain before it trusts a reservation.

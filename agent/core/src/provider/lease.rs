@@ -410,6 +410,7 @@ impl Lease {
     }
 
     fn refuse(&mut self, fault: &Misbehaved, now: Now, commands: &mut Vec<Command>) {
+        commands.push(Command::CountRefused(fault.name()));
         let quiet = self
             .refused_at
             .is_some_and(|at| now.instant < at + REFUSAL_GAP);

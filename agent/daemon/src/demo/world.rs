@@ -244,6 +244,7 @@ async fn start_provider(
         claim_at_end: true,
         claims: Default::default(),
         uapi: None,
+        metrics: None,
         record_retention: 86_400,
         record_key: None,
     };

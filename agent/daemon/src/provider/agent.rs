@@ -39,6 +39,8 @@ pub(super) struct Agent {
     pub(super) provider: Provider,
     pub(super) io: Io,
     pub(super) status: watch::Sender<ProviderStatus>,
+    /// The most leases, and the most that may be unclaimed.
+    pub(super) most: (u32, Amount),
 }
 
 impl Agent {
@@ -89,8 +91,11 @@ impl Agent {
             unclaimed: self.provider.unclaimed(),
             month_bytes: self.provider.month().bytes,
         };
-        self.status
-            .send_if_modified(|old| std::mem::replace(old, status) != status);
+        let changed = |old: &mut ProviderStatus| std::mem::replace(old, status) != status;
+        if self.status.send_if_modified(changed) {
+            let (leases, unclaimed) = self.most;
+            self.io.metrics.stands(&status, leases, unclaimed);
+        }
     }
 
     async fn handle(&mut self, happening: Happening) {

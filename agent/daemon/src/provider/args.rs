@@ -92,6 +92,10 @@ pub struct ProvideArgs {
     /// and changes nothing.
     #[arg(long, value_name = "NAME")]
     pub uapi: Option<String>,
+    /// Show metrics for Prometheus at http://ADDRESS:PORT/metrics. Nobody is asked who they are: keep to a loopback
+    /// address, such as 127.0.0.1:9477.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// Claim vouchers on the chain at the end of each lease.
     #[arg(long)]
     pub claim_at_end: bool,
@@ -178,6 +182,7 @@ impl ProvideArgs {
                     .map(|gwei| u128::from(gwei) * WEI_PER_GWEI),
             },
             uapi: self.uapi.clone(),
+            metrics: self.metrics,
             record_retention: u64::from(self.record_retention) * 86_400,
             record_key: self.record_key,
         }

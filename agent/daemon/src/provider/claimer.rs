@@ -13,6 +13,7 @@ use ipsx_settlement::{Centralizer, ContractError, Patience, Signer, VoucherStore
 use tokio::sync::{mpsc, oneshot};
 
 use super::io::Happening;
+use crate::metrics::Metrics;
 
 /// Whether something is to be claimed is looked up this often.
 const LOOK: Duration = Duration::from_secs(600);
@@ -38,6 +39,7 @@ pub(super) struct Claimer {
     pub(super) wallet: Arc<Wallet>,
     pub(super) settings: ClaimSettings,
     pub(super) happened: mpsc::UnboundedSender<Happening>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Claimer {
@@ -98,8 +100,10 @@ impl Claimer {
             if plan.claims.is_empty() {
                 return Ok(());
             }
+            self.metrics.claim_sent();
             let report =
                 claims::submit(&self.vouchers, &contract, self.wallet.as_ref(), &plan).await?;
+            self.metrics.claim_confirmed(&report);
             for (channel, _) in &report.outcomes {
                 let claimed = contract.claimed(*channel).await?;
                 let _ = self.happened.send(Happening::Claimed(*channel, claimed));

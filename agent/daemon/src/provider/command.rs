@@ -36,6 +36,9 @@ pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Res
         provider.listen(),
         provider.tunnel_key()
     ));
+    if let Some(address) = provider.metrics() {
+        output.line(format!("metrics at http://{address}/metrics"));
+    }
     let mut asked_to_stop = std::pin::pin!(asked_to_stop());
     loop {
         tokio::select! {

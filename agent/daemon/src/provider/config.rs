@@ -40,6 +40,8 @@ pub struct ProviderConfig {
     pub claims: ClaimSettings,
     /// Name of the control socket by which `wg show` watches the leases, if there is to be one.
     pub uapi: Option<String>,
+    /// Where metrics are shown by HTTP, if they are to be.
+    pub metrics: Option<SocketAddr>,
     /// How long the connection record is kept, in seconds; 0 keeps none.
     pub record_retention: u64,
     /// What the connection record is sealed to; the wallet's own key when there is none.

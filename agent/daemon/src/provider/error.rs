@@ -64,6 +64,17 @@ pub enum ProviderError {
     #[cfg(not(target_os = "linux"))]
     #[error("--uapi works on Linux only; leave it out")]
     NoWatch,
+    /// The metrics can't be shown.
+    #[error("--metrics: can't listen on {address}: {source}; name a free address and port")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The metrics can't be made.
+    #[error("the metrics can't be set up: {0}")]
+    Collectors(#[from] prometheus::Error),
     /// The source address for the broker link can't be used.
     #[error(
         "can't use {address} as source address: {source}. --bind takes an address of this host"
@@ -109,12 +120,14 @@ impl From<ProviderError> for Failure {
             | ProviderError::ConsentMissing => ExitCode::Usage,
             #[cfg(target_os = "linux")]
             ProviderError::Tunnel(TunnelError::KernelExit(_)) => ExitCode::Usage,
-            ProviderError::Tunnel(_) | ProviderError::Bind { .. } => ExitCode::PortInUse,
+            ProviderError::Tunnel(_)
+            | ProviderError::Bind { .. }
+            | ProviderError::Metrics { .. } => ExitCode::PortInUse,
             #[cfg(target_os = "linux")]
             ProviderError::Watch(_) => ExitCode::Usage,
             #[cfg(not(target_os = "linux"))]
             ProviderError::NoWatch => ExitCode::Usage,
-            ProviderError::Tls { .. } => ExitCode::Internal,
+            ProviderError::Tls { .. } | ProviderError::Collectors(_) => ExitCode::Internal,
             ProviderError::OtherWallet { .. } => ExitCode::Wallet,
             ProviderError::Vouchers(_) | ProviderError::Records { .. } => ExitCode::Storage,
             ProviderError::Contract(_) => ExitCode::Unreachable,

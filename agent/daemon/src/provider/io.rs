@@ -31,6 +31,7 @@ use super::claimer::ClaimNow;
 use super::keeper::Job;
 use super::running::JoinRecorder;
 use crate::connections::Owners;
+use crate::metrics::Metrics;
 
 /// Sealed frames to payers in a second and at once: the broker drops agents that say more than 100 things a second.
 const FRAMES: (u64, u64) = (50, 200);
@@ -84,6 +85,7 @@ pub(super) struct Io {
     /// Ended, all of them, with the provider.
     pub(super) tasks: JoinSet<()>,
     pub(super) events: mpsc::Sender<ProviderEvent>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) peers: Peers,
     /// Whether each lease leaves from the address of its deal, rather than all from the same.
     pub(super) egress_per_lease: bool,
@@ -199,6 +201,7 @@ impl Io {
                 }
             }
             Command::Tell(event) => self.tell(event),
+            Command::CountRefused(reason) => self.metrics.refused(reason),
         }
     }
 
@@ -234,6 +237,7 @@ impl Io {
     /// Shows people an event; one that finds a slow reader's queue full is lost.
     pub(super) fn tell(&self, event: ProviderEvent) {
         tracing::debug!(?event);
+        self.metrics.observe(&event);
         let _ = self.events.try_send(event);
     }
 

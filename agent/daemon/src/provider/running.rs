@@ -12,6 +12,7 @@ use ipsx_metering::Address;
 use ipsx_settlement::{Outbox, Signer, VoucherStore, Wallet};
 use ipsx_tunnel_core::{DropCounts, ExitPolicy, IpNet, Ipv4Net, Ipv6Net, PublicKey, Rule};
 use ipsx_tunnel_os as tunnel;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -28,6 +29,7 @@ use super::keys::{WalletKeys, market_key, tunnel_key};
 use super::records::Records;
 use crate::clock::unix_now;
 use crate::connections::{Owners, RecordSecret, Recorder};
+use crate::metrics::Metrics;
 
 /// Events that wait for a slow reader; later ones are lost to it.
 const EVENTS: usize = 4_096;
@@ -46,6 +48,7 @@ pub struct RunningProvider {
     task: JoinHandle<()>,
     listen: SocketAddr,
     tunnel_key: PublicKey,
+    metrics: Option<SocketAddr>,
 }
 
 impl RunningProvider {
@@ -62,6 +65,11 @@ impl RunningProvider {
     /// UDP address of the WireGuard endpoint, with the port that was really taken.
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where metrics are shown, if they are, with the port that was really taken.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// WireGuard key of the endpoint.
@@ -122,7 +130,8 @@ pub async fn start(
     check(&config)?;
     let (records, vouchers, restored) = open_files(&config, wallet.address()).await?;
     let private_key = tunnel_key(&wallet);
-    let mut background = Background::new();
+    let mut background = Background::new()?;
+    let shown = background.show_metrics(&config).await?;
     let owners = Owners::default();
     let (flows, recorder) = background.record(&config, &wallet, &owners).unzip();
     let (endpoint, tunnel_events) = start_tunnel(&config, &private_key, flows)?;
@@ -159,6 +168,7 @@ pub async fn start(
         tunnel_events,
         jobs: background.keep(records, vouchers.clone(), &config),
         claims: background.claim(vouchers, &config, &wallet),
+        metrics: background.metrics,
         happened: background.happened,
         happenings: background.happenings,
         tasks: background.tasks,
@@ -174,6 +184,7 @@ pub async fn start(
         provider,
         io,
         status: status_sender,
+        most: (config.terms.capacity.leases, config.exposure.per_network),
     };
     Ok(RunningProvider {
         events,
@@ -182,6 +193,7 @@ pub async fn start(
         task: tokio::spawn(agent.run(stopped)),
         listen,
         tunnel_key,
+        metrics: shown,
     })
 }
 
@@ -207,16 +219,33 @@ struct Background {
     tasks: JoinSet<()>,
     happened: mpsc::UnboundedSender<Happening>,
     happenings: mpsc::UnboundedReceiver<Happening>,
+    metrics: Arc<Metrics>,
 }
 
 impl Background {
-    fn new() -> Self {
+    fn new() -> Result<Self, ProviderError> {
         let (happened, happenings) = mpsc::unbounded_channel();
-        Self {
+        Ok(Self {
             tasks: JoinSet::new(),
             happened,
             happenings,
-        }
+            metrics: Arc::new(Metrics::new()?),
+        })
+    }
+
+    /// Shows the metrics, if they are to be, and says where.
+    async fn show_metrics(
+        &mut self,
+        config: &ProviderConfig,
+    ) -> Result<Option<SocketAddr>, ProviderError> {
+        let Some(address) = config.metrics else {
+            return Ok(None);
+        };
+        let failed = |source| ProviderError::Metrics { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let taken = listener.local_addr().map_err(failed)?;
+        self.tasks.spawn(self.metrics.clone().serve(listener));
+        Ok(Some(taken))
     }
 
     fn keep(
@@ -288,6 +317,7 @@ impl Background {
             wallet: wallet.clone(),
             settings: config.claims,
             happened: self.happened.clone(),
+            metrics: self.metrics.clone(),
         };
         self.tasks.spawn(claimer.run(asked));
         claims

@@ -233,12 +233,22 @@ impl Desk {
         voucher: &Signed<Voucher>,
     ) -> Result<(), DeskError> {
         let channel = record.deal.channel();
+        let refused = |reason| {
+            self.metrics
+                .vouchers_refused
+                .with_label_values(&[reason])
+                .inc()
+        };
         if voucher.message.channel_id != channel.id() {
+            refused("channel");
             return Err(DeskError::Voucher("it is of another channel".into()));
         }
         voucher
             .verify(&self.operator.domain(), channel.payer_signer)
-            .map_err(|error| DeskError::Voucher(error.to_string()))?;
+            .map_err(|error| {
+                refused("signature");
+                DeskError::Voucher(error.to_string())
+            })?;
         self.vouchers.add_channel(&channel).await?;
         self.vouchers.accept(voucher).await?;
         Ok(())

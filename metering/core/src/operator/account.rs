@@ -100,6 +100,12 @@ impl PayerAccount {
         exposure.saturating_add(withdrawals)
     }
 
+    /// The most that may still be taken: as [`committed`](Self::committed), but with what providers said they will not
+    /// claim.
+    pub fn owed(&self) -> Amount {
+        self.committed().saturating_add(self.freed())
+    }
+
     /// What can still be promised: balance − pending − committed.
     pub fn available(&self) -> Amount {
         self.balance

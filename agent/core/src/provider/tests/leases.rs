@@ -147,6 +147,7 @@ fn replays_forgeries_and_foreign_vouchers_pay_for_nothing() {
             .iter()
             .any(|e| matches!(e, ProviderEvent::VoucherRefused { .. }))
     );
+    assert_eq!(world.refused, ["signature", "channel", "over_budget"]);
     // A replayer that goes on does not keep the lease alive.
     let until = world.now.instant + 5 * MINUTE;
     while !world.ended.contains_key(&deal.id()) {

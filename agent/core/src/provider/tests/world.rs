@@ -64,6 +64,7 @@ pub(crate) struct World {
     pub(crate) payers: HashMap<DealId, Payer>,
     pub(crate) vouchers_sent: Vec<Signed<Voucher>>,
     pub(crate) claims: Vec<bool>,
+    pub(crate) refused: Vec<&'static str>,
     /// Whether the broker hears what is sent.
     pub(crate) link: bool,
     /// What the payer's account covers on each channel.
@@ -109,6 +110,7 @@ impl World {
             payers: HashMap::new(),
             vouchers_sent: Vec::new(),
             claims: Vec::new(),
+            refused: Vec::new(),
             link: true,
             payable: u128::MAX,
             seed: 1,
@@ -263,6 +265,7 @@ impl World {
             Command::StoreMonth(_) => {}
             Command::Claim { urgent } => self.claims.push(urgent),
             Command::Tell(event) => self.events.push(event),
+            Command::CountRefused(reason) => self.refused.push(reason),
         }
     }
 

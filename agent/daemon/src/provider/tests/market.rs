@@ -110,6 +110,7 @@ impl Market {
             claim_at_end: true,
             claims: Default::default(),
             uapi: None,
+            metrics: None,
             record_retention: 86_400,
             record_key: None,
         }
