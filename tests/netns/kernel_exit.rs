@@ -222,6 +222,21 @@ impl World {
             .collect()
     }
 
+    /// Waits until the packet filter's set of this host's own networks names one, or does not.
+    fn wait_for_own(&self, network: &str, named: bool) {
+        let words = ["list", "set", "inet", "ipsx_ipsx0", "own_v4"];
+        let begin = std::time::Instant::now();
+        loop {
+            let listed = self.provider.command("nft").args(words).output().unwrap();
+            let listed = String::from_utf8(listed.stdout).unwrap();
+            if listed.contains(network) == named {
+                return;
+            }
+            assert!(begin.elapsed() < END, "{network} {named}: {listed}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     fn has_address(&self, address: &str) -> bool {
         let needle = format!("inet {address}/");
         self.host().iter().any(|line| line.contains(&needle))
@@ -306,6 +321,16 @@ fn each_lease_leaves_from_an_address_of_its_own_and_nothing_is_left_in_the_end()
         addresses[1],
         "the other lease goes on"
     );
+
+    // The table follows what this host has: for each lease, and what others give it and take away.
+    world.wait_for_own(&addresses[1], true);
+    world.wait_for_own(gone, *gone == PROVIDER);
+    for (verb, named) in [("add", true), ("delete", false)] {
+        world
+            .provider
+            .ip(&["address", verb, "10.55.0.1/24", "dev", "wan"]);
+        world.wait_for_own("10.55.0.0/24", named);
+    }
     stop(second.payer);
     stop(provider);
     assert_eq!(world.host(), before);

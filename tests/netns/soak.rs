@@ -112,8 +112,7 @@ fn soak(exit: &str, slots: u64) {
     let _echo = part(&web, &["echo", ECHO], "echoing");
     let words = ["provider", exit, folder.path().to_str().unwrap()];
     let provider = part(&provider_side, &words, "providing");
-    // What the first lease of each slot leaves is no leak: pools, and the exit's own addresses in its packet filter, which
-    // stay closed to leases for good.
+    // What the first lease of each slot leaves is no leak: the pools of allocator and runtime.
     let warm_up = part(&requesters, &["clients", &slots.to_string(), "1"], "");
     assert_eq!(warm_up.finish(SOON).code, Some(0));
     std::thread::sleep(Duration::from_secs(12));
@@ -162,4 +161,9 @@ fn soak(exit: &str, slots: u64) {
 #[test]
 fn userspace_exit_keeps_nothing_of_leases_that_ended() {
     soak("userspace", 200);
+}
+
+#[test]
+fn kernel_exit_keeps_nothing_of_leases_that_ended() {
+    soak("kernel", 200);
 }

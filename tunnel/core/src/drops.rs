@@ -111,6 +111,10 @@ drop_reasons! {
     OutsideTier = "outside_tier",
     /// Destination that a deny rule names.
     DenyRule = "deny_rule",
+    /// Question for a name that a domain list denies, or that leads to one.
+    DeniedName = "denied_name",
+    /// Another resolver than the gateway's, while names are denied.
+    OtherResolver = "other_resolver",
     /// Flow above the peer's or the exit's limit.
     FlowLimit = "flow_limit",
     /// Packet that may open a flow while the connection record takes none.

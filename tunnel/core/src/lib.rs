@@ -43,7 +43,10 @@ pub use gate::{Bucket, Gate, Limits, Rates};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use known_flows::KnownFlows;
-pub use policy::{ExitPolicy, Matcher, PolicyError, PortRange, Rule, RuleProtocol, Tier};
+pub use policy::{
+    DomainError, DomainList, DomainSet, DomainSetBuilder, ExitPolicy, Matcher, PolicyError,
+    PortRange, Rule, RuleProtocol, Tier,
+};
 pub use transmit::Transmit;
 pub use usage::Usage;
 

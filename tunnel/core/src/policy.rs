@@ -4,22 +4,28 @@
 //! in IPv6 and as IPv4 hidden inside IPv6, the exit's own host and networks, and mail. An allow rule opens exactly
 //! what it names, and a deny rule closes more.
 
+mod canonical;
+mod domains;
 mod ranges;
 mod rule;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::drops::DropReason;
 
+pub use domains::{DomainError, DomainList, DomainSet, DomainSetBuilder};
 pub use rule::{PolicyError, PortRange, Rule, RuleProtocol};
 
-/// First byte of [`ExitPolicy::canonical_bytes`]: changes whenever the same policy comes to mean something else.
-const CANONICAL_VERSION: u8 = 1;
-
 const MAIL_PORTS: [u16; 3] = [25, 465, 587];
+
+/// DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
+const NAME_PORTS: [u16; 2] = [53, 853];
 
 /// How much of the public internet an exit opens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,17 +82,18 @@ impl std::fmt::Display for Tier {
 }
 
 /// What an exit opens, as its owner wrote it down.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExitPolicy {
     /// How much of the public internet is open.
-    #[serde(default)]
     pub tier: Tier,
     /// Destinations opened in spite of every default.
-    #[serde(default)]
     pub allow: Vec<Rule>,
     /// Destinations closed in spite of everything, allow rules included.
-    #[serde(default)]
     pub deny: Vec<Rule>,
+    /// Names that are answered although a list below has them.
+    pub allow_domains: Vec<DomainList>,
+    /// Names that are not answered. While there are any, resolvers other than the gateway's are closed.
+    pub deny_domains: Vec<DomainList>,
 }
 
 impl ExitPolicy {
@@ -94,8 +101,28 @@ impl ExitPolicy {
     pub fn new(tier: Tier) -> Self {
         Self {
             tier,
-            allow: Vec::new(),
-            deny: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether questions may go to no other resolver than the gateway's, which knows the names that are denied.
+    pub fn closes_resolvers(&self) -> bool {
+        !self.deny_domains.is_empty()
+    }
+
+    /// The policy with the categories of its lists, but whatever domains they have.
+    pub fn with_any_domains(&self) -> Self {
+        let empty = |lists: &[DomainList]| {
+            let each = lists.iter().map(|list| DomainList {
+                category: list.category.clone(),
+                names: Arc::default(),
+            });
+            each.collect()
+        };
+        Self {
+            allow_domains: empty(&self.allow_domains),
+            deny_domains: empty(&self.deny_domains),
+            ..self.clone()
         }
     }
 
@@ -106,29 +133,6 @@ impl ExitPolicy {
             own_networks: own_networks.to_vec(),
         }
     }
-
-    /// The policy as bytes that are equal exactly when two policies mean the same, for hashing: a version, the
-    /// tier's name, then the allow and the deny rules, each as a count and sorted distinct texts with 16-bit
-    /// big-endian lengths.
-    pub fn canonical_bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![CANONICAL_VERSION];
-        put_text(&mut bytes, self.tier.as_str());
-        for rules in [&self.allow, &self.deny] {
-            let mut texts: Vec<String> = rules.iter().map(Rule::to_string).collect();
-            texts.sort_unstable();
-            texts.dedup();
-            bytes.extend_from_slice(&(texts.len() as u32).to_be_bytes());
-            for text in texts {
-                put_text(&mut bytes, &text);
-            }
-        }
-        bytes
-    }
-}
-
-fn put_text(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend_from_slice(&(text.len() as u16).to_be_bytes());
-    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// A policy ready for checking.
@@ -141,8 +145,8 @@ pub struct Matcher {
 impl Matcher {
     /// Whether a flow to `destination` may be opened, and why not.
     ///
-    /// Order: deny rules, allow rules, special ranges, own networks, mail ports, tier. An address that hides an
-    /// IPv4 address is judged by both.
+    /// Order: deny rules, allow rules, special ranges, own networks, mail ports, other resolvers, tier. An address that
+    /// hides an IPv4 address is judged by both.
     pub fn check(&self, protocol: RuleProtocol, destination: SocketAddr) -> Result<(), DropReason> {
         let (address, port) = (destination.ip(), destination.port());
         let embedded = ranges::embedded_v4(address).map(IpAddr::V4);
@@ -161,6 +165,9 @@ impl Matcher {
         self.check_range(address)?;
         if MAIL_PORTS.contains(&port) {
             return Err(DropReason::MailPort);
+        }
+        if self.policy.closes_resolvers() && NAME_PORTS.contains(&port) {
+            return Err(DropReason::OtherResolver);
         }
         if self.policy.tier.opens(protocol, port) {
             Ok(())
@@ -203,6 +210,14 @@ impl Matcher {
             return Ok(());
         }
         self.check_range(address)
+    }
+
+    /// The category by which a name is not answered, if it is not. It says nothing about a flow to an address.
+    pub fn denied_category(&self, name: &str) -> Option<&str> {
+        let has = |list: &&DomainList| list.names.covers(name);
+        let denied = self.policy.deny_domains.iter().find(has)?;
+        let allowed = self.policy.allow_domains.iter().any(|list| has(&list));
+        (!allowed).then_some(denied.category.as_str())
     }
 
     /// The policy that was compiled.

@@ -94,6 +94,7 @@ pub(crate) enum Command {
     AddPeer(
         Box<PeerConfig>,
         Egress,
+        Option<Arc<ExitPolicy>>,
         oneshot::Sender<Result<PeerId, AddPeerError>>,
     ),
     RemovePeer(PeerId, oneshot::Sender<Option<Usage>>),
@@ -182,8 +183,9 @@ impl Provider {
             config.limits.tcp_per_peer + config.limits.udp_per_peer,
             flow_log.clone(),
         )?;
+        let network = Arc::new(network);
         let ended = link.clone();
-        let exit = KernelExit::new(
+        let mut exit = KernelExit::new(
             tun,
             gateway(&config),
             flow_log,
@@ -193,6 +195,7 @@ impl Provider {
             move || drop(ended.send(Command::Shutdown(None))),
             Instant::now(),
         )?;
+        exit.tell_changes(network.follow_own_networks().map_err(TunnelError::Start)?);
         Self::spawn(engine, link, exit, egress, Ways::of(network))
     }
 
@@ -229,7 +232,7 @@ impl Provider {
 
     /// Adds a peer, with its gate closed. Its flows leave from the addresses of the endpoint's settings.
     pub async fn add_peer(&self, config: PeerConfig) -> Result<PeerId, TunnelError> {
-        self.add_peer_from(config, self.inner.egress).await
+        self.add(config, None, None).await
     }
 
     /// Adds a peer, with its gate closed, whose flows leave from these addresses. A kernel exit adds those to the host
@@ -239,12 +242,33 @@ impl Provider {
         config: PeerConfig,
         egress: Egress,
     ) -> Result<PeerId, TunnelError> {
+        self.add(config, Some(egress), None).await
+    }
+
+    /// Adds a peer for which another policy than that of the endpoint's settings holds as long as it is there. Its flows
+    /// leave from these addresses, as with [`add_peer_from`](Self::add_peer_from), or from those of the settings.
+    pub async fn add_peer_under(
+        &self,
+        config: PeerConfig,
+        egress: Option<Egress>,
+        policy: Arc<ExitPolicy>,
+    ) -> Result<PeerId, TunnelError> {
+        self.add(config, egress, Some(policy)).await
+    }
+
+    async fn add(
+        &self,
+        config: PeerConfig,
+        egress: Option<Egress>,
+        policy: Option<Arc<ExitPolicy>>,
+    ) -> Result<PeerId, TunnelError> {
+        let egress = egress.unwrap_or(self.inner.egress);
         // The way is there before the first packet, and longer than the last.
         let way = self.inner.ways.open(&config.allowed_ips, egress).await?;
         let added = self
             .inner
             .link
-            .ask(|reply| Command::AddPeer(Box::new(config), egress, reply))
+            .ask(|reply| Command::AddPeer(Box::new(config), egress, policy, reply))
             .await??;
         way.keep_for(added);
         Ok(added)

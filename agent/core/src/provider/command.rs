@@ -8,8 +8,8 @@ use ipsx_market::offer::Offer;
 use ipsx_market::payment::ProviderMessage;
 use ipsx_market::request::TunnelKey;
 use ipsx_metering::{
-    Address, Amount, Channel, ChannelId, ChannelState, DealId, NetworkId, Reservation, Signature,
-    Signed, Voucher,
+    Address, Amount, B256, Channel, ChannelId, ChannelState, DealId, NetworkId, Reservation,
+    Signature, Signed, Voucher,
 };
 use ipsx_tunnel_core::{Gate, Rates};
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,8 @@ pub struct Peer {
     pub key: TunnelKey,
     /// Address that the lease's traffic leaves from.
     pub exit_address: IpAddr,
+    /// Keccak of the exit policy that the deal names.
+    pub policy_hash: B256,
     /// Its part of the capacity, beside those of the other leases.
     pub weights: Rates,
 }

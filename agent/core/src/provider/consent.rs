@@ -51,7 +51,7 @@ pub struct ConsentText {
 pub struct ConsentRecord {
     /// [`ConsentText::version`] of what was shown.
     pub version: B256,
-    /// Keccak of the exit policy that it described.
+    /// Keccak of the exit policy that it described, with the categories of its domain lists and no domains.
     pub policy_hash: B256,
     /// When.
     pub accepted_at: UnixSeconds,
@@ -65,7 +65,7 @@ impl ConsentText {
         Self {
             text: [MEANING, &reach, &limits, CONSEQUENCES].join("\n"),
             version: keccak256([MEANING, REFUSED, CONSEQUENCES].concat()),
-            policy_hash: policy_hash(policy),
+            policy_hash: policy_hash(&policy.with_any_domains()),
         }
     }
 
@@ -79,7 +79,7 @@ impl ConsentText {
         self.version
     }
 
-    /// Whether an earlier acceptance still holds: same text, same exit policy.
+    /// Whether an earlier acceptance still holds: same text, same exit policy. Which domains a list has may change.
     pub fn is_covered_by(&self, record: &ConsentRecord) -> bool {
         record.version == self.version && record.policy_hash == self.policy_hash
     }
@@ -117,6 +117,17 @@ fn reach(policy: &ExitPolicy) -> String {
     for (verb, rules) in [("opened", &policy.allow), ("closed", &policy.deny)] {
         for rule in rules {
             text.push_str(&format!("  Besides, {verb} by your own rule: {rule}\n"));
+        }
+    }
+    for (verb, lists) in [
+        ("not answered", &policy.deny_domains),
+        ("answered in spite of that", &policy.allow_domains),
+    ] {
+        for list in lists {
+            let category = &list.category;
+            text.push_str(&format!(
+                "  Names on your list {category:?} are {verb}, as the list is at the time.\n"
+            ));
         }
     }
     text

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipsx_market::messages::EndCause;
-use ipsx_metering::{Address, Amount, DealId, OfferId, Prices, Usage};
+use ipsx_metering::{Address, Amount, B256, DealId, OfferId, Prices, Usage};
 use serde::Serialize;
 
 /// Something that a person who runs a provider may want to see.
@@ -45,6 +45,11 @@ pub enum ProviderEvent {
     OfferWithdrawn {
         /// Why.
         reason: String,
+    },
+    /// The exit has another policy for leases to come.
+    PolicyChanged {
+        /// Keccak of the policy.
+        policy_hash: B256,
     },
     /// A deal was signed.
     ProposalAccepted {

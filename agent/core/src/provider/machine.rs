@@ -273,6 +273,16 @@ impl Provider {
         }
     }
 
+    /// The exit has another policy from now on. What is offered by the one before is taken back and offered by this;
+    /// deals that are signed keep theirs.
+    pub fn handle_policy(&mut self, policy_hash: B256, now: Now) {
+        self.settings.policy_hash = policy_hash;
+        self.tell(ProviderEvent::PolicyChanged { policy_hash });
+        self.offers.clear();
+        self.offered = false;
+        self.offer(now);
+    }
+
     /// The chain has paid this channel so much in all.
     pub fn handle_claimed(&mut self, channel: ChannelId, claimed: Amount) {
         self.channels.claimed(channel, claimed);

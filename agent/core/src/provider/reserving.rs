@@ -132,6 +132,7 @@ impl Lease {
                 peer: Peer {
                     key: self.deal.requester_tunnel_key,
                     exit_address: self.deal.exit_address,
+                    policy_hash: self.deal.policy_hash,
                     weights: self.weights(),
                 },
                 record,

@@ -23,7 +23,7 @@ use crate::deposit::deposit;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::Network;
 use crate::provider::{
-    self, ExitArgs, ProviderConfig, ProviderEvent, RunningProvider, payout_wallet,
+    self, DomainFiles, ExitArgs, ProviderConfig, ProviderEvent, RunningProvider, payout_wallet,
 };
 use crate::store::{failure, write_private};
 
@@ -224,6 +224,7 @@ async fn start_provider(
         bind: Some(address.into()),
         advertise: None,
         policy: policy(web.address()),
+        domains: DomainFiles::default(),
         exit: ExitArgs::default(),
         terms: OfferTerms {
             prefixes: Vec::new(),
@@ -267,7 +268,7 @@ fn policy(web: SocketAddr) -> ExitPolicy {
     ExitPolicy {
         tier: Tier::Web,
         allow: rule.into_iter().collect(),
-        deny: Vec::new(),
+        ..ExitPolicy::default()
     }
 }
 

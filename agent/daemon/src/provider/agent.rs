@@ -138,6 +138,10 @@ impl Agent {
             Happening::BlockTime(time) => provider.handle_block_time(time, now()),
             Happening::Claimed(channel, claimed) => provider.handle_claimed(channel, claimed),
             Happening::Connections(lease, root) => provider.handle_connections(lease, root),
+            Happening::Policy(policy) => {
+                let hash = self.io.policies.add(&policy);
+                provider.handle_policy(hash, now());
+            }
             Happening::Tell(event) => self.io.tell(event),
         }
     }

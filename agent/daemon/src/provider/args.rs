@@ -12,6 +12,8 @@ use ipsx_tunnel_core::{ExitPolicy, Rule, Tier};
 
 use super::ProviderConfig;
 use super::claimer::ClaimSettings;
+use super::domains::{DomainFile, DomainFiles};
+use super::error::ProviderError;
 use super::exit_args::ExitArgs;
 use super::schedule;
 use crate::amount;
@@ -52,6 +54,13 @@ pub struct ProvideArgs {
     /// Closes a destination in spite of everything, for example 203.0.113.0/24:any/*. Repeatable.
     #[arg(long, value_name = "RULE")]
     pub deny: Vec<Rule>,
+    /// File with domains whose names are not answered, one a line or as in a hosts file, each with all below it. Other
+    /// resolvers are closed then. Read again when it changes. Repeatable. Example: gambling=/etc/ipsx/gambling.txt
+    #[arg(long, value_name = "[CATEGORY=]FILE")]
+    pub deny_domains: Vec<DomainFile>,
+    /// File with exceptions: domains that are answered although a file of --deny-domains has them. Repeatable.
+    #[arg(long, value_name = "[CATEGORY=]FILE")]
+    pub allow_domains: Vec<DomainFile>,
     /// How leases can be used: wireguard, socks5, http-connect. Repeatable; all of them by default.
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Vec<Protocol>,
@@ -124,29 +133,34 @@ pub struct ProvideArgs {
 }
 
 impl ProvideArgs {
-    /// The exit policy that the arguments describe.
-    pub fn policy(&self) -> ExitPolicy {
+    /// The exit policy that the arguments describe, without the domains of files.
+    fn policy(&self) -> ExitPolicy {
         ExitPolicy {
             tier: self.tier,
             allow: self.allow.clone(),
             deny: self.deny.clone(),
+            ..ExitPolicy::default()
         }
     }
 
-    /// The configuration for a network, with everything kept in `data`.
-    pub fn config(&self, network: Network, data: PathBuf) -> ProviderConfig {
+    /// The configuration for a network, with everything kept in `data`. Reads the files with domains.
+    pub fn config(&self, network: Network, data: PathBuf) -> Result<ProviderConfig, ProviderError> {
+        let mut policy = self.policy();
+        let mut domains = DomainFiles::new(self.allow_domains.clone(), self.deny_domains.clone());
+        domains.read_into(&mut policy)?;
         let protocols = if self.protocol.is_empty() {
             &Protocol::ALL[..]
         } else {
             &self.protocol
         };
-        ProviderConfig {
+        Ok(ProviderConfig {
             network,
             data,
             listen: self.listen,
             bind: self.bind,
             advertise: self.advertise,
-            policy: self.policy(),
+            policy,
+            domains,
             exit: self.exit.clone(),
             terms: OfferTerms {
                 prefixes: self.exit.prefixes(),
@@ -185,6 +199,6 @@ impl ProvideArgs {
             metrics: self.metrics,
             record_retention: u64::from(self.record_retention) * 86_400,
             record_key: self.record_key,
-        }
+        })
     }
 }

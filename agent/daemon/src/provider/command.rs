@@ -28,7 +28,7 @@ pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Res
     }
     let wallet = wallet::open(settings).await?;
     let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
-    let config = args.config(network, settings.data.clone());
+    let config = args.config(network, settings.data.clone())?;
     ask_consent(&config, args.accept_consent, wallet.address(), output).await?;
     let mut provider = start(config, wallet).await?;
     output.line(format!(

@@ -9,6 +9,7 @@ use ipsx_tunnel_core::ExitPolicy;
 
 use super::ExitArgs;
 use super::claimer::ClaimSettings;
+use super::domains::DomainFiles;
 use crate::connections::RecordKey;
 use crate::network::Network;
 
@@ -26,8 +27,10 @@ pub struct ProviderConfig {
     pub bind: Option<IpAddr>,
     /// WireGuard endpoint that requesters are told; `None` for what the broker sees, with the listening port.
     pub advertise: Option<SocketAddr>,
-    /// What the exit lets through.
+    /// What the exit lets through, with the domains that the files have.
     pub policy: ExitPolicy,
+    /// The files with domains, which are read again when they change.
+    pub domains: DomainFiles,
     /// How traffic leaves.
     pub exit: ExitArgs,
     /// What is sold. Prefixes, if any, hold the addresses that traffic leaves from.

@@ -9,6 +9,7 @@ use ipsx_metering::Address;
 use ipsx_settlement::{ContractError, StoreError};
 use ipsx_tunnel_os::TunnelError;
 
+use super::domains::DomainFileError;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::contract_failure;
 
@@ -36,6 +37,9 @@ pub enum ProviderError {
         "{0} can't be told to requesters: --advertise needs an address and a port that they can reach. Example: --advertise 203.0.113.7:51820"
     )]
     Advertise(SocketAddr),
+    /// A file with domains can't be used.
+    #[error(transparent)]
+    Domains(#[from] DomainFileError),
     /// The consent text was not accepted for this data folder and exit policy.
     #[error(
         "sharing this address needs your consent: read the text with `ipsx provide` on a terminal, or pass --accept-consent to accept it. Nothing was started"
@@ -117,6 +121,7 @@ impl From<ProviderError> for Failure {
             | ProviderError::Egress(_)
             | ProviderError::EgressInterface(_)
             | ProviderError::Advertise(_)
+            | ProviderError::Domains(_)
             | ProviderError::ConsentMissing => ExitCode::Usage,
             #[cfg(target_os = "linux")]
             ProviderError::Tunnel(TunnelError::KernelExit(_)) => ExitCode::Usage,

@@ -17,8 +17,8 @@ use ipsx_metering::{
 };
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
 use ipsx_tunnel_core::{
-    Bucket, DropCounts, DropReason, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey, PublicKey,
-    Usage,
+    Bucket, DropCounts, DropReason, ExitPolicy, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey,
+    PublicKey, Usage,
 };
 use ipsx_tunnel_os as tunnel;
 use rand::RngCore;
@@ -29,6 +29,7 @@ use super::address_pool::{AddressPool, CONTROL_PORT, GATEWAY, v6_of};
 use super::broker_link::{BrokerLink, LinkEvent};
 use super::claimer::ClaimNow;
 use super::keeper::Job;
+use super::policies::Policies;
 use super::running::JoinRecorder;
 use crate::connections::Owners;
 use crate::metrics::Metrics;
@@ -62,6 +63,8 @@ pub(super) enum Happening {
     Claimed(ChannelId, Amount),
     /// A lease's connection record has come to this root, and is on disk.
     Connections(DealId, B256),
+    /// This is what the exit lets through from now on.
+    Policy(Box<ExitPolicy>),
     /// For people.
     Tell(ProviderEvent),
 }
@@ -87,6 +90,7 @@ pub(super) struct Io {
     pub(super) events: mpsc::Sender<ProviderEvent>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) peers: Peers,
+    pub(super) policies: Policies,
     /// Whether each lease leaves from the address of its deal, rather than all from the same.
     pub(super) egress_per_lease: bool,
     /// Keeps the connection record; ends with the tunnel.
@@ -324,6 +328,10 @@ impl Io {
     }
 
     async fn add_peer(&mut self, lease: DealId, peer: &Peer) -> Result<PeerAddresses, String> {
+        let policy = self
+            .policies
+            .get(peer.policy_hash)
+            .ok_or("its exit policy has been replaced several times since the deal was signed")?;
         let address = self
             .peers
             .addresses
@@ -337,12 +345,10 @@ impl Io {
             allowed_ips: vec![IpAddr::V4(address).into(), IpAddr::V6(address_v6).into()],
             keepalive: None,
         };
-        let added = if self.egress_per_lease {
-            let egress = tunnel::Egress::from(peer.exit_address);
-            self.tunnel.add_peer_from(config, egress).await
-        } else {
-            self.tunnel.add_peer(config).await
-        };
+        let egress = self
+            .egress_per_lease
+            .then(|| tunnel::Egress::from(peer.exit_address));
+        let added = self.tunnel.add_peer_under(config, egress, policy).await;
         let id = match added {
             Ok(id) => id,
             Err(error) => {

@@ -29,6 +29,9 @@ pub fn line(event: &ProviderEvent) -> String {
         ProviderEvent::OfferWithdrawn { reason } => {
             format!("nothing is for sale for now: {reason}")
         }
+        ProviderEvent::PolicyChanged { policy_hash } => {
+            format!("a domain file has changed: new leases have the exit policy {policy_hash}")
+        }
         ProviderEvent::ProposalAccepted {
             deal_id,
             requester,

@@ -26,6 +26,7 @@ use super::exit_args::ExitKind;
 use super::io::{Happening, Io, Peers, frames};
 use super::keeper::{Job, Keeper};
 use super::keys::{WalletKeys, market_key, tunnel_key};
+use super::policies::Policies;
 use super::records::Records;
 use crate::clock::unix_now;
 use crate::connections::{Owners, RecordSecret, Recorder};
@@ -134,7 +135,9 @@ pub async fn start(
     let shown = background.show_metrics(&config).await?;
     let owners = Owners::default();
     let (flows, recorder) = background.record(&config, &wallet, &owners).unzip();
-    let (endpoint, tunnel_events) = start_tunnel(&config, &private_key, flows)?;
+    let policies = Policies::new(&config.policy, not_sold(&config));
+    let tunnel = tunnel_config(&config, &private_key, policies.newest());
+    let (endpoint, tunnel_events) = start_tunnel(&config, tunnel, flows)?;
     endpoint.set_capacity(config.terms.rates())?;
     let listen = endpoint.local_addr();
     let keys = WalletKeys {
@@ -157,6 +160,7 @@ pub async fn start(
     if let Some(name) = &config.uapi {
         background.watch(&endpoint, name)?;
     }
+    background.follow_domains(&config);
     let io = Io {
         domain: config.network.rules.domain,
         contract: config.network.contract.clone(),
@@ -174,6 +178,7 @@ pub async fn start(
         tasks: background.tasks,
         events: told,
         peers: Peers::new(owners),
+        policies,
         recorder,
         egress_per_lease: !config.exit.egress.is_empty(),
         dropped: DropCounts::default(),
@@ -280,6 +285,12 @@ impl Background {
         Err(ProviderError::NoWatch)
     }
 
+    /// Tells of the policy that the files with domains make when one changes.
+    fn follow_domains(&mut self, config: &ProviderConfig) {
+        let (files, policy) = (config.domains.clone(), config.policy.clone());
+        self.tasks.spawn(files.watch(policy, self.happened.clone()));
+    }
+
     /// The connection record, if one is to be kept, and where the exit tells it of flows.
     fn record(
         &self,
@@ -369,10 +380,9 @@ fn market_tier(tier: ipsx_tunnel_core::Tier) -> ipsx_market::offer::Tier {
 /// The tunnel's end, with the exit that was chosen.
 fn start_tunnel(
     config: &ProviderConfig,
-    private_key: &ipsx_tunnel_core::PrivateKey,
+    tunnel: tunnel::ProviderConfig,
     flows: Option<mpsc::Sender<tunnel::FlowEvent>>,
 ) -> Result<(tunnel::Provider, mpsc::Receiver<tunnel::ProviderEvent>), ProviderError> {
-    let tunnel = tunnel_config(config, private_key);
     Ok(match config.exit.exit {
         ExitKind::Userspace => match flows {
             Some(flows) => tunnel::Provider::start_recorded(tunnel, flows)?,
@@ -403,6 +413,7 @@ fn start_tunnel(
 fn tunnel_config(
     config: &ProviderConfig,
     private_key: &ipsx_tunnel_core::PrivateKey,
+    policy: ExitPolicy,
 ) -> tunnel::ProviderConfig {
     let (egress_v4, egress_v6) = match config.bind {
         Some(IpAddr::V4(address)) => (Some(address), None),
@@ -417,25 +428,22 @@ fn tunnel_config(
         gateway_v4: GATEWAY,
         gateway_v6: Some(GATEWAY_V6),
         control_port: CONTROL_PORT,
-        policy: carried(config),
+        policy,
         limits: tunnel::ExitLimits::default(),
     }
 }
 
-/// The policy as offered, less what would leave from an address that is not sold: all of the IP version that none is of.
-/// Whoever tries is told at once, and takes the other version.
-fn carried(config: &ProviderConfig) -> ExitPolicy {
-    let mut policy = config.policy.clone();
-    for (everything, carried) in [
+/// What would leave from an address that is not sold: all of the IP version that none is of. It is closed; whoever
+/// tries is told at once, and takes the other version.
+fn not_sold(config: &ProviderConfig) -> Vec<Rule> {
+    let versions = [
         ("0.0.0.0/0:any/*", sells_v4(config)),
         ("::/0:any/*", sells_v6(config)),
-    ] {
-        if !carried {
-            let everything: Rule = everything.parse().expect("the rule is well-formed");
-            policy.deny.push(everything);
-        }
-    }
-    policy
+    ];
+    let closed = versions.into_iter().filter(|(_, sold)| !sold);
+    closed
+        .map(|(everything, _)| everything.parse().expect("the rule is well-formed"))
+        .collect()
 }
 
 fn sells_v4(config: &ProviderConfig) -> bool {

@@ -1,8 +1,12 @@
-//! DNS at the gateway: questions for addresses, answered with what the host's own resolver says.
+//! DNS at the gateway: questions for addresses, answered with what the host's own resolver says and the policy lets
+//! through.
+
+mod answer;
+mod connections;
+mod upstream;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{
         Arc, Mutex,
         mpsc::{self, Receiver, Sender, SyncSender, TrySendError},
@@ -11,19 +15,23 @@ use std::{
 };
 
 use hickory_proto::{
-    op::{Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, RData, Record, RecordType},
+    op::{Message, MessageType, OpCode, ResponseCode},
+    rr::{DNSClass, Name, RecordType},
 };
-use ipsx_tunnel_core::{DropReason, Matcher, PeerId, packet};
+use ipsx_tunnel_core::{DropReason, Matcher, PeerId};
 
-use super::{Context, FlowKey};
-use crate::{
-    error::TunnelError,
-    sys::{self, LookupFailure},
-};
+use super::FlowKey;
+use crate::error::TunnelError;
+
+pub(super) use answer::Answer;
+pub(super) use connections::Connections;
+use upstream::Found;
+
+/// The port of DNS.
+pub(super) const PORT: u16 = 53;
 
 /// Threads that wait for the host's resolver.
-const THREADS: usize = 4;
+const THREADS: usize = 8;
 
 /// Questions that wait for a thread.
 const QUEUE: usize = 256;
@@ -31,61 +39,64 @@ const QUEUE: usize = 256;
 /// Questions of one peer under way.
 const PER_PEER: usize = 32;
 
-/// Addresses in one answer: more would not fit 512 bytes.
-const MAX_ANSWERS: usize = 12;
-
-/// Seconds that an answer may be kept: the host's resolver does not tell how long it holds.
-const TTL: u32 = 30;
-
-struct Question {
-    key: FlowKey,
-    message: Message,
-    name: String,
-    v6: bool,
+/// How a question came, and its answer goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// In a datagram of this flow.
+    Datagram(FlowKey),
+    /// Over a connection with this number in [`Connections`].
+    Connection(FlowKey, u64),
 }
 
-struct Answer {
-    key: FlowKey,
+impl Way {
+    pub(super) fn peer(self) -> PeerId {
+        match self {
+            Self::Datagram(key) | Self::Connection(key, _) => key.peer,
+        }
+    }
+}
+
+struct Question {
+    way: Way,
     message: Message,
-    addresses: Result<Vec<IpAddr>, LookupFailure>,
+    name: Name,
+    kind: RecordType,
 }
 
 /// Answers A and AAAA questions; every other type exists with no data.
 pub(super) struct Forwarder {
     questions: SyncSender<Question>,
-    answers: Receiver<Answer>,
+    found: Receiver<(Question, Result<Found, ResponseCode>)>,
     under_way: HashMap<PeerId, usize>,
-    packet: Vec<u8>,
 }
 
 impl Forwarder {
     /// Starts the threads; they end when the forwarder is dropped. `waker` is woken for each answer.
     pub(super) fn new(waker: Arc<mio::Waker>) -> Result<Self, TunnelError> {
         let (questions, queue) = mpsc::sync_channel(QUEUE);
-        let (found, answers) = mpsc::channel();
+        let (sender, found) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..THREADS {
-            let (queue, found, waker) = (Arc::clone(&queue), found.clone(), Arc::clone(&waker));
+            let (queue, sender, waker) = (Arc::clone(&queue), sender.clone(), Arc::clone(&waker));
             thread::Builder::new()
                 .name("ipsx-dns".to_owned())
-                .spawn(move || resolve_all(&queue, &found, &waker))
+                .spawn(move || look_up_all(&queue, &sender, &waker))
                 .map_err(TunnelError::Start)?;
         }
         Ok(Self {
             questions,
-            answers,
+            found,
             under_way: HashMap::new(),
-            packet: Vec::new(),
         })
     }
 
-    /// Takes a question. `Ok` means that it will be answered, or was.
-    pub(super) fn handle_question(
+    /// Takes a question. Without an answer, it comes later from [`Forwarder::poll_answer`].
+    pub(super) fn ask(
         &mut self,
-        key: FlowKey,
+        way: Way,
         payload: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Result<(), DropReason> {
+        matcher: &Matcher,
+    ) -> Result<Option<Answer>, DropReason> {
         let message = Message::from_vec(payload).map_err(|_| DropReason::BadDns)?;
         if message.metadata.message_type != MessageType::Query {
             return Err(DropReason::BadDns);
@@ -94,127 +105,81 @@ impl Forwarder {
             return Err(DropReason::BadDns);
         };
         if message.metadata.op_code != OpCode::Query {
-            self.reply(key, refuse(&message, ResponseCode::NotImp), cx);
-            return Ok(());
+            return Ok(Some(Answer::empty(way, &message, ResponseCode::NotImp)));
         }
-        let v6 = match (query.query_class(), query.query_type()) {
-            (DNSClass::IN, RecordType::A) => false,
-            (DNSClass::IN, RecordType::AAAA) => true,
-            _ => {
-                self.reply(key, refuse(&message, ResponseCode::NoError), cx);
-                return Ok(());
-            }
-        };
-        let under_way = self.under_way.entry(key.peer).or_default();
+        let (name, kind) = (query.name().clone(), query.query_type());
+        if let Some(category) = matcher.denied_category(&name.to_ascii()) {
+            return Ok(Some(Answer::denied(way, &message, category)));
+        }
+        if query.query_class() != DNSClass::IN || !matches!(kind, RecordType::A | RecordType::AAAA)
+        {
+            return Ok(Some(Answer::empty(way, &message, ResponseCode::NoError)));
+        }
+        let under_way = self.under_way.entry(way.peer()).or_default();
         if *under_way >= PER_PEER {
             return Err(DropReason::DnsBusy);
         }
-        let name = host_name(query);
-        match self.questions.try_send(Question {
-            key,
+        let question = Question {
+            way,
             message,
             name,
-            v6,
-        }) {
+            kind,
+        };
+        match self.questions.try_send(question) {
             Ok(()) => {
                 *under_way += 1;
-                Ok(())
+                Ok(None)
             }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(DropReason::DnsBusy),
         }
     }
 
-    /// Sends the answers that have been found. Addresses that the policy refuses are left out, so that no name can
-    /// lead a peer into the exit's own network.
-    pub(super) fn service(&mut self, matcher: &Matcher, cx: &mut Context<'_>) {
-        while let Ok(Answer {
-            key,
-            message,
-            addresses,
-        }) = self.answers.try_recv()
-        {
-            if let Some(under_way) = self.under_way.get_mut(&key.peer) {
-                *under_way = under_way.saturating_sub(1);
-            }
-            let reply = match addresses {
-                Ok(mut addresses) => {
-                    addresses.retain(|&address| matcher.check_address(address).is_ok());
-                    answer(&message, &addresses)
-                }
-                Err(LookupFailure::NoName) => refuse(&message, ResponseCode::NXDomain),
-                Err(LookupFailure::Unavailable) => refuse(&message, ResponseCode::ServFail),
-            };
-            self.reply(key, reply, cx);
+    /// An answer that has been found, as far as the peer's policy lets it through: no name on the way to the addresses
+    /// may be denied, and none of these may lead into the exit's own network.
+    pub(super) fn poll_answer<'a>(
+        &mut self,
+        matcher_of: impl FnOnce(PeerId) -> &'a Matcher,
+    ) -> Option<Answer> {
+        let (Question { way, message, .. }, found) = self.found.try_recv().ok()?;
+        if let Some(under_way) = self.under_way.get_mut(&way.peer()) {
+            *under_way = under_way.saturating_sub(1);
         }
+        let matcher = matcher_of(way.peer());
+        let mut found = match found {
+            Ok(found) => found,
+            Err(code) => return Some(Answer::empty(way, &message, code)),
+        };
+        let denied = |name: &Name| matcher.denied_category(&name.to_ascii());
+        if let Some(category) = found.names.iter().find_map(denied) {
+            return Some(Answer::denied(way, &message, category));
+        }
+        found
+            .addresses
+            .retain(|&address| matcher.check_address(address).is_ok());
+        Some(Answer::found(way, &message, &found))
     }
 
     pub(super) fn remove_peer(&mut self, peer: PeerId) {
         self.under_way.remove(&peer);
     }
-
-    fn reply(&mut self, key: FlowKey, message: Message, cx: &mut Context<'_>) {
-        let Ok(bytes) = message.to_vec() else { return };
-        if packet::udp(&mut self.packet, key.destination, key.source, &bytes) {
-            cx.send(&self.packet);
-        }
-    }
 }
 
-fn resolve_all(queue: &Mutex<Receiver<Question>>, found: &Sender<Answer>, waker: &mio::Waker) {
+fn look_up_all(
+    queue: &Mutex<Receiver<Question>>,
+    found: &Sender<(Question, Result<Found, ResponseCode>)>,
+    waker: &mio::Waker,
+) {
     loop {
         let question = match queue.lock() {
             Ok(queue) => queue.recv(),
             Err(_) => return,
         };
-        let Ok(Question {
-            key,
-            message,
-            name,
-            v6,
-        }) = question
-        else {
+        let Ok(question) = question else {
             return;
         };
-        let addresses = sys::lookup(&name, v6);
-        if found
-            .send(Answer {
-                key,
-                message,
-                addresses,
-            })
-            .is_err()
-            || waker.wake().is_err()
-        {
+        let answer = upstream::look_up(&question.name, question.kind);
+        if found.send((question, answer)).is_err() || waker.wake().is_err() {
             return;
         }
     }
-}
-
-fn host_name(query: &Query) -> String {
-    let name = query.name().to_ascii();
-    name.strip_suffix('.').unwrap_or(&name).to_owned()
-}
-
-fn refuse(question: &Message, code: ResponseCode) -> Message {
-    let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
-    reply.metadata.recursion_desired = question.metadata.recursion_desired;
-    reply.metadata.recursion_available = true;
-    reply.metadata.response_code = code;
-    reply.add_queries(question.queries.iter().cloned());
-    reply
-}
-
-fn answer(question: &Message, addresses: &[IpAddr]) -> Message {
-    let mut reply = refuse(question, ResponseCode::NoError);
-    let Some(query) = question.queries.first() else {
-        return reply;
-    };
-    for &address in addresses.iter().take(MAX_ANSWERS) {
-        let data = match address {
-            IpAddr::V4(address) => RData::A(address.into()),
-            IpAddr::V6(address) => RData::AAAA(address.into()),
-        };
-        reply.add_answer(Record::from_rdata(query.name().clone(), TTL, data));
-    }
-    reply
 }

@@ -12,10 +12,14 @@ mod plan;
 mod record;
 mod rules;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, mpsc},
+    time::Instant,
+};
 
 use ipsx_tunnel_core::{
-    DropReason, PeerId, RuleProtocol,
+    DropReason, ExitPolicy, PeerId, RuleProtocol,
     packet::{Content, Headers},
 };
 use mio::{Registry, Token, event::Event};
@@ -73,6 +77,11 @@ impl KernelExit {
         })
     }
 
+    /// Tells of every change of this host's own addresses.
+    pub(crate) fn tell_changes(&mut self, changed: mpsc::Sender<()>) {
+        self.gateway.tell_changes(changed);
+    }
+
     /// Decides about a packet to somewhere else than the gateway.
     fn permit(
         &mut self,
@@ -126,11 +135,14 @@ impl KernelExit {
                 self.gateway.handle_echo(packet, cx);
                 Ok(())
             }
-            Content::Tcp { resets, .. } => {
-                if !resets {
-                    self.gateway.reset(peer, packet, cx);
-                }
-                Err(DropReason::NoFlow)
+            Content::Tcp {
+                source_port,
+                destination_port,
+                opens,
+                resets,
+            } => {
+                let key = flow(peer, headers, source_port, destination_port);
+                self.gateway.handle_tcp(key, (opens, resets), packet, cx)
             }
             _ => Err(DropReason::UnsupportedProtocol),
         }
@@ -192,7 +204,7 @@ impl Exit for KernelExit {
     fn service(&mut self, cx: &mut Context<'_>) -> bool {
         let written = self.tun.flush();
         self.judge(written);
-        self.gateway.service(cx);
+        let more = self.gateway.service(cx);
         for _ in 0..READS_PER_TURN {
             if !self.readable || cx.congested() {
                 break;
@@ -205,15 +217,16 @@ impl Exit for KernelExit {
                 }
             }
         }
-        self.readable
+        self.readable || more
     }
 
-    fn add_peer(&mut self, _peer: PeerId, _egress: Egress) {
+    fn add_peer(&mut self, peer: PeerId, _egress: Egress, policy: Option<Arc<ExitPolicy>>) {
         // The kernel translates, and has been told.
+        self.gateway.add_peer(peer, policy);
     }
 
-    fn remove_peer(&mut self, peer: PeerId, _cx: &mut Context<'_>) {
-        self.gateway.remove_peer(peer);
+    fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
+        self.gateway.remove_peer(peer, cx.now);
     }
 }
 

@@ -16,10 +16,11 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
-use ipsx_tunnel_core::{DropReason, IpNet, PeerId};
+use ipsx_tunnel_core::{DropReason, ExitPolicy, IpNet, PeerId};
 use mio::event::Event;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -55,8 +56,8 @@ pub(crate) trait Exit: Send + 'static {
     /// Moves flows on by a bounded amount; true if some could go on at once.
     fn service(&mut self, cx: &mut Context<'_>) -> bool;
 
-    /// Takes a new peer, whose flows leave from these addresses.
-    fn add_peer(&mut self, peer: PeerId, egress: Egress);
+    /// Takes a new peer, whose flows leave from these addresses, and what holds for it if that is not the usual policy.
+    fn add_peer(&mut self, peer: PeerId, egress: Egress, policy: Option<Arc<ExitPolicy>>);
 
     /// Closes everything that belongs to a peer.
     fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use ipsx_tunnel_core::{
-    DropReason, PeerId, RuleProtocol,
+    DropReason, ExitPolicy, PeerId, RuleProtocol,
     packet::{Content, Headers},
 };
 use mio::event::Event;
@@ -56,10 +56,13 @@ impl UserspaceExit {
         packet: &[u8],
         cx: &mut Context<'_>,
     ) -> Result<(), DropReason> {
+        if self.gateway.has(key.destination.ip()) {
+            return self.gateway.handle_tcp(key, (opens, resets), packet, cx);
+        }
         if self.tcp.handle_segment(&key, opens, packet, cx) {
             return Ok(());
         }
-        if !opens || self.gateway.has(key.destination.ip()) {
+        if !opens {
             if !resets {
                 self.gateway.reset(key.peer, packet, cx);
             }
@@ -174,12 +177,13 @@ impl Exit for UserspaceExit {
     }
 
     fn service(&mut self, cx: &mut Context<'_>) -> bool {
-        self.gateway.service(cx);
-        let more = self.udp.serve(cx);
+        let mut more = self.gateway.service(cx);
+        more |= self.udp.serve(cx);
         self.tcp.serve(cx) || more
     }
 
-    fn add_peer(&mut self, peer: PeerId, egress: Egress) {
+    fn add_peer(&mut self, peer: PeerId, egress: Egress, policy: Option<Arc<ExitPolicy>>) {
+        self.gateway.add_peer(peer, policy);
         self.tcp.add_peer(peer, egress);
         self.udp.add_peer(peer, egress);
     }
@@ -187,6 +191,6 @@ impl Exit for UserspaceExit {
     fn remove_peer(&mut self, peer: PeerId, cx: &mut Context<'_>) {
         self.tcp.remove_peer(peer, cx);
         self.udp.remove_peer(peer, cx);
-        self.gateway.remove_peer(peer);
+        self.gateway.remove_peer(peer, cx.now);
     }
 }

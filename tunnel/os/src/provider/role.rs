@@ -45,10 +45,10 @@ impl<E: Exit> Role for ProviderRole<E> {
     fn handle_command(&mut self, command: Command, cx: &mut Context<'_>) -> ControlFlow<()> {
         // Whoever asked may have stopped waiting for the answer.
         match command {
-            Command::AddPeer(config, egress, reply) => {
+            Command::AddPeer(config, egress, policy, reply) => {
                 let added = cx.device.add_peer(*config, cx.now);
                 if let Ok(peer) = added {
-                    self.exit.add_peer(peer, egress);
+                    self.exit.add_peer(peer, egress, policy);
                 }
                 drop(reply.send(added));
             }

@@ -25,9 +25,9 @@ pub(super) struct Way {
 #[cfg(target_os = "linux")]
 impl Ways {
     /// Those of a kernel exit.
-    pub(super) fn of(network: KernelNetwork) -> Self {
+    pub(super) fn of(network: Arc<KernelNetwork>) -> Self {
         Self {
-            network: Some(Arc::new(network)),
+            network: Some(network),
         }
     }
 

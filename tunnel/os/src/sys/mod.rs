@@ -7,7 +7,6 @@ mod interfaces;
 #[cfg(target_os = "linux")]
 mod netlink;
 mod options;
-mod resolve;
 #[cfg(target_os = "linux")]
 mod steer;
 #[cfg(target_os = "linux")]
@@ -25,4 +24,3 @@ pub(crate) use interfaces::own_networks;
 pub(crate) use options::{
     allow_pieces, defer_port, enlarge_buffers, keep_whole, path_mtu, raise_file_limit,
 };
-pub(crate) use resolve::{LookupFailure, lookup};

@@ -38,7 +38,7 @@ pub(crate) fn policy(tier: Tier, allow: &[String]) -> ExitPolicy {
     ExitPolicy {
         tier,
         allow,
-        deny: Vec::new(),
+        ..ExitPolicy::default()
     }
 }
 

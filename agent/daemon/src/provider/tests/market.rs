@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 
 use crate::network::Network;
 use crate::provider::{
-    ExitArgs, ExposureLimits, OfferTerms, ProviderConfig, ProviderEvent, RunningProvider,
-    accept_consent, start,
+    DomainFiles, ExitArgs, ExposureLimits, OfferTerms, ProviderConfig, ProviderEvent,
+    RunningProvider, accept_consent, start,
 };
 
 pub(super) const TOKEN: u128 = 1_000_000_000_000_000_000;
@@ -104,6 +104,7 @@ impl Market {
             bind: Some(address),
             advertise: None,
             policy,
+            domains: DomainFiles::default(),
             exit: ExitArgs::default(),
             terms: terms(),
             exposure: ExposureLimits::default(),

@@ -5,10 +5,11 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
 use ipsx_tunnel_core::{ExitPolicy, IpNet, PeerId};
+use serde_json::Value;
 
 use super::{
     conntrack::{self, FlowWatch, Listener},
@@ -198,6 +199,7 @@ impl KernelNetwork {
         let lease = Lease { translations, mark };
         if let Err(error) = self.apply_lease(&mut state, &lease) {
             self.release_addresses(&mut state, &lease);
+            self.follow(&mut state);
             return Err(error);
         }
         Ok(OpenLease {
@@ -206,14 +208,47 @@ impl KernelNetwork {
         })
     }
 
-    /// Adds a lease to the table, and what has changed of this host's own networks since the last one.
+    /// Adds a lease to the table, and what has changed of this host's own networks.
     fn apply_lease(&self, state: &mut State, lease: &Lease) -> Result<(), KernelExitError> {
-        let mut commands = commands(lease, "add", &self.table);
+        self.apply(state, commands(lease, "add", &self.table))
+    }
+
+    /// A thread that gives the table this host's own networks, each time it is told that they have changed. It ends
+    /// with what tells it.
+    pub(crate) fn follow_own_networks(self: &Arc<Self>) -> std::io::Result<mpsc::Sender<()>> {
+        let (changed, changes) = mpsc::channel();
+        let network = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("ipsx-addresses".to_owned())
+            .spawn(move || {
+                for () in changes {
+                    let Some(network) = network.upgrade() else {
+                        return;
+                    };
+                    let mut state = network.lock();
+                    if !state.undone {
+                        network.follow(&mut state);
+                    }
+                }
+            })?;
+        Ok(changed)
+    }
+
+    fn follow(&self, state: &mut State) {
+        if let Err(error) = self.apply(state, Vec::new()) {
+            tracing::warn!(%error, "the packet filter does not know this host's addresses; the next change tries again");
+        }
+    }
+
+    /// Carries out commands together with what has changed of this host's own networks.
+    fn apply(&self, state: &mut State, mut commands: Vec<Value>) -> Result<(), KernelExitError> {
         let own = sys::own_networks().map_err(KernelExitError::Addresses)?;
         if own != state.own {
             commands.extend(rules::own_networks(&self.table, &own));
         }
-        nft::apply(&commands)?;
+        if !commands.is_empty() {
+            nft::apply(&commands)?;
+        }
         state.own = own;
         Ok(())
     }
@@ -255,6 +290,7 @@ impl KernelNetwork {
             watch.end(lease.mark);
         }
         self.release_addresses(state, lease);
+        self.follow(state);
     }
 
     /// Sees that this host has an address.
@@ -351,7 +387,7 @@ impl Drop for OpenLease {
     }
 }
 
-fn commands(lease: &Lease, verb: &str, table: &str) -> Vec<serde_json::Value> {
+fn commands(lease: &Lease, verb: &str, table: &str) -> Vec<Value> {
     let each = |translation: &Translation| translation.commands(verb, table);
     lease.translations.iter().flat_map(each).collect()
 }

@@ -3,50 +3,23 @@
 //! What a peer may reach is decided in this process, packet by packet, before the kernel sees anything. The table
 //! repeats the coarse half of that, from lists of its own, so that a mistake in one is caught by the other.
 
+mod expressions;
+mod special;
+
 use std::net::IpAddr;
 
-use ipsx_tunnel_core::{ExitPolicy, IpNet, PortRange, Rule, RuleProtocol};
+use ipsx_tunnel_core::{ExitPolicy, IpNet};
 use serde_json::{Value, json};
 
 use crate::nft::{self, FAMILY};
-
-/// IPv4 ranges that are not the public internet (IANA special-purpose registry).
-const SPECIAL_V4: &[&str] = &[
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.31.196.0/24",
-    "192.52.193.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "192.175.48.0/24",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/3",
-];
-
-/// The same for IPv6: all but global unicast, and of that what is special or hides an IPv4 address. NAT64 has its own
-/// list, made of the IPv4 one.
-const SPECIAL_V6: &[&str] = &[
-    "::/3",
-    "2001::/23",
-    "2001:db8::/32",
-    "2002::/16",
-    "3fff::/20",
-    "4000::/2",
-    "8000::/1",
-];
-
-/// The well-known prefix of NAT64 (RFC 6052), inside the first of [`SPECIAL_V6`].
-const NAT64: &str = "64:ff9b::";
+use expressions::{
+    compare, counter, field, from, matches, meta, net, rule, set_mark, state, transports, verdict,
+};
 
 const MAIL_PORTS: [u16; 3] = [25, 465, 587];
+
+/// DNS, and DNS over TLS or QUIC, closed while names are denied.
+const NAME_PORTS: [u16; 2] = [53, 853];
 
 /// ICMP messages that this host may send into the tunnel: a packet of the peer's could not be forwarded.
 const ERRORS_V4: [&str; 3] = [
@@ -90,8 +63,8 @@ impl Rules<'_> {
         let mut commands: Vec<Value> = nft::fresh_table(self.table).into();
         let (own_v4, own_v6) = split(self.own);
         for (name, family, elements) in [
-            ("special_v4", "ipv4_addr", nets(SPECIAL_V4)),
-            ("special_v6", "ipv6_addr", special_v6()),
+            ("special_v4", "ipv4_addr", special::v4()),
+            ("special_v6", "ipv6_addr", special::v6()),
             ("own_v4", "ipv4_addr", own_v4),
             ("own_v6", "ipv6_addr", own_v6),
         ] {
@@ -216,6 +189,10 @@ impl Rules<'_> {
         }
         let mail = compare("==", field("th", "dport"), json!({ "set": MAIL_PORTS }));
         add(vec![transports(), mail, counter(), verdict("drop")]);
+        if self.policy.closes_resolvers() {
+            let resolvers = compare("==", field("th", "dport"), json!({ "set": NAME_PORTS }));
+            add(vec![transports(), resolvers, counter(), verdict("drop")]);
+        }
         let carried = json!({ "set": ["tcp", "udp", "icmp", "ipv6-icmp"] });
         add(vec![
             meta("!=", "l4proto", carried),
@@ -301,122 +278,6 @@ impl Translation {
         };
         values.into_iter().filter_map(command).collect()
     }
-}
-
-/// What a policy's rule names, as conditions.
-fn matches(named: &Rule) -> Vec<Value> {
-    let prefix = named.prefix();
-    let (protocol, family) = if prefix.addr().is_ipv4() {
-        ("ip", "ipv4")
-    } else {
-        ("ip6", "ipv6")
-    };
-    let mut conditions = vec![if prefix.prefix_len() == 0 {
-        meta("==", "nfproto", json!(family))
-    } else {
-        compare("==", field(protocol, "daddr"), net(prefix))
-    }];
-    match (named.protocol(), named.ports()) {
-        (RuleProtocol::Any, PortRange::ALL) => return conditions,
-        (RuleProtocol::Any, _) => conditions.push(transports()),
-        (RuleProtocol::Tcp, _) => conditions.push(meta("==", "l4proto", json!("tcp"))),
-        (RuleProtocol::Udp, _) => conditions.push(meta("==", "l4proto", json!("udp"))),
-    }
-    if named.ports() != PortRange::ALL {
-        let (first, last) = (named.ports().first(), named.ports().last());
-        let ports = json!({ "range": [first, last] });
-        let ports = if first == last { json!(first) } else { ports };
-        conditions.push(compare("==", field("th", "dport"), ports));
-    }
-    conditions
-}
-
-fn transports() -> Value {
-    meta("==", "l4proto", json!({ "set": ["tcp", "udp"] }))
-}
-
-fn rule(table: &str, chain: &str, expressions: Vec<Value>) -> Value {
-    let rule = json!({ "family": FAMILY, "table": table, "chain": chain, "expr": expressions });
-    json!({ "add": { "rule": rule } })
-}
-
-fn compare(operator: &str, left: Value, right: Value) -> Value {
-    json!({ "match": { "op": operator, "left": left, "right": right } })
-}
-
-fn meta(operator: &str, key: &str, value: Value) -> Value {
-    compare(operator, json!({ "meta": { "key": key } }), value)
-}
-
-fn from(interfaces: &[String]) -> Value {
-    match interfaces {
-        [one] => meta("==", "iifname", json!(one)),
-        several => meta("==", "iifname", json!({ "set": several })),
-    }
-}
-
-fn field(protocol: &str, field: &str) -> Value {
-    json!({ "payload": { "protocol": protocol, "field": field } })
-}
-
-fn state(states: &[&str]) -> Value {
-    compare("in", json!({ "ct": { "key": "state" } }), json!(states))
-}
-
-/// Sets the mark of the packet (`"meta"`) or of its flow (`"ct"`) to what a map has for the source address, if it has
-/// anything.
-fn set_mark(of: &str, protocol: &str, map: &str) -> Value {
-    json!({ "mangle": {
-        "key": { of: { "key": "mark" } },
-        "value": { "map": { "key": field(protocol, "saddr"), "data": map } },
-    } })
-}
-
-fn counter() -> Value {
-    json!({ "counter": null })
-}
-
-fn verdict(name: &str) -> Value {
-    json!({ name: null })
-}
-
-fn net(prefix: IpNet) -> Value {
-    json!({ "prefix": { "addr": prefix.network().to_string(), "len": prefix.prefix_len() } })
-}
-
-fn nets(texts: &[&str]) -> Vec<Value> {
-    texts
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .map(net)
-        .collect()
-}
-
-/// IPv6 ranges refused: NAT64 is cut out of the first, so that public IPv4 addresses are open through it.
-fn special_v6() -> Vec<Value> {
-    let mut all = nets(&SPECIAL_V6[1..]);
-    let nat64: Option<IpNet> = format!("{NAT64}/96").parse().ok();
-    let first: Option<IpNet> = SPECIAL_V6[0].parse().ok();
-    if let (Some(IpNet::V6(nat64)), Some(IpNet::V6(first))) = (nat64, first) {
-        // Every sibling on the way from the wide range down to the narrow one.
-        for len in first.prefix_len() + 1..=nat64.prefix_len() {
-            let flipped = u128::from(nat64.addr()) ^ (1 << (128 - len));
-            if let Ok(sibling) = ipnet_v6(flipped, len) {
-                all.push(net(sibling.trunc()));
-            }
-        }
-        for v4 in SPECIAL_V4.iter().filter_map(|text| text.parse().ok()) {
-            if let IpNet::V4(v4) = v4 {
-                let inside = u128::from(nat64.addr()) | u128::from(u32::from(v4.addr()));
-                all.extend(ipnet_v6(inside, 96 + v4.prefix_len()).ok().map(net));
-            }
-        }
-    }
-    all
-}
-
-fn ipnet_v6(bits: u128, len: u8) -> Result<IpNet, impl std::error::Error> {
-    IpNet::new(IpAddr::V6(bits.into()), len)
 }
 
 fn elements_of(table: &str, set: &str, elements: &[Value]) -> Option<Value> {
