@@ -1,19 +1,23 @@
 //! What requesters ask for, from broad to one in a million.
 
 use ipsx_market::IpNet;
+use ipsx_market::geo::Circle;
 use ipsx_market::matching::Wanted;
 use ipsx_market::offer::{Protocol, Tier};
+use ipsx_market::place::AddressType;
 use ipsx_market::request::{Filter, IpVersion};
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use rand::Rng;
 
-use crate::spread::{COUNTRIES, Spread, asn, country_code};
+use crate::spread::{CITIES, COUNTRIES, Spread, asn, city_name, country_code, point, region};
 
 /// One question.
 pub(crate) struct Question {
     pub(crate) filter: Filter,
     pub(crate) max_prices: Prices,
     pub(crate) seconds: u32,
+    /// Whole GiB that are expected.
+    pub(crate) gib: u64,
 }
 
 impl Question {
@@ -22,7 +26,7 @@ impl Question {
             filter: &self.filter,
             max_prices: self.max_prices,
             seconds: Some(self.seconds),
-            expected_bytes: 0,
+            expected_bytes: self.gib << 30,
         }
     }
 }
@@ -30,7 +34,7 @@ impl Question {
 /// Questions of every kind, `count` of each.
 pub(crate) fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Question>)> {
     type Kind = (&'static str, fn(&mut Spread) -> Question);
-    let kinds: [Kind; 11] = [
+    let kinds: [Kind; 20] = [
         ("anything", |_| ask(Filter::default())),
         ("a country", |spread| ask(in_country(spread))),
         ("one of three countries, fast, all protocols", |spread| {
@@ -57,6 +61,58 @@ pub(crate) fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str,
             filter.tier = Tier::Open;
             ask(filter)
         }),
+        ("anything, with 5 GiB", |_| Question {
+            gib: 5,
+            ..ask(Filter::default())
+        }),
+        ("a country, with 5 GiB", |spread| Question {
+            gib: 5,
+            ..ask(in_country(spread))
+        }),
+        ("a region", |spread| {
+            let country = spread.skewed(COUNTRIES);
+            let region = region(country, spread.skewed(CITIES));
+            ask(Filter {
+                regions: region.into_iter().collect(),
+                ..Filter::default()
+            })
+        }),
+        ("a city", |spread| {
+            let country = spread.skewed(COUNTRIES);
+            let city = city_name(country, spread.skewed(CITIES)).parse();
+            ask(Filter {
+                cities: city.into_iter().collect(),
+                ..Filter::default()
+            })
+        }),
+        ("homes within 200 km", |spread| {
+            let country = spread.skewed(COUNTRIES);
+            let center = point(country, spread.skewed(CITIES));
+            ask(Filter {
+                circles: vec![Circle { center, km: 200 }],
+                address_types: vec![AddressType::Residential],
+                ..Filter::default()
+            })
+        }),
+        ("mobile, 20 ms, reputation 900", |_| {
+            ask(Filter {
+                address_types: vec![AddressType::Mobile],
+                max_latency_ms: 20,
+                min_reputation: 900,
+                ..Filter::default()
+            })
+        }),
+        ("a country, mail by submission", |spread| {
+            let mut filter = in_country(spread);
+            filter.ports = vec![587];
+            ask(filter)
+        }),
+        ("insured, in a country, reputation 950", |spread| {
+            let mut filter = in_country(spread);
+            filter.services = "insurance".parse().into_iter().collect();
+            filter.min_reputation = 950;
+            ask(filter)
+        }),
         ("a network", |spread| {
             let (country, network) = (spread.skewed(COUNTRIES), spread.skewed(60));
             ask(Filter {
@@ -67,6 +123,12 @@ pub(crate) fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str,
         ("a /12", |spread| ask(within(spread, 12))),
         ("a /24", |spread| ask(within(spread, 24))),
         ("one address", |spread| ask(within(spread, 32))),
+        ("a round trip that nobody has", |_| {
+            ask(Filter {
+                max_latency_ms: 4,
+                ..Filter::default()
+            })
+        }),
         ("a country at the lowest price there is", |spread| {
             let mut question = ask(in_country(spread));
             question.max_prices.per_second = PricePerSecond(Amount(10_000_000_000_000));
@@ -98,6 +160,7 @@ fn ask(filter: Filter) -> Question {
             per_gib: PricePerGib(Amount::MAX),
         },
         seconds: 600,
+        gib: 0,
     }
 }
 

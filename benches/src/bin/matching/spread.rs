@@ -21,7 +21,7 @@ pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 pub(crate) const COUNTRIES: usize = 200;
 
 /// Networks of one country.
-pub(crate) const NETWORKS: usize = 60;
+const NETWORKS: usize = 60;
 
 /// Cities of one country.
 pub(crate) const CITIES: usize = 40;
@@ -120,7 +120,7 @@ impl Spread {
         let hosting = network < 5;
         Placement {
             country: Some(country_code(country)),
-            region: Region::new(country_code(country), &format!("{:02}", city % 12)).ok(),
+            region: region(country, city),
             city: city_name(country, city).parse().ok(),
             point: Some(point(country, city)),
             asn: Some(asn(country, network)),
@@ -212,6 +212,11 @@ pub(crate) fn country_code(number: usize) -> Country {
 
 pub(crate) fn asn(country: usize, network: usize) -> u32 {
     (1_000 + country * NETWORKS + network) as u32
+}
+
+/// Some cities together.
+pub(crate) fn region(country: usize, city: usize) -> Option<Region> {
+    Region::new(country_code(country), &format!("{:02}", city % 12)).ok()
 }
 
 pub(crate) fn city_name(country: usize, city: usize) -> String {

@@ -243,8 +243,10 @@ impl Search<'_> {
             runs.push((Some(next.condition), narrowed));
         }
         let mut nearest = None;
-        for (condition, rows) in runs.iter().rev() {
-            nearest = nearest.max(self.furthest(rows));
+        for (at, (condition, rows)) in runs.iter().enumerate().rev() {
+            // Who is in this run and not in the next one fails by the next one's condition at the latest.
+            let latest = runs.get(at + 1).and_then(|(next, _)| *next);
+            nearest = nearest.max(self.furthest(rows, latest));
             // What is not in this run fails by its condition at the latest. What is in it may fail sooner.
             if nearest.is_some() && nearest >= *condition {
                 break;
@@ -253,14 +255,17 @@ impl Search<'_> {
         nearest
     }
 
-    fn furthest(&self, rows: &RoaringBitmap) -> Option<Condition> {
-        let unmet = |at: RowId| {
-            self.rows
-                .get(at)
-                .and_then(|row| self.unmet(row, at))
-                .flatten()
-        };
-        rows.iter().filter_map(unmet).max()
+    /// The latest condition that one of these rows fails by; `enough` is as good as any later one.
+    fn furthest(&self, rows: &RoaringBitmap, enough: Option<Condition>) -> Option<Condition> {
+        let mut latest = None;
+        for at in rows {
+            let row = self.rows.get(at);
+            latest = latest.max(row.and_then(|row| self.unmet(row, at)).flatten());
+            if enough.is_some() && latest >= enough {
+                break;
+            }
+        }
+        latest
     }
 }
 
