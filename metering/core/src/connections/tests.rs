@@ -28,6 +28,14 @@ fn records_come_back_and_differ_in_every_field() {
         connection(false, "203.0.113.9:443"),
         connection(true, "[2001:db8::1]:443"),
         connection(true, "[::ffff:203.0.113.9]:443"),
+        Connection {
+            transport: Transport::Icmp,
+            ..connection(true, "203.0.113.9:0")
+        },
+        Connection {
+            transport: Transport::Udp,
+            ..connection(true, "203.0.113.9:0")
+        },
     ];
     for record in records {
         assert_eq!(Connection::decode(&record.encode()), Some(record));
@@ -37,7 +45,7 @@ fn records_come_back_and_differ_in_every_field() {
     encoded.dedup();
     assert_eq!(encoded.len(), records.len());
     let mut bad = records[0].encode();
-    bad[32] = 1;
+    bad[32] = 2;
     assert_eq!(Connection::decode(&bad), None, "no such protocol");
 }
 

@@ -106,6 +106,8 @@ pub(super) struct Weather {
     /// Bytes per second that the requester asks for, up and down.
     pub(super) demand: (u64, u64),
     pub(super) store_ms: u64,
+    /// Seconds by which the provider's clock is ahead; again as many after each restart.
+    pub(super) clock_ahead: i64,
     pub(super) seed: u64,
 }
 
@@ -121,6 +123,7 @@ impl Default for Weather {
             payer_restarts: vec![],
             demand: (20_000, 200_000),
             store_ms: 3,
+            clock_ahead: 0,
             seed: 1,
         }
     }

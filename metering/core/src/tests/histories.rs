@@ -131,6 +131,7 @@ fn weather() -> impl Strategy<Value = Weather> {
                 payer_restarts,
                 demand,
                 store_ms,
+                clock_ahead: 0,
                 seed,
             },
         )
@@ -176,6 +177,29 @@ proptest! {
         let forgotten = world.terms.due(&Usage { secs: restarts, ..Usage::default() });
         let most = world.slice(world.payer.paid()).0 + world.tolerance().0 + forgotten.0;
         prop_assert!(world.payer_loss().0 <= most, "lost {} of at most {most}", world.payer_loss());
+    }
+
+    /// Nothing that is paid or served hangs on a clock: an hour off, and another hour off after each restart, changes
+    /// the times in the receipts alone.
+    #[test]
+    fn clocks_an_hour_off_change_no_money(
+        terms in deals(),
+        weather in weather(),
+        clock_ahead in prop_oneof![Just(-3_600i64), Just(3_600)],
+    ) {
+        let outcome = |clock_ahead| {
+            let weather = Weather { clock_ahead, ..weather.clone() };
+            let mut world = World::new(terms.clone(), weather);
+            world.run(an_hour_at_most());
+            let receipts = world.seqs.values().map(|receipt| Receipt {
+                observed_at: UnixSeconds(0),
+                ..receipt.clone()
+            });
+            let receipts: Vec<_> = receipts.collect();
+            let money = (world.provider.paid(), world.payer.paid(), world.truly_moved);
+            (world.end_causes(), receipts, world.vouchers_signed, money)
+        };
+        prop_assert_eq!(outcome(clock_ahead), outcome(0));
     }
 
     /// On an ordinary bad link, with both machines restarted, a lease is served to its end without a dispute.

@@ -56,6 +56,8 @@ pub(super) struct World {
     pub(super) payer_faults: Vec<Misbehaved>,
     pub(super) provider_faults: Vec<Misbehaved>,
     pub(super) renewals: u32,
+    /// How often the provider was started.
+    starts: i64,
 }
 
 impl World {
@@ -137,6 +139,7 @@ impl World {
             payer_faults: vec![],
             provider_faults: vec![],
             renewals: 0,
+            starts: 1,
             weather,
         }
     }
@@ -153,7 +156,8 @@ impl World {
         world.at(150, Message::PayerTick);
         world.reserve();
         let now = world.instant();
-        world.provider.handle_ready(wall(), now);
+        let clock = world.clock();
+        world.provider.handle_ready(clock, now);
         world.payer.handle_ready(now);
         world.settle_events();
     }
@@ -192,6 +196,13 @@ impl World {
             self.settle_events();
             self.check();
         }
+    }
+
+    /// What the provider's clock says.
+    fn clock(&self) -> UnixSeconds {
+        let true_time = wall().after(self.now / 1000);
+        let ahead = self.weather.clock_ahead * self.starts;
+        UnixSeconds(true_time.0.saturating_add_signed(ahead))
     }
 
     pub(super) fn instant(&self) -> Instant {
@@ -387,7 +398,9 @@ impl World {
             .retain(|_, message| !matches!(message, Message::Stored(..) | Message::StoreDone(..)));
         self.reserve();
         let now = self.instant();
-        self.provider.handle_ready(wall(), now);
+        self.starts += 1;
+        let clock = self.clock();
+        self.provider.handle_ready(clock, now);
     }
 
     fn restart_payer(&mut self) {
