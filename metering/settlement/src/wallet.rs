@@ -15,7 +15,7 @@ pub trait Signer: Send + Sync {
 
 /// A private key in memory. Erased when dropped; never printed.
 ///
-/// The key lives in the keystore library's wallet; signing goes through libsecp256k1, which is several times faster
+/// The key lives in the wallet library's type; signing goes through libsecp256k1, which is several times faster
 /// and gives the same deterministic signatures (RFC 6979).
 pub struct Wallet {
     inner: LocalWallet,

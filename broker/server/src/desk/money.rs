@@ -10,6 +10,8 @@ use ipsx_metering::{
     Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
 
+use ipsx_settlement::StoreError;
+
 use super::{Desk, DeskError};
 use crate::clock;
 
@@ -243,15 +245,15 @@ impl Desk {
             refused("channel");
             return Err(DeskError::Voucher("it is of another channel".into()));
         }
-        voucher
-            .verify(&self.operator.domain(), channel.payer_signer)
-            .map_err(|error| {
-                refused("signature");
-                DeskError::Voucher(error.to_string())
-            })?;
         self.vouchers.add_channel(&channel).await?;
-        self.vouchers.accept(voucher).await?;
-        Ok(())
+        // The store checks the signature, by a key that it knows from the first voucher on.
+        match self.vouchers.accept(voucher).await {
+            Err(theirs @ StoreError::NotTheirs { .. }) => {
+                refused("signature");
+                Err(DeskError::Voucher(theirs.to_string()))
+            }
+            kept => Ok(kept.map(drop)?),
+        }
     }
 }
 
