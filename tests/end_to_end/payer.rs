@@ -235,6 +235,22 @@ fn a_firms_contract_wallet_pays_for_its_people() {
     let said = refused(&market, &employee, firm.wallet);
     assert!(said.contains("revoked"), "{said}");
 
+    // The rest of the deposit is the firm's to take, whoever else refuses.
+    let take = ["withdraw", "deposit", "--payer", &payer];
+    let printed = market.run(&employee, &take);
+    runtime.block_on(firm.execute(&printed));
+    runtime.block_on(node.advance(2 * DAY + 60));
+    let printed = market.run(&employee, &take);
+    runtime.block_on(firm.execute(&printed));
+    let rest = tokens.0 - amount(&claims["paid"]);
+    let taken = runtime
+        .block_on(contract.token_balance(firm.wallet))
+        .unwrap();
+    assert_eq!(taken.0, rest);
+    runtime
+        .block_on(contract.deposit(&founder, network, firm.wallet, tokens))
+        .unwrap();
+
     // By the chain's clock, not by anybody's own.
     let again = ["wallet", "authorize", "--payer", &payer, "--for", "2d"];
     let printed = market.run(&employee, &again);

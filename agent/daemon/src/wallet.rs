@@ -1,5 +1,6 @@
 //! The wallet in the data folder, and the passphrase that opens it.
 
+mod hand_over;
 mod phrase;
 mod session_keys;
 
@@ -17,6 +18,7 @@ use crate::config::Settings;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::{Network, chain_failure, contract_failure};
 use crate::output::Output;
+pub(crate) use hand_over::HandOver;
 
 /// Environment variable with the passphrase itself.
 const PASSPHRASE_ENV: &str = "IPSX_PASSPHRASE";

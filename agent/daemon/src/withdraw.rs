@@ -17,7 +17,7 @@ use crate::earnings;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::{Network, contract_failure};
 use crate::output::Output;
-use crate::wallet;
+use crate::wallet::{self, HandOver};
 
 /// What an owner must wait against the operator, in seconds.
 const DELAY_SECS: u64 = 48 * 3_600;
@@ -33,7 +33,7 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<(), Failure> {
     match command {
-        WithdrawCommand::Deposit(args) if args.without_operator => {
+        WithdrawCommand::Deposit(args) if args.without_operator || args.payer.is_some() => {
             alone(args, settings, output).await
         }
         WithdrawCommand::Deposit(args) => with_operator(args, settings, output).await,
@@ -105,6 +105,7 @@ async fn promised(requester: &Requester) -> Result<Amount, Failure> {
         let Some(reservation) = record
             .reservation
             .filter(|_| record.network == requester.network.info.network)
+            .filter(|_| record.deal.payer == requester.wallet.address())
         else {
             continue;
         };
@@ -158,9 +159,20 @@ async fn alone(
     settings: &Settings,
     output: &Output,
 ) -> Result<(), Failure> {
-    let wallet = wallet::open(settings).await?;
+    // Another payer's transactions are its own to sign.
+    let wallet = match args.payer {
+        None => Some(wallet::open(settings).await?),
+        Some(_) => None,
+    };
     let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
-    let (contract, id, owner) = (&network.contract, network.info.network, wallet.address());
+    let (contract, id) = (&network.contract, network.info.network);
+    let own = wallet.as_ref().map(|wallet| wallet.address());
+    let owner = args.payer.or(own).unwrap_or_default();
+    let hand_over = |what: String, transaction| {
+        let calls = vec![(what, transaction)];
+        let payer = owner;
+        HandOver { payer, calls }.show(&network, output);
+    };
     let account = contract
         .account(id, owner)
         .await
@@ -175,6 +187,11 @@ async fn alone(
     if account.pending > Amount::ZERO && now > possible {
         let to = args.to.unwrap_or(owner);
         let amount = account.pending.min(account.balance);
+        let Some(wallet) = &wallet else {
+            let what = format!("withdraw {} to {to}", amount::tokens(amount));
+            hand_over(what, contract.withdraw_transaction(id, to));
+            return Ok(());
+        };
         contract
             .withdraw(wallet.as_ref(), id, to)
             .await
@@ -202,6 +219,12 @@ async fn alone(
             ),
         ));
     }
+    let Some(wallet) = &wallet else {
+        let what = format!("ask for {}", amount::tokens(amount));
+        hand_over(what, contract.request_withdraw_transaction(id, amount));
+        output.line("Run the same command again in 48 h for the transaction that takes it; nobody can refuse.");
+        return Ok(());
+    };
     contract
         .request_withdraw(wallet.as_ref(), id, amount)
         .await

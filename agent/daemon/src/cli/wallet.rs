@@ -125,6 +125,9 @@ pub struct WithdrawDepositArgs {
     /// Do it against the operator: request now, run again after 48 h to take
     #[arg(long)]
     pub without_operator: bool,
+    /// Whose deposit: prints the transaction for that wallet to execute, now and again after 48 h [default: this wallet's]
+    #[arg(long, value_name = "ADDRESS")]
+    pub payer: Option<Address>,
 }
 
 /// `ipsx withdraw credits`

@@ -498,6 +498,7 @@ async fn withdraw_both_ways(world: &World, settings: &Settings) {
             amount: None,
             to: None,
             without_operator,
+            payer: None,
         })
     };
     let owner = Signer::address(world.requester.wallet.as_ref());

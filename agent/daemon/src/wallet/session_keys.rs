@@ -7,6 +7,7 @@ use ipsx_metering::{Address, UnixSeconds};
 use ipsx_settlement::{Signer, Transaction, Wallet};
 use serde_json::{Value, json};
 
+use super::hand_over::HandOver;
 use crate::broker::Broker;
 use crate::cli::{AuthorizeArgs, RevokeArgs, duration};
 use crate::config::Settings;
@@ -31,10 +32,11 @@ pub(super) async fn authorize(
         false => args.keys,
     };
     let (id, contract) = (payer.network.info.network, &payer.network.contract);
-    let mut done = Vec::new();
+    let (mut done, mut calls) = (Vec::new(), Vec::new());
     for key in &keys {
         let Some(wallet) = &payer.executes else {
-            done.push(as_json(&contract.grant_transaction(id, *key, valid_to)));
+            let what = format!("authorise session key {key} until {valid_to}");
+            calls.push((what, contract.grant_transaction(id, *key, valid_to)));
             continue;
         };
         let receipt = contract
@@ -50,7 +52,7 @@ pub(super) async fn authorize(
         payer.address,
         duration::format(args.seconds.into())
     );
-    payer.report("authorized", &keys, done, &lasts, output);
+    payer.report("authorized", done, calls, &lasts, output);
     Ok(())
 }
 
@@ -67,7 +69,7 @@ pub(super) async fn revoke(
         true => args.keys,
         false => payer.own_keys(SLOTS),
     };
-    let (mut keys, mut done) = (Vec::new(), Vec::new());
+    let (mut done, mut calls) = (Vec::new(), Vec::new());
     for key in candidates {
         let valid_to = contract
             .signer_valid_to(id, payer.address, key)
@@ -80,9 +82,9 @@ pub(super) async fn revoke(
         if valid_to <= now.after(NOTICE) {
             continue;
         }
-        keys.push(key);
         let Some(wallet) = &payer.executes else {
-            done.push(as_json(&contract.revoke_transaction(id, key)));
+            let what = format!("revoke session key {key}");
+            calls.push((what, contract.revoke_transaction(id, key)));
             continue;
         };
         let receipt = contract
@@ -93,13 +95,13 @@ pub(super) async fn revoke(
         output.line(format!("revoked  {key} in transaction {hash:#x}"));
         done.push(json!({ "signer": key, "transaction": hash }));
     }
-    let lasts = match keys.is_empty() {
+    let lasts = match done.is_empty() && calls.is_empty() {
         true => "No such session key lasts longer than 24 h.",
         false => {
             "What was promised before stays claimable; nothing is good for longer than 24 h from now."
         }
     };
-    payer.report("revoked", &keys, done, lasts, output);
+    payer.report("revoked", done, calls, lasts, output);
     Ok(())
 }
 
@@ -156,39 +158,20 @@ impl Payer {
     }
 
     /// Says what was done, or hands over what is to be done.
-    fn report(&self, done: &str, keys: &[Address], each: Vec<Value>, lasts: &str, output: &Output) {
-        if self.executes.is_some() || keys.is_empty() {
+    fn report(
+        &self,
+        done: &str,
+        each: Vec<Value>,
+        calls: Vec<(String, Transaction)>,
+        lasts: &str,
+        output: &Output,
+    ) {
+        if calls.is_empty() {
             output.json(&json!({ "payer": self.address, done: each }));
-            output.line(lasts);
-            return;
+        } else {
+            let payer = self.address;
+            HandOver { payer, calls }.show(&self.network, output);
         }
-        let chain_id = self.network.info.domain.chain_id;
-        output.line(format!(
-            "{} must execute, on chain {chain_id}, in any order:",
-            self.address
-        ));
-        for (key, transaction) in keys.iter().zip(&each) {
-            let field = |name: &str| transaction[name].as_str().unwrap_or_default().to_string();
-            output.line(format!("\nsession key  {key}"));
-            output.line(format!("to           {}", field("to")));
-            output.line(format!("value        {}", field("value")));
-            output.line(format!("data         {}", field("data")));
-        }
-        output.line("");
         output.line(lasts);
-        output.json(&json!({
-            "payer": self.address,
-            "chainId": chain_id.to_string(),
-            "signers": keys,
-            "transactions": each,
-        }));
     }
-}
-
-fn as_json(transaction: &Transaction) -> Value {
-    json!({
-        "to": transaction.to,
-        "value": transaction.value.to_string(),
-        "data": transaction.data,
-    })
 }

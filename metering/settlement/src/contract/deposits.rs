@@ -9,6 +9,7 @@ use super::claim::compact;
 use super::{Centralizer, ContractError, uint96};
 use crate::bindings::{self, Centralizer as abi, Erc20Permit as erc20};
 use crate::chain::TransactionReceipt;
+use crate::transaction::Transaction;
 use crate::wallet::Signer;
 
 /// A token owner's ERC-2612 permission for the contract to take tokens.
@@ -150,11 +151,13 @@ impl Centralizer {
         network: NetworkId,
         amount: Amount,
     ) -> Result<TransactionReceipt, ContractError> {
-        let call = abi::requestWithdrawCall {
-            network: network.0,
-            amount: uint96(amount),
-        };
+        let call = request_call(network, amount);
         self.write(owner, "request the withdrawal", call).await
+    }
+
+    /// The same transaction, for an owner that this program has no key of.
+    pub fn request_withdraw_transaction(&self, network: NetworkId, amount: Amount) -> Transaction {
+        self.transaction(request_call(network, amount))
     }
 
     /// Takes what was asked for 48 h ago.
@@ -164,11 +167,13 @@ impl Centralizer {
         network: NetworkId,
         to: Address,
     ) -> Result<TransactionReceipt, ContractError> {
-        let call = abi::withdrawCall {
-            network: network.0,
-            to,
-        };
+        let call = withdraw_call(network, to);
         self.write(owner, "withdraw", call).await
+    }
+
+    /// The same transaction, for an owner that this program has no key of.
+    pub fn withdraw_transaction(&self, network: NetworkId, to: Address) -> Transaction {
+        self.transaction(withdraw_call(network, to))
     }
 
     /// Takes a part of the deposit at once, with the operator's consent.
@@ -215,5 +220,19 @@ impl Centralizer {
         };
         self.write_to(token, signer, action, call).await?;
         Ok(())
+    }
+}
+
+fn request_call(network: NetworkId, amount: Amount) -> abi::requestWithdrawCall {
+    abi::requestWithdrawCall {
+        network: network.0,
+        amount: uint96(amount),
+    }
+}
+
+fn withdraw_call(network: NetworkId, to: Address) -> abi::withdrawCall {
+    abi::withdrawCall {
+        network: network.0,
+        to,
     }
 }

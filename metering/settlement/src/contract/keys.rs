@@ -87,7 +87,7 @@ impl Centralizer {
         self.transaction(revoke_call(network, signer))
     }
 
-    fn transaction(&self, call: impl SolCall) -> Transaction {
+    pub(super) fn transaction(&self, call: impl SolCall) -> Transaction {
         Transaction {
             to: Some(self.deployment.centralizer),
             data: call.abi_encode().into(),
