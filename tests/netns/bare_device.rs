@@ -40,6 +40,11 @@ fn work_together(test: &str, left: Implementation, right: Implementation) {
             "iperf3 moved {moved} bytes, reverse {reverse}"
         );
     }
+    for (end, implementation) in [(&caller, left), (&called, right)] {
+        if implementation == Implementation::Ipsx {
+            packets_cross_the_interface_joined(end);
+        }
+    }
     both_say_the_same(&caller, &called);
 }
 
@@ -85,6 +90,32 @@ fn iperf3(client: &End, server: &End, reverse: bool) -> u64 {
     report["end"]["sum_received"]["bytes"]
         .as_u64()
         .unwrap_or_else(|| panic!("iperf3 says {report:#}"))
+}
+
+/// What a program writes is cut by the device, and what arrived is joined by it: on average a packet at the interface is
+/// longer than any that crosses the network.
+fn packets_cross_the_interface_joined(end: &End) {
+    for direction in ["rx", "tx"] {
+        let figure = |what: &str| -> u64 {
+            let file = format!(
+                "/sys/class/net/{}/statistics/{direction}_{what}",
+                end.interface
+            );
+            let mut cat = end.namespace.command("cat");
+            let output = cat.arg(file).output().unwrap();
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .trim()
+                .parse()
+                .unwrap()
+        };
+        let (bytes, packets) = (figure("bytes"), figure("packets"));
+        assert!(
+            bytes > 1_500 * packets,
+            "{direction}: {bytes} bytes in {packets} packets at {}",
+            end.interface
+        );
+    }
 }
 
 fn both_say_the_same(left: &End, right: &End) {

@@ -12,6 +12,7 @@
 )]
 
 pub mod end;
+pub mod flood;
 pub mod geography;
 pub mod market;
 pub mod namespace;

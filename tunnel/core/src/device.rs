@@ -1,22 +1,27 @@
 //! The WireGuard device: every peer of one end of the tunnel, as a state machine.
 
+mod config;
 mod inbound;
+mod limits;
 mod outbound;
 mod path_mtu;
+mod report;
 mod settings;
 mod shards;
 mod timers;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
     time::Instant,
 };
 
 use ipnet::IpNet;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+pub use config::{DeviceConfig, PeerConfig, Side};
+use limits::{Shares, pass};
 pub(crate) use path_mtu::{PathMtu, PathProbe};
+pub use report::{DeviceEvent, Inbound, PeerStatus, Transfer};
 pub use settings::PeerSettings;
 use shards::Foreign;
 pub use shards::{Arrived, Shard};
@@ -24,13 +29,12 @@ pub use shards::{Arrived, Shard};
 use crate::{
     DATA_OVERHEAD, INNER_MTU,
     drops::{DropCounts, DropReason},
-    gate::{Direction, Gate, GateKeeper, Rates, Refused},
-    keys::{PresharedKey, PrivateKey, PublicKey},
+    gate::{Gate, GateKeeper},
+    keys::PublicKey,
     noise::Identity,
     own_numbers::OwnNumbers,
     peer::Peer,
     routes::Routes,
-    share::Share,
     transmit::{Transmit, TransmitQueue},
     usage::Usage,
 };
@@ -40,60 +44,6 @@ const MAX_EVENTS: usize = 4096;
 
 /// Longest packet of a plain interface: with its overhead it fits one UDP datagram.
 const LONGEST_BARE: usize = 65_000;
-
-/// Which end of a lease a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Lends the address: what it receives is upload.
-    Provider,
-    /// Uses the address: what it receives is download.
-    Client {
-        /// The client's own inner IPv4 address.
-        inner_v4: Ipv4Addr,
-    },
-    /// Neither: a plain WireGuard interface. Gates are open, and there are no control datagrams.
-    Bare,
-}
-
-/// A device's own settings.
-#[derive(Debug, Clone)]
-pub struct DeviceConfig {
-    /// This end's key.
-    pub private_key: PrivateKey,
-    /// Which end this is.
-    pub side: Side,
-    /// The gateway's inner IPv4 address, the provider's end of control datagrams.
-    pub gateway_v4: Ipv4Addr,
-    /// UDP port of control datagrams at the gateway.
-    pub control_port: u16,
-}
-
-impl DeviceConfig {
-    /// A plain WireGuard interface.
-    pub fn bare(private_key: PrivateKey) -> Self {
-        Self {
-            private_key,
-            side: Side::Bare,
-            gateway_v4: Ipv4Addr::UNSPECIFIED,
-            control_port: 0,
-        }
-    }
-}
-
-/// A peer's settings.
-#[derive(Debug, Clone)]
-pub struct PeerConfig {
-    /// The peer's key.
-    pub public_key: PublicKey,
-    /// Key mixed into the handshake, if the two ends share one.
-    pub preshared_key: Option<PresharedKey>,
-    /// Where the peer listens, if known; learned from authentic datagrams else.
-    pub endpoint: Option<SocketAddr>,
-    /// Inner addresses that the peer may use. The first IPv4 host address is the one control datagrams go to.
-    pub allowed_ips: Vec<IpNet>,
-    /// Seconds between keepalives, if any are wanted.
-    pub keepalive: Option<u16>,
-}
 
 /// Names a peer of one device; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,71 +67,6 @@ pub enum AddPeerError {
     /// An address belongs to another peer already.
     #[error("inner address {0} belongs to another peer of this device; choose one that is free")]
     AddressTaken(IpNet),
-}
-
-/// Something the embedder may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceEvent {
-    /// A handshake is complete: both ends hold the keys.
-    Handshaked {
-        /// With whom.
-        peer: PeerId,
-        /// From where.
-        endpoint: SocketAddr,
-    },
-    /// An authentic datagram came from a new outer address, which is used from now on.
-    Roamed {
-        /// Who moved.
-        peer: PeerId,
-        /// To where.
-        endpoint: SocketAddr,
-    },
-}
-
-/// What came out of a datagram.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Inbound<'b> {
-    /// An inner IP packet whose source the peer may use, and that passed the gate. Report it with
-    /// [`Device::count_received`] once it was delivered.
-    Packet {
-        /// Who sent it.
-        peer: PeerId,
-        /// The packet.
-        packet: &'b [u8],
-    },
-    /// The payload of a control datagram.
-    Control {
-        /// Who sent it.
-        peer: PeerId,
-        /// The opaque bytes.
-        payload: &'b [u8],
-    },
-}
-
-/// How a peer is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerStatus {
-    /// The peer's outer address, if known.
-    pub endpoint: Option<SocketAddr>,
-    /// When the last handshake completed.
-    pub handshaked_at: Option<Instant>,
-    /// When the last authentic datagram came.
-    pub last_received: Option<Instant>,
-    /// Whether data can be sent without a new handshake.
-    pub established: bool,
-    /// What data may do.
-    pub gate: Gate,
-    /// What has been moved.
-    pub usage: Usage,
-}
-
-/// Outer bytes of one peer: handshakes, keepalives and data with their headers, without UDP and IP.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Transfer {
-    /// Authentic bytes that came.
-    pub received: u64,
-    /// Bytes that were written for the peer.
-    pub sent: u64,
 }
 
 /// One end of the tunnel with all its peers.
@@ -326,69 +211,6 @@ impl Device {
         Some(peer.usage)
     }
 
-    /// Changes what a peer's data may do; a new throttle starts with a full burst. False for an unknown peer.
-    pub fn set_gate(&mut self, id: PeerId, gate: Gate, now: Instant) -> bool {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return false;
-        };
-        peer.gate.set(gate, self.config.side, now);
-        true
-    }
-
-    /// Limits what all peers together may send and receive. When they want more, each gets its share by weight; what
-    /// one does not use is for the others.
-    pub fn set_capacity(&mut self, rates: Rates, now: Instant) {
-        let (inbound, outbound) = rates.of(self.config.side);
-        match &mut self.shares {
-            Some(shares) => {
-                shares.inbound.set_rate(inbound, now);
-                shares.outbound.set_rate(outbound, now);
-            }
-            None => {
-                let mut shares = Shares {
-                    inbound: Share::new(inbound, now),
-                    outbound: Share::new(outbound, now),
-                };
-                for peer in self.peers.values_mut() {
-                    peer.share = shares.join();
-                }
-                self.shares = Some(shares);
-            }
-        }
-    }
-
-    /// Weights of a peer's shares; all peers start with the smallest. Of no effect before
-    /// [`set_capacity`](Self::set_capacity). False for an unknown peer.
-    pub fn set_weights(&mut self, id: PeerId, weights: Rates) -> bool {
-        let Some(peer) = self.peers.get(&id) else {
-            return false;
-        };
-        if let Some(shares) = &mut self.shares {
-            let (inbound, outbound) = weights.of(self.config.side);
-            shares.inbound.set_weight(peer.share, inbound);
-            shares.outbound.set_weight(peer.share, outbound);
-        }
-        true
-    }
-
-    /// Bytes of packets to a peer that would pass its gate and its share now; a sender that waits when there are few
-    /// loses nothing. `u64::MAX` without limits, and behind a closed gate, where waiting does not help.
-    pub fn room(&mut self, id: PeerId, now: Instant) -> u64 {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return u64::MAX;
-        };
-        let gate = match peer.gate.gate() {
-            Gate::Closed => return u64::MAX,
-            Gate::Open => u64::MAX,
-            Gate::Limited(limits) => limits.byte_limit.saturating_sub(peer.usage.bytes()),
-        };
-        let share = self.shares.as_mut().map_or(u64::MAX, |shares| {
-            shares.outbound.room(peer.share, u64::MAX, now)
-        });
-        gate.min(share)
-            .min(peer.gate.room(Direction::Outbound, now))
-    }
-
     /// What a peer has moved so far.
     pub fn usage(&self, id: PeerId) -> Option<Usage> {
         self.peers.get(&id).map(|peer| peer.usage)
@@ -471,44 +293,6 @@ impl Device {
         self.drops.add(reason);
         Err(reason)
     }
-}
-
-/// Both directions of a device whose peers share what it carries.
-struct Shares {
-    inbound: Share,
-    outbound: Share,
-}
-
-impl Shares {
-    /// Adds a peer; it has the same number in both.
-    fn join(&mut self) -> usize {
-        let number = self.inbound.join(1);
-        let same = self.outbound.join(1);
-        debug_assert_eq!(number, same, "both see the same peers come and go");
-        number
-    }
-
-    fn leave(&mut self, number: usize) {
-        self.inbound.leave(number);
-        self.outbound.leave(number);
-    }
-}
-
-/// Lets a data packet through a peer's gate and shares.
-fn pass(
-    peer: &mut Peer,
-    shares: &mut Option<Shares>,
-    direction: Direction,
-    bytes: usize,
-    now: Instant,
-) -> Result<(), Refused> {
-    let (number, used) = (peer.share, peer.usage.bytes());
-    let share = |bytes| match (shares, direction) {
-        (None, _) => true,
-        (Some(shares), Direction::Inbound) => shares.inbound.take(number, bytes, now),
-        (Some(shares), Direction::Outbound) => shares.outbound.take(number, bytes, now),
-    };
-    peer.gate.pass(direction, bytes, used, share, now)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! A message with the right first MAC can be made by anybody who knows our public key, from any source address. The
 //! first of each second are answered as they come. Of the rest only those pass that prove their address by a cookie,
-//! and even these are limited: by address, and all together. Everything else is at most answered with a cookie.
+//! and even these are limited: by address, and all together. Everything else is at most answered with a cookie. Addresses
+//! that peers have called from get theirs even when strangers have used up all others: their sessions need new keys every
+//! two minutes, flood or not.
 
 use std::{collections::HashMap, net::IpAddr, time::Duration, time::Instant};
 
@@ -14,6 +16,12 @@ const PROVEN: u32 = 2_000;
 
 /// Cookies sent a second: each costs a system call.
 const COOKIES: u32 = 10_000;
+
+/// Cookies sent a second to addresses that peers have called from.
+const KNOWN_COOKIES: u32 = 2_000;
+
+/// How long such an address is remembered: a few sessions.
+const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Messages a second and at once from one address.
 const PER_SOURCE: u32 = 20;
@@ -37,6 +45,9 @@ pub(crate) struct HandshakeLimits {
     seen: u32,
     proven: u32,
     cookies: u32,
+    known_cookies: u32,
+    /// Addresses that peers have called from, and until when that counts.
+    known: HashMap<IpAddr, Instant>,
     /// Until when each address has used up its share: a bucket that holds time.
     sources: HashMap<IpAddr, Instant>,
 }
@@ -48,6 +59,8 @@ impl HandshakeLimits {
             seen: 0,
             proven: 0,
             cookies: 0,
+            known_cookies: 0,
+            known: HashMap::new(),
             sources: HashMap::new(),
         }
     }
@@ -56,7 +69,8 @@ impl HandshakeLimits {
     pub(crate) fn pace(&mut self, now: Instant) -> Pace {
         if now >= self.period_ends {
             self.period_ends = now + PERIOD;
-            (self.seen, self.proven, self.cookies) = (0, 0, 0);
+            (self.seen, self.proven) = (0, 0);
+            (self.cookies, self.known_cookies) = (0, 0);
             self.sources.retain(|_, &mut used_until| used_until > now);
         }
         self.seen = self.seen.saturating_add(1);
@@ -69,26 +83,49 @@ impl HandshakeLimits {
 
     /// Whether a message from a proven address may pass.
     pub(crate) fn take_proven(&mut self, from: IpAddr, now: Instant) -> bool {
+        let may = self.proven < PROVEN && self.take_share(from, now);
+        self.proven += u32::from(may);
+        may
+    }
+
+    /// Remembers that a peer has called from an address.
+    pub(crate) fn remember(&mut self, from: IpAddr, now: Instant) {
+        if self.known.len() >= MAX_SOURCES {
+            self.known.retain(|_, &mut until| until > now);
+        }
         let source = network(from);
-        if self.proven >= PROVEN
-            || (self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source))
-        {
+        if self.known.len() < MAX_SOURCES || self.known.contains_key(&source) {
+            self.known.insert(source, now + REMEMBERED);
+        }
+    }
+
+    /// Whether a cookie may be sent to an address.
+    pub(crate) fn take_cookie(&mut self, to: IpAddr, now: Instant) -> bool {
+        if self.cookies < COOKIES {
+            self.cookies += 1;
+            return true;
+        }
+        let known = self
+            .known
+            .get(&network(to))
+            .is_some_and(|&until| until > now);
+        let may = known && self.known_cookies < KNOWN_COOKIES && self.take_share(to, now);
+        self.known_cookies += u32::from(may);
+        may
+    }
+
+    /// Takes one message of what an address may cost.
+    fn take_share(&mut self, from: IpAddr, now: Instant) -> bool {
+        let source = network(from);
+        if self.sources.len() >= MAX_SOURCES && !self.sources.contains_key(&source) {
             return false;
         }
         let used_until = self.sources.entry(source).or_insert(now);
         let after = (*used_until).max(now) + PERIOD / PER_SOURCE;
-        if after > now + BURST * (PERIOD / PER_SOURCE) {
-            return false;
+        let may = after <= now + BURST * (PERIOD / PER_SOURCE);
+        if may {
+            *used_until = after;
         }
-        *used_until = after;
-        self.proven += 1;
-        true
-    }
-
-    /// Whether a cookie may be sent.
-    pub(crate) fn take_cookie(&mut self) -> bool {
-        let may = self.cookies < COOKIES;
-        self.cookies += u32::from(may);
         may
     }
 }
@@ -153,10 +190,37 @@ mod tests {
             .filter(|&n| limits.take_proven(from(n), now))
             .count();
         assert_eq!(passed, PROVEN as usize);
-        let cookies = (0..20_000).filter(|_| limits.take_cookie()).count();
+        let cookies = (0..20_000)
+            .filter(|&n| limits.take_cookie(from(n), now))
+            .count();
         assert_eq!(cookies, COOKIES as usize);
         limits.pace(now + PERIOD);
         assert!(limits.sources.is_empty());
-        assert!(limits.take_proven(from(1), now + PERIOD) && limits.take_cookie());
+        assert!(limits.take_proven(from(1), now + PERIOD));
+        assert!(limits.take_cookie(from(1), now + PERIOD));
+    }
+
+    #[test]
+    fn known_addresses_have_cookies_of_their_own() {
+        let now = Instant::now();
+        let mut limits = flooded(now);
+        let from = |n: u32| IpAddr::V4(n.into());
+        limits.remember(from(7), now);
+        while limits.take_cookie(from(1), now) {}
+        let mut take = |n, now| {
+            (0..100)
+                .filter(|_| limits.take_cookie(from(n), now))
+                .count()
+        };
+        assert_eq!(take(7, now), BURST as usize, "and not more than its share");
+        assert_eq!(take(8, now), 0);
+        // What strangers do does not make it forgotten, time does.
+        for n in 100..10_000 {
+            limits.remember(from(n), now);
+        }
+        assert_eq!(limits.known.len(), MAX_SOURCES);
+        assert!(limits.known.contains_key(&from(7)));
+        limits.remember(from(20_000), now + REMEMBERED);
+        assert_eq!(limits.known.len(), 1);
     }
 }

@@ -119,13 +119,18 @@ impl Identity {
                 Admission::Refuse(DropReason::HandshakeRate)
             };
         }
-        if !self.limits.take_cookie() {
+        if !self.limits.take_cookie(from, now) {
             return Admission::Refuse(DropReason::HandshakeRate);
         }
         match self.macs.challenge(from, datagram, reply, now) {
             Ok(cookie) => Admission::Challenge(cookie.len()),
             Err(_) => Admission::Refuse(DropReason::BadHandshake),
         }
+    }
+
+    /// A peer has called from this address: its next handshakes are worth more than strangers'.
+    pub(crate) fn remember(&mut self, from: IpAddr, now: Instant) {
+        self.limits.remember(from, now);
     }
 
     /// The public key that a handshake initiation claims.
@@ -239,14 +244,6 @@ impl Session {
                 Ok(Opened::Packet(packet.len()))
             }
             TunnResult::Err(error) => Err(reason(&error)),
-        }
-    }
-
-    /// Takes what the library queued by itself (keepalives): call after a reply until it gives nothing.
-    pub(crate) fn drain(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.tunn.as_mut()?.decapsulate(None, &[], buffer) {
-            TunnResult::WriteToNetwork(datagram) => Some(datagram.len()),
-            _ => None,
         }
     }
 

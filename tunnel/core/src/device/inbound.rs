@@ -85,6 +85,9 @@ impl Device {
         buffer: &mut [u8],
     ) -> Result<Destination, DropReason> {
         let id = self.addressee(kind, datagram)?;
+        if kind == Kind::Initiation {
+            self.identity.remember(from.ip(), now);
+        }
         if let Some(shard) = self.other_owner(id) {
             return Ok(Destination::Shard(shard));
         }

@@ -198,16 +198,12 @@ impl Device {
         )
     }
 
-    /// Sends what waited for the session, the library's own keepalives included.
+    /// Sends what waited for the session.
     pub(super) fn after_handshake(&mut self, id: PeerId, endpoint: SocketAddr, now: Instant) {
         let side = self.config.side;
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        while let Some(len) = peer.session.drain(&mut self.scratch) {
-            peer.transfer.sent += len as u64;
-            self.transmits.push(endpoint, &self.scratch[..len]);
-        }
         for pending in peer.take_pending() {
             let (len, used) = (pending.packet.len() as u64, peer.usage.bytes());
             if let (true, Err(refused)) = (pending.counted, peer.gate.afford(len, used)) {

@@ -1,7 +1,11 @@
 //! Two devices over a simulated link.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 mod bare;
 mod histories;
@@ -14,7 +18,13 @@ mod shards;
 mod timers;
 
 use super::*;
-use crate::{INNER_MTU, MAX_CONTROL_PAYLOAD, noise::padded_len, packet};
+use crate::{
+    INNER_MTU, MAX_CONTROL_PAYLOAD,
+    gate::Rates,
+    keys::{PresharedKey, PrivateKey},
+    noise::padded_len,
+    packet,
+};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);

@@ -368,3 +368,77 @@ fn thousands_of_peers_are_told_apart() {
     provider.handle_timeout(now + Duration::from_secs(1));
     assert_eq!(provider.dropped().get(DropReason::NoEndpoint), 2000);
 }
+
+#[test]
+fn too_small_a_buffer_is_refused_whatever_arrives() {
+    let mut pair = Pair::open();
+    pair.client.initiate_again(pair.gateway, pair.now).unwrap();
+    let (_, initiation) = datagrams(&mut pair.client).remove(0);
+    let now = pair.now;
+    let mut take = |datagram: &[u8], room: usize| {
+        pair.provider
+            .handle_datagram(outer(2), datagram, now, &mut [0; 256][..room])
+            .map(|inbound| inbound.is_none())
+    };
+    for room in 0..148 {
+        assert_eq!(take(&initiation, room), Err(DropReason::Oversize));
+        assert_eq!(take(&initiation[..92], room), Err(DropReason::Oversize));
+    }
+    assert_eq!(take(&initiation, 148), Ok(true));
+}
+
+#[test]
+fn a_handshake_is_counted_once() {
+    // Of 200 messages in a second, none has to prove its address.
+    const CALLERS: u8 = 200;
+    let now = Instant::now();
+    let mut provider = Device::new(config(0, Side::Provider), [1; 32], now);
+    let mut answers = 0;
+    for n in 1..=CALLERS {
+        let client = config(n, Side::Bare);
+        let mut client = Device::new(client, [n; 32], now);
+        let peer = |public_key, endpoint| PeerConfig {
+            public_key,
+            preshared_key: None,
+            endpoint,
+            allowed_ips: vec![],
+            keepalive: None,
+        };
+        provider
+            .add_peer(peer(client.public_key(), None), now)
+            .unwrap();
+        let to = peer(provider.public_key(), Some(outer(0)));
+        let gateway = client.add_peer(to, now).unwrap();
+        client.initiate(gateway, now).unwrap();
+        let (_, initiation) = datagrams(&mut client).remove(0);
+        provider
+            .handle_datagram(outer(n), &initiation, now, &mut [0; 256])
+            .unwrap();
+        let (_, answer) = datagrams(&mut provider).remove(0);
+        answers += usize::from(answer[0] == 2);
+    }
+    assert_eq!(answers, usize::from(CALLERS), "each is answered, no cookie");
+}
+
+#[test]
+fn a_known_peer_is_asked_to_prove_its_address_even_after_all_strangers() {
+    let mut pair = Pair::open();
+    // All cookies of this second, and more.
+    let flood = pair.client_flood(30_000);
+    assert!(flood.answered < 11_000, "{} answers", flood.answered);
+    let answer = |pair: &mut Pair, from: SocketAddr, initiation: &[u8]| {
+        let _ = pair
+            .provider
+            .handle_datagram(from, initiation, pair.now, &mut [0; 256]);
+        datagrams(&mut pair.provider)
+            .pop()
+            .map(|(_, answer)| answer)
+    };
+    let initiation = call(&mut pair.client, pair.gateway, None, pair.now);
+    assert_eq!(answer(&mut pair, outer(200), &initiation), None);
+    let cookie = answer(&mut pair, outer(2), &initiation).unwrap();
+    assert_eq!(cookie[0], 3, "a cookie");
+    let proven = call(&mut pair.client, pair.gateway, Some(&cookie), pair.now);
+    let response = answer(&mut pair, outer(2), &proven).unwrap();
+    assert_eq!(response[0], 2, "a response");
+}

@@ -116,7 +116,7 @@ fn wholes(pair: &mut Pair) -> Vec<bool> {
 fn now_and_then_a_long_datagram_must_stay_whole() {
     let mut pair = Pair::open();
     wholes(&mut pair);
-    let mut probed = |pair: &mut Pair, len: usize| {
+    let probed = |pair: &mut Pair, len: usize| {
         pair.up(&whole(len)).unwrap();
         wholes(pair)
     };

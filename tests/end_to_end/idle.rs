@@ -1,0 +1,48 @@
+//! What a provider costs its host while nobody leases.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::fs;
+use std::time::Duration;
+
+use ipsx_tests::market::Market;
+
+/// The most that a provider without leases may have resident, in KiB.
+const RESIDENT: u64 = 12 << 10;
+
+/// The most of it that is its own: without the program's file and the libraries, which differ much by how they are built.
+const OWN: u64 = 5 << 10;
+
+/// A figure of `/proc/PID/status`, such as `VmRSS` in KiB.
+fn status(id: u32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_idle_provider_takes_little_memory() {
+    let mut market = Market::on_loopback();
+    let wallet = market.wallet("provider");
+    market.start_broker();
+    let words = ["--price-per-second", "0.001", "--price-per-gib", "0.5"];
+    let provider = market.start_provider(&wallet, "127.0.1.1", &words);
+    // What only starting needs is given back by then.
+    std::thread::sleep(Duration::from_secs(3));
+    let [resident, own, threads] =
+        ["VmRSS", "RssAnon", "Threads"].map(|name| status(provider.id(), name));
+    println!("{resident} KiB resident, {own} KiB of it not from files; {threads} threads");
+    assert!(own < OWN, "{own} KiB are its own");
+    // A debug build's code is several times as large.
+    assert!(
+        cfg!(debug_assertions) || resident < RESIDENT,
+        "{resident} KiB are resident"
+    );
+}
