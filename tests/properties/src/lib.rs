@@ -13,6 +13,7 @@
 mod bytes;
 mod messages;
 mod offload;
+mod pair;
 mod policy;
 mod tun;
 mod uapi;

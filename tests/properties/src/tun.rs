@@ -5,11 +5,14 @@ use ipsx_tunnel_core::Side;
 use ipsx_tunnel_core::offload::{OFFLOAD_HEADER_LEN, OffloadHeader, Segments};
 
 use crate::bytes::Bytes;
-use crate::udp::{INNER, Pair, datagrams};
+use crate::pair::{INNER, Pair, datagrams, with_pair};
 
 pub(crate) fn check(input: &[u8]) {
-    let mut bytes = Bytes(input);
-    let mut pair = Pair::new(Some(Side::Client { inner_v4: INNER }));
+    let client = Side::Client { inner_v4: INNER };
+    with_pair(Some(client), input, |pair| check_with(pair, Bytes(input)));
+}
+
+fn check_with(pair: &mut Pair, mut bytes: Bytes<'_>) {
     for _ in 0..8 {
         if bytes.is_empty() {
             return;

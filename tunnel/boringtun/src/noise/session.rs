@@ -44,8 +44,6 @@ struct ReceivingKeyCounterValidator {
     /// In order to avoid replays while allowing for some reordering of the packets, we keep a
     /// bitmap of received packets, and the value of the highest counter
     next: u64,
-    /// Used to estimate packet loss
-    receive_cnt: u64,
     bitmap: [u64; N_WORDS as usize],
 }
 
@@ -279,14 +277,7 @@ impl Session {
         let counter = packet.counter;
         let key_counter = &mut self.receiving_key_counter;
         key_counter.mark_did_receive(counter)?;
-        key_counter.receive_cnt += 1;
         Ok(ret)
-    }
-
-    /// Returns the estimated downstream packet loss for this session
-    pub(super) fn current_packet_cnt(&self) -> (u64, u64) {
-        let counter_validator = &self.receiving_key_counter;
-        (counter_validator.next, counter_validator.receive_cnt)
     }
 }
 

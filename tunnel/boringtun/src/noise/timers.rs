@@ -397,13 +397,6 @@ impl Tunn {
             < REJECT_AFTER_TIME
     }
 
-    pub fn time_since_last_handshake(&self) -> Option<Duration> {
-        let current_session = self.current;
-        self.sessions[current_session % super::N_SESSIONS]
-            .as_ref()
-            .map(|_| self.timers[TimeCurrent] - self.timers[TimeSessionEstablished])
-    }
-
     pub fn persistent_keepalive(&self) -> Option<u16> {
         let keepalive = self.timers.persistent_keepalive;
 
