@@ -53,7 +53,7 @@ fn money_can_be_watched_at_a_provider_and_at_the_broker() {
     let line = provider.wait_for("metrics at ", SOON);
     let url = line.rsplit(' ').next().unwrap().to_owned();
     provider.wait_for("offer placed", SOON);
-    let of_broker = format!("http://{}/metrics", market.http());
+    let of_broker = format!("http://{}/metrics", market.admin());
 
     market.run(&requester, &["deposit", "50"]);
     let mut words = vec!["connect", "--country", "FR", "--duration", "30s"];

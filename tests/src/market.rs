@@ -21,6 +21,7 @@ pub struct Market {
     pub broker: Option<Program>,
     http: String,
     agents: String,
+    admin: String,
     funded: Vec<String>,
     /// What the broker is told of a chain that is not its own.
     chain: Vec<String>,
@@ -65,6 +66,7 @@ impl Market {
             broker: None,
             http: format!("{address}:0"),
             agents: format!("{address}:0"),
+            admin: format!("{address}:0"),
             funded: Vec::new(),
             chain: Vec::new(),
             command,
@@ -98,6 +100,11 @@ impl Market {
         &self.http
     }
 
+    /// Where the broker's operator looks.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
     /// A new wallet that the broker's own chain will fund, if it has not been made yet.
     pub fn wallet(&mut self, name: &str) -> Wallet {
         let data = self.path().join(name);
@@ -117,6 +124,7 @@ impl Market {
             .arg("--data-dir")
             .arg(self.path().join("broker"))
             .args(["--http-listen", &self.http, "--agents-listen", &self.agents])
+            .args(["--admin-listen", &self.admin])
             .arg("--country-db")
             .arg(self.path().join("places.mmdb"));
         command.args(&self.chain);
@@ -134,6 +142,7 @@ impl Market {
         };
         self.http = value("http");
         self.agents = value("agents");
+        self.admin = value("admin");
         self.broker = Some(broker);
     }
 

@@ -216,6 +216,10 @@ pub struct Problem {
     pub status: u16,
     /// What happened, to what, and what to do.
     pub detail: String,
+    /// `urn:ipsx:occurrence:` and 32 hex digits, by which the operator finds this very answer in the log; a proxy in
+    /// between may answer without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
 }
 
 /// What a client can tell apart.

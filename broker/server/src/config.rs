@@ -1,6 +1,7 @@
 //! What the broker is told: a TOML file, then `IPSX_BROKER_*`, then flags; the later wins.
 
 mod error;
+mod keys;
 mod load;
 mod settings;
 
@@ -99,6 +100,9 @@ pub struct BrokerConfig {
     pub http_listen: SocketAddr,
     /// Where agents connect (QUIC); port 0 takes a free one.
     pub agents_listen: SocketAddr,
+    /// Where the operator looks at the broker and steers it (HTTP); nobody but the operator should reach it. `None` for
+    /// nowhere.
+    pub admin_listen: Option<SocketAddr>,
     /// What agents and requesters are told instead of `agents_listen`, behind a NAT.
     pub agents_public: Option<SocketAddr>,
     /// What requesters reach `http_listen` by, behind a proxy; sign-in messages name it.
@@ -135,12 +139,13 @@ pub struct BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// The defaults: embedded chain, loopback, ports 8480 (HTTP) and 8481 (QUIC).
+    /// The defaults: embedded chain, loopback, ports 8480 (HTTP), 8481 (QUIC) and 8482 (the operator's).
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
             agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
+            admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),
             agents_public: None,
             public_url: None,
             country_db: None,

@@ -73,6 +73,7 @@ pub(crate) struct Desk {
     searches: Semaphore,
     /// Anybody may ask for it, so it is kept for a moment.
     overview: Mutex<overview::Cached>,
+    draining: AtomicBool,
     stopped: AtomicBool,
     failure: Notify,
 }
@@ -131,6 +132,7 @@ impl Desk {
             turns: std::array::from_fn(|_| Mutex::new(())),
             searches: Semaphore::new(SEARCHES),
             overview: Mutex::default(),
+            draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             failure: Notify::new(),
         })
@@ -202,6 +204,17 @@ impl Desk {
         let _books = self.books.lock().await;
         self.halt();
         self.store.close().await;
+    }
+
+    /// Takes no new requests, or takes them again.
+    pub(crate) fn drain(&self, draining: bool) {
+        tracing::info!(draining, "the operator's wish");
+        self.draining.store(draining, Ordering::SeqCst);
+    }
+
+    /// Whether new requests are turned away.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Begins nothing more.

@@ -1,5 +1,6 @@
 //! Requesters over HTTP: JSON in, JSON out, problem details (RFC 9457) for everything that goes wrong.
 
+mod admin;
 mod app;
 mod deals;
 mod explorer;
@@ -9,5 +10,5 @@ mod problem;
 mod server;
 mod sessions;
 
-pub(crate) use app::{App, router};
+pub(crate) use app::{App, admin_router, router};
 pub(crate) use server::HttpServer;

@@ -52,6 +52,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// How often it is looked up what is about to lapse: often in half a day, and seldom enough for a claim that nothing
 /// is left to pay, whose gas is lost.
 const LAPSING: Duration = Duration::from_secs(3_600);
+/// Connections of the operator's at the same time.
+const ADMIN_CONNECTIONS: usize = 32;
 /// Time for an agent's handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 pub struct Broker {
     http_addr: SocketAddr,
     agents_addr: SocketAddr,
+    admin_addr: Option<SocketAddr>,
     info: NetworkInfo,
     data_dir: PathBuf,
     desk: Arc<Desk>,
@@ -76,7 +79,12 @@ impl Broker {
         let lock = prepare(&config.data_dir)?;
         // What can fail without leaving anything behind goes first.
         let placer = open_placer(&config)?;
-        let http = HttpServer::bind(config.http_listen).await?;
+        let http = HttpServer::bind(config.http_listen, "requesters", "http_listen").await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(HttpServer::bind(address, "the operator", "admin_listen").await?),
+            None => None,
+        };
+        let admin_addr = admin.as_ref().map(HttpServer::address);
         let listener = Listener::bind(config.agents_listen)?;
         let store = Store::open(&config.data_dir.join("broker.db")).await?;
         let operator = Arc::new(Operator::open(&config, &store).await?);
@@ -93,7 +101,7 @@ impl Broker {
             .await
             .map_err(|error| StartError::Internal(error.to_string()))?;
         let (stop, stopping) = watch::channel(false);
-        let app = App {
+        let app = Arc::new(App {
             desk: Arc::clone(&desk),
             info: info.clone(),
             uri: config
@@ -104,7 +112,7 @@ impl Broker {
             nonce_key,
             sign_ins: Semaphore::new(App::SIGN_INS),
             stop: stopping.clone(),
-        };
+        });
         let endpoint = listener.endpoint();
         let limits = agents::Limits {
             handshake: HANDSHAKE,
@@ -112,15 +120,25 @@ impl Broker {
         };
         let agents = listener.run(Arc::clone(&desk), limits, config.limits.agents as usize);
         let connections = config.limits.http_requests as usize;
-        let tasks = vec![
-            tokio::spawn(http.run(http::router(Arc::new(app)), connections, stopping)),
+        let requesters = http::router(Arc::clone(&app));
+        let mut tasks = vec![
+            tokio::spawn(http.run(requesters, connections, stopping.clone())),
             tokio::spawn(agents),
             tokio::spawn(keep_time(Arc::clone(&desk))),
         ];
-        tracing::info!(%http_addr, %agents_addr, network = %info.network, operator = %info.operator, "broker started");
+        if let Some(admin) = admin {
+            let operators = http::admin_router(app);
+            tasks.push(tokio::spawn(admin.run(
+                operators,
+                ADMIN_CONNECTIONS,
+                stopping,
+            )));
+        }
+        tracing::info!(%http_addr, %agents_addr, ?admin_addr, network = %info.network, operator = %info.operator, "broker started");
         Ok(Self {
             http_addr,
             agents_addr,
+            admin_addr,
             info,
             data_dir: config.data_dir,
             desk,
@@ -139,6 +157,11 @@ impl Broker {
     /// Where agents connect, with the port that was really taken.
     pub fn agents_addr(&self) -> SocketAddr {
         self.agents_addr
+    }
+
+    /// Where metrics, health and the operator's actions are, if anywhere.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addr
     }
 
     /// What `GET /v1/network` answers; `chain_rpc` is the path `/rpc` with the embedded chain.

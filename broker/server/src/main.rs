@@ -53,9 +53,11 @@ async fn run(cli: Cli) -> Result<(), StartError> {
     let config = config::load(cli.config.as_deref(), &cli.settings)?;
     let broker = Broker::start(config).await?;
     // For scripts that wait for it; nothing is lost if nobody reads.
+    let admin = broker.admin_addr();
+    let admin = admin.map_or_else(String::new, |address| format!(" admin={address}"));
     let _ = writeln!(
         std::io::stdout(),
-        "ready http={} agents={} network={}",
+        "ready http={} agents={}{admin} network={}",
         broker.http_addr(),
         broker.agents_addr(),
         broker.network_info().network

@@ -74,6 +74,12 @@ impl Store {
         self.pool.close().await;
     }
 
+    /// Whether the database answers.
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        let answered = sqlx::query("SELECT 1").execute(&self.pool).await;
+        answered.map(|_| ()).map_err(|e| self.failed(e))
+    }
+
     /// A value kept under a name.
     pub(crate) async fn meta<T: DeserializeOwned>(
         &self,

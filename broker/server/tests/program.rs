@@ -7,10 +7,9 @@
 
 mod parties;
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,85 +21,8 @@ use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::status::DealStatus;
 use ipsx_metering::Amount;
 use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
+use parties::program::{Program, command};
 use parties::{TestAgent, TestRequester};
-
-/// The program with its data in `directory`; killed when dropped.
-struct Program {
-    child: Child,
-    http: SocketAddr,
-    agents: SocketAddr,
-}
-
-fn command(directory: &Path) -> Command {
-    // Writes the database of places.
-    parties::config(directory);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ipsx-broker"));
-    command
-        .env_clear()
-        .arg("--data-dir")
-        .arg(directory.join("data"))
-        .args([
-            "--http-listen",
-            "127.0.0.1:0",
-            "--agents-listen",
-            "127.0.0.1:0",
-        ])
-        .arg("--country-db")
-        .arg(directory.join("places.mmdb"));
-    command
-}
-
-impl Program {
-    fn start(directory: &Path, more: &[String]) -> Self {
-        let mut child = command(directory)
-            .args(more)
-            .env("IPSX_BROKER_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let value = |key: &str| {
-            let word = line
-                .split_whitespace()
-                .find_map(|word| word.strip_prefix(key));
-            word.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap()
-        };
-        Self {
-            http: value("http="),
-            agents: value("agents="),
-            child,
-        }
-    }
-
-    /// kill -9.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    async fn network(&self) -> NetworkInfo {
-        let client =
-            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
-        let client = client.build_http::<http_body_util::Empty<hyper::body::Bytes>>();
-        let uri = format!("http://{}/v1/network", self.http).parse().unwrap();
-        let answer = client.get(uri).await.unwrap().into_body();
-        let body = http_body_util::BodyExt::collect(answer)
-            .await
-            .unwrap()
-            .to_bytes();
-        serde_json::from_slice(&body).unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// The contract, through the broker's own JSON-RPC.
 async fn contract(program: &Program, info: &NetworkInfo) -> Centralizer {

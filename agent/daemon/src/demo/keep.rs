@@ -63,7 +63,7 @@ fn tell(world: &World, place: &Place, stage: &Stage<'_>) {
         format!("curl -x socks5h://{proxy} http://{web}/"),
         format!("curl -x http://{proxy} http://{web}/bytes/10000000 -o /dev/null"),
         format!("curl {broker}/v1/network"),
-        format!("curl {broker}/metrics"),
+        format!("curl {}/metrics", world.admin_url()),
         format!("{} search", ipsx("requester")),
         format!("{} leases", ipsx("requester")),
         format!("{} settle --yes", ipsx("provider-fr")),

@@ -126,6 +126,12 @@ impl World {
         format!("http://{}", self.broker.http_addr())
     }
 
+    /// Where the broker's operator looks.
+    pub(crate) fn admin_url(&self) -> String {
+        let address = self.broker.admin_addr();
+        address.map_or_else(String::new, |address| format!("http://{address}"))
+    }
+
     /// Where a provider's earnings from the demo's requester go.
     pub(crate) fn payout(&self, provider: &DemoProvider) -> Address {
         payout_wallet(
@@ -192,6 +198,7 @@ async fn start_broker(
     let mut config = BrokerConfig::new(data);
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     config.http_listen = any_port;
+    config.admin_listen = Some(any_port);
     config.agents_listen = any_port;
     config.country_db = Some(places_file);
     config.passphrase = Some(Secret::new(passphrase));

@@ -242,5 +242,6 @@ fn problem() -> Problem {
         detail: "every offer that passes the filter costs more than allowed; the cheapest asks \
                  250000000000000 a second and 40000000000000000 a GiB: raise the limits to these"
             .into(),
+        instance: Some(format!("urn:ipsx:occurrence:{}", "1f".repeat(16))),
     }
 }

@@ -1,6 +1,5 @@
 //! From file, environment and flags to a [`BrokerConfig`].
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,6 +11,7 @@ use ipsx_metering::{Address, Amount};
 
 use ipsx_settlement::FINALITY;
 
+use super::keys::{NUMBERS, allowed, bad_value};
 use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings};
 
 /// Before every key in the environment.
@@ -41,123 +41,6 @@ pub fn load(file: Option<&Path>, flags: &Settings) -> Result<BrokerConfig, Confi
     let mut config = check(&settings)?;
     config.passphrase = Env::var(PASSPHRASE_ENV).map(Secret::new);
     Ok(config)
-}
-
-/// Text keys: name, what is allowed, an example.
-const TEXTS: [(&str, &str, &str); 19] = [
-    (
-        "fund",
-        "addresses, each with = and a whole number of tokens, on the embedded chain",
-        "[\"0x5fbdb2315678afecb367f032d93f642f64180aa3=1000\"]",
-    ),
-    ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
-    (
-        "http_listen",
-        "an IP address and a port",
-        "\"127.0.0.1:8480\"",
-    ),
-    (
-        "agents_listen",
-        "an IP address and a port",
-        "\"127.0.0.1:8481\"",
-    ),
-    (
-        "agents_public",
-        "an IP address and a port",
-        "\"203.0.113.7:8481\"",
-    ),
-    (
-        "public_url",
-        "an http or https URL without a path",
-        "\"https://broker.example.org\"",
-    ),
-    ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
-    ("city_db", "a file", "\"/usr/share/GeoIP/city.mmdb\""),
-    ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
-    ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
-    (
-        "passphrase_file",
-        "a file",
-        "\"/etc/ipsx/operator.passphrase\"",
-    ),
-    ("chain", "embedded or rpc", "\"embedded\""),
-    (
-        "rpc_url",
-        "an http or https URL",
-        "\"http://127.0.0.1:8545\"",
-    ),
-    (
-        "rpc_public_url",
-        "an http or https URL",
-        "\"https://rpc.example.org\"",
-    ),
-    (
-        "centralizer",
-        "an address of 40 hex digits",
-        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
-    ),
-    (
-        "network",
-        "an id of 64 hex digits",
-        "\"0x4f1a34a2a0a1a3d0b1b6b0d2d29c0d0c7c1f1f0e6f1d8f0a1e2b3c4d5e6f7081\"",
-    ),
-    (
-        "credit_line",
-        "a whole number of token units, in quotes",
-        "\"5_000_000_000_000_000_000\"",
-    ),
-    (
-        "claim_at_least",
-        "a whole number of token units, in quotes",
-        "\"1_000_000_000_000_000\"",
-    ),
-    (
-        "treasury",
-        "an address of 40 hex digits",
-        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
-    ),
-];
-
-/// Number keys: name, least, most, an example.
-const NUMBERS: [(&str, u64, u64, u64); 13] = [
-    ("fee_bps", 0, 1_000, 100),
-    ("rpc_finality", 0, 10_000, 12),
-    ("propose_seconds", 1, 60, 5),
-    ("sign_seconds", 5, 600, 20),
-    ("start_seconds", 10, 3_600, 60),
-    ("grace_seconds", 1, 3_600, 30),
-    ("max_agents", 1, 1_000_000, 10_000),
-    ("max_offers", 1, 1_000_000, 100_000),
-    ("max_offers_per_provider", 1, 100_000, 256),
-    ("max_messages_per_second", 1, 100_000, 100),
-    ("max_unstarted_deals", 1, 10_000, 8),
-    ("max_http_requests", 1, 1_000_000, 1_024),
-    ("session_seconds", 60, 86_400, 3_600),
-];
-
-/// What may stand at a key, and an example of it.
-fn allowed(key: &str) -> (String, String) {
-    let text = TEXTS.iter().find(|(name, ..)| *name == key);
-    let number = NUMBERS.iter().find(|(name, ..)| *name == key);
-    match (text, number) {
-        (Some((_, allowed, example)), _) => ((*allowed).into(), (*example).into()),
-        (None, Some((_, least, most, example))) => (
-            format!("a number from {least} to {most}"),
-            example.to_string(),
-        ),
-        (None, None) => ("what ipsx-broker --help says".into(), "…".into()),
-    }
-}
-
-fn bad_value(key: &str, value: impl Display, source_name: Option<String>) -> ConfigError {
-    let (allowed, example) = allowed(key);
-    ConfigError::Value {
-        key: key.into(),
-        value: value.to_string(),
-        source_name,
-        allowed,
-        example,
-    }
 }
 
 /// The first thing that figment has to say, in our words.
@@ -245,6 +128,11 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     if let Some(listen) = parsed("agents_listen", &settings.agents_listen)? {
         config.agents_listen = listen;
     }
+    config.admin_listen = match settings.admin_listen.as_deref() {
+        Some("") => None,
+        Some(_) => parsed("admin_listen", &settings.admin_listen)?,
+        None => config.admin_listen,
+    };
     config.agents_public = parsed("agents_public", &settings.agents_public)?;
     if config.agents_listen.ip().is_unspecified() && config.agents_public.is_none() {
         return Err(ConfigError::Missing {

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Command};
 
+use super::super::keys::TEXTS;
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../../../packaging/ipsx-broker.example.toml");
@@ -100,6 +101,8 @@ fn what_does_not_fit_together_is_refused() {
     assert!(message("chain = \"rpc\"").starts_with("rpc_url is missing"));
     let everywhere = message("agents_listen = \"0.0.0.0:8481\"");
     assert!(everywhere.starts_with("agents_public is missing: agents_listen is 0.0.0.0:8481"));
+    assert_eq!(from_text("admin_listen = \"\"").unwrap().admin_listen, None);
+    assert!(message("admin_listen = \"off\"").contains("a port, or nothing"));
     assert!(message("chain = \"main\"").contains("it must be embedded or rpc"));
     for bad in [
         "ftp://x",

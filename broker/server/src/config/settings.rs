@@ -19,6 +19,11 @@ pub struct Settings {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agents_listen: Option<String>,
+    /// Address and port of metrics, health and the operator's actions (HTTP), for nobody else; "" for none
+    /// [default: 127.0.0.1:8482]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<String>,
     /// Address and port that agents are told to connect to, behind a NAT [default: agents-listen]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -65,6 +65,9 @@ impl Desk {
         requester: Address,
         request: SignedRequest,
     ) -> Result<ProposedDeal, DeskError> {
+        if self.is_draining() {
+            return Err(DeskError::Draining);
+        }
         let context = self.check_context();
         context
             .request(&request, requester)

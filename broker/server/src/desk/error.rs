@@ -13,6 +13,9 @@ pub(crate) enum DeskError {
     /// The broker is stopping, or its store has failed.
     #[error("the broker is stopping; try again later")]
     Stopped,
+    /// The operator has the broker drained.
+    #[error("the broker takes no new requests for now; try again later, or at another broker")]
+    Draining,
     /// The store failed just now.
     #[error(transparent)]
     Store(#[from] StoreError),

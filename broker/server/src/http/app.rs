@@ -1,6 +1,7 @@
 //! The routes, and what surrounds every one of them.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,14 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures_util::FutureExt;
 use ipsx_market::http::{NetworkInfo, ProblemKind};
 use ipsx_settlement::json_rpc;
-use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::problem::{Answer, ProblemResponse, Refusal};
-use super::{deals, explorer, offers, sessions};
+use super::problem::{self, Answer, ProblemResponse};
+use super::{admin, deals, explorer, offers, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -59,12 +60,10 @@ impl App {
     }
 }
 
-/// All routes.
+/// The requesters' routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let rpc = post(rpc).layer(DefaultBodyLimit::max(MAX_RPC_BODY));
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics))
+    let routes = Router::new()
         .route("/rpc", rpc)
         .route("/explorer", get(explorer::page))
         .route("/v1/network", get(offers::network))
@@ -83,7 +82,26 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(
             "/v1/deals/{id}/frames",
             get(deals::receive).post(deals::send),
-        )
+        );
+    surround(routes, app)
+}
+
+/// The operator's routes, for a listener of their own.
+pub(crate) fn admin_router(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/healthz", get(admin::healthz))
+        .route("/readyz", get(admin::readyz))
+        .route("/metrics", get(admin::metrics))
+        .route("/drain", post(admin::drain))
+        .route("/resume", post(admin::resume))
+        .route("/claims", post(admin::claims))
+        .layer(middleware::from_fn(admin::no_browser));
+    surround(routes, app)
+}
+
+/// What is the same for every route.
+fn surround(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -106,7 +124,7 @@ pub(super) async fn finish<T: Send + 'static>(
     }
 }
 
-/// Measures, limits the time, counts refusals.
+/// Measures, limits the time, writes every error as a problem and counts it.
 async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = request.method().as_str().to_string();
@@ -114,8 +132,11 @@ async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
         .extensions()
         .get::<MatchedPath>()
         .map_or("none".to_string(), |path| path.as_str().to_string());
-    let response = match tokio::time::timeout(PATIENCE, next.run(request)).await {
-        Ok(response) => response,
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let response = match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(response)) => response,
+        // The panic itself was written where it happened; what handlers share stays whole, as everywhere.
+        Ok(Err(_)) => ProblemResponse::internal().into_response(),
         Err(_) => ProblemResponse::new(
             StatusCode::REQUEST_TIMEOUT,
             ProblemKind::Unavailable,
@@ -124,7 +145,8 @@ async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
         .into_response(),
     };
     let metrics = &app.desk.metrics;
-    if let Some(Refusal(label)) = response.extensions().get() {
+    let (response, refused) = problem::complete(response);
+    if let Some(label) = refused {
         metrics.refused(label);
     }
     metrics
@@ -148,25 +170,6 @@ async fn wrong_method(request: Request) -> ProblemResponse {
         ProblemKind::InvalidRequest,
         format!("{} is not a method of {path}", request.method()),
     )
-}
-
-/// `GET /healthz`
-async fn healthz(State(app): State<Arc<App>>) -> Result<Response, ProblemResponse> {
-    if app.desk.has_stopped() {
-        return Err(ProblemResponse::unavailable("the broker is stopping"));
-    }
-    Ok(Json(json!({ "status": "ok" })).into_response())
-}
-
-/// `GET /metrics`
-async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ProblemResponse> {
-    app.desk.measure().await;
-    let text = app.desk.metrics.text().map_err(|error| {
-        tracing::error!(%error, "metrics can't be written");
-        ProblemResponse::unavailable("metrics can't be written")
-    })?;
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    Ok((kind, text).into_response())
 }
 
 /// `POST /rpc`: the embedded chain's JSON-RPC.

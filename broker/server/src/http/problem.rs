@@ -1,7 +1,7 @@
 //! Every error as problem details.
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipsx_market::book::NoMatch;
 use ipsx_market::check::Unusable;
@@ -11,9 +11,10 @@ use ipsx_metering::Refused;
 use ipsx_settlement::ContractError;
 
 use crate::desk::DeskError;
+use crate::operator::random;
 
 /// An answer that is an error.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ProblemResponse {
     status: StatusCode,
     kind: ProblemKind,
@@ -56,7 +57,19 @@ impl ProblemResponse {
         )
     }
 
-    fn internal() -> Self {
+    /// For an error that the framework answered by itself.
+    fn of_status(status: StatusCode) -> Self {
+        let kind = match status {
+            StatusCode::NOT_FOUND => ProblemKind::NotFound,
+            StatusCode::TOO_MANY_REQUESTS => ProblemKind::TooManyRequests,
+            status if status.is_server_error() => ProblemKind::Internal,
+            _ => ProblemKind::InvalidRequest,
+        };
+        let reason = status.canonical_reason().unwrap_or("refused");
+        Self::new(status, kind, reason.to_lowercase())
+    }
+
+    pub(super) fn internal() -> Self {
         let detail = "the broker failed; its operator finds the reason in the log";
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -103,37 +116,58 @@ fn title(kind: ProblemKind) -> &'static str {
 
 impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
-        let label = self.label();
-        let problem = Problem {
-            kind: self.kind,
-            title: title(self.kind).into(),
-            status: self.status.as_u16(),
-            detail: self.detail,
-        };
-        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        let mut response = (self.status, kind, Json(problem)).into_response();
-        // Json sets its own type; the problem's goes first.
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/problem+json"),
-        );
-        response.extensions_mut().insert(Refusal(label));
+        // What goes out is written by `complete`, which every answer passes.
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
         response
     }
 }
 
-/// Left on a response so that it is counted.
-#[derive(Clone, Copy)]
-pub(crate) struct Refusal(pub(crate) &'static str);
+/// Writes the body of an answer that is an error, whoever made it; returns the label by which it is counted.
+pub(super) fn complete(response: Response) -> (Response, Option<&'static str>) {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return (response, None);
+    }
+    let (mut parts, _) = response.into_parts();
+    let refused = parts.extensions.remove::<ProblemResponse>();
+    let refused = refused.unwrap_or_else(|| ProblemResponse::of_status(status));
+    let instance = format!("urn:ipsx:occurrence:{}", hex::encode(random::<16>()));
+    let (kind, label) = (refused.kind, refused.label());
+    if status.is_server_error() {
+        tracing::warn!(%instance, %status, label, detail = ?refused.detail, "an answer failed");
+    } else {
+        tracing::debug!(%instance, %status, label, detail = ?refused.detail, "a request was refused");
+    }
+    let problem = Problem {
+        kind,
+        title: title(kind).into(),
+        status: status.as_u16(),
+        detail: refused.detail,
+        instance: Some(instance),
+    };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let mut response = (parts.status, parts.headers, Json(problem)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    (response, Some(label))
+}
 
 impl From<DeskError> for ProblemResponse {
     fn from(error: DeskError) -> Self {
         let detail = error.to_string();
         let with = |status, kind| Self::new(status, kind, detail.clone());
         match &error {
-            DeskError::Stopped | DeskError::NoAnswer | DeskError::Unsettled(_) => {
-                Self::unavailable(detail)
-            }
+            DeskError::Stopped
+            | DeskError::Draining
+            | DeskError::NoAnswer
+            | DeskError::Unsettled(_) => Self::unavailable(detail),
             DeskError::Store(_) | DeskError::Vouchers(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()

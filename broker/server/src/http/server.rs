@@ -22,19 +22,23 @@ const MAX_HEADERS: usize = 16 * 1024;
 /// How long answers under way may take once the broker stops.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The requesters' listener.
+/// A listener, the requesters' or the operator's.
 pub(crate) struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl HttpServer {
-    /// Binds the socket.
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, StartError> {
+    /// Binds the socket; `key` of the configuration says where.
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        purpose: &'static str,
+        key: &'static str,
+    ) -> Result<Self, StartError> {
         let listen = |reason| StartError::Listen {
             address,
-            purpose: "requesters",
-            key: "http_listen",
+            purpose,
+            key,
             reason,
         };
         let listener = TcpListener::bind(address).await.map_err(listen)?;

@@ -7,6 +7,7 @@
 )]
 
 pub mod agent;
+pub mod program;
 pub mod requester;
 
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub fn config(directory: &Path) -> BrokerConfig {
     let mut config = BrokerConfig::new(directory.join("data"));
     config.http_listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config.agents_listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.admin_listen = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     let database = directory.join("places.mmdb");
     if !database.exists() {
         write_database(&database);

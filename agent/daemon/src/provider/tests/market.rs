@@ -35,6 +35,7 @@ impl Market {
         let folder = tempfile::tempdir().unwrap();
         let mut config = BrokerConfig::new(folder.path().join("broker"));
         config.http_listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        config.admin_listen = None;
         config.agents_listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let broker = Broker::start(config.clone()).await.unwrap();
         // A broker that is started again is to be found where it was.

@@ -1,0 +1,131 @@
+//! What may stand at each key of the configuration, for whoever wrote something else.
+
+use std::fmt::Display;
+
+use super::ConfigError;
+
+/// Text keys: name, what is allowed, an example.
+pub(super) const TEXTS: [(&str, &str, &str); 20] = [
+    (
+        "fund",
+        "addresses, each with = and a whole number of tokens, on the embedded chain",
+        "[\"0x5fbdb2315678afecb367f032d93f642f64180aa3=1000\"]",
+    ),
+    ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
+    (
+        "http_listen",
+        "an IP address and a port",
+        "\"127.0.0.1:8480\"",
+    ),
+    (
+        "agents_listen",
+        "an IP address and a port",
+        "\"127.0.0.1:8481\"",
+    ),
+    (
+        "admin_listen",
+        "an IP address and a port, or nothing",
+        "\"127.0.0.1:8482\"",
+    ),
+    (
+        "agents_public",
+        "an IP address and a port",
+        "\"203.0.113.7:8481\"",
+    ),
+    (
+        "public_url",
+        "an http or https URL without a path",
+        "\"https://broker.example.org\"",
+    ),
+    ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
+    ("city_db", "a file", "\"/usr/share/GeoIP/city.mmdb\""),
+    ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
+    ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
+    (
+        "passphrase_file",
+        "a file",
+        "\"/etc/ipsx/operator.passphrase\"",
+    ),
+    ("chain", "embedded or rpc", "\"embedded\""),
+    (
+        "rpc_url",
+        "an http or https URL",
+        "\"http://127.0.0.1:8545\"",
+    ),
+    (
+        "rpc_public_url",
+        "an http or https URL",
+        "\"https://rpc.example.org\"",
+    ),
+    (
+        "centralizer",
+        "an address of 40 hex digits",
+        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
+    ),
+    (
+        "network",
+        "an id of 64 hex digits",
+        "\"0x4f1a34a2a0a1a3d0b1b6b0d2d29c0d0c7c1f1f0e6f1d8f0a1e2b3c4d5e6f7081\"",
+    ),
+    (
+        "credit_line",
+        "a whole number of token units, in quotes",
+        "\"5_000_000_000_000_000_000\"",
+    ),
+    (
+        "claim_at_least",
+        "a whole number of token units, in quotes",
+        "\"1_000_000_000_000_000\"",
+    ),
+    (
+        "treasury",
+        "an address of 40 hex digits",
+        "\"0x5fbdb2315678afecb367f032d93f642f64180aa3\"",
+    ),
+];
+
+/// Number keys: name, least, most, an example.
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 13] = [
+    ("fee_bps", 0, 1_000, 100),
+    ("rpc_finality", 0, 10_000, 12),
+    ("propose_seconds", 1, 60, 5),
+    ("sign_seconds", 5, 600, 20),
+    ("start_seconds", 10, 3_600, 60),
+    ("grace_seconds", 1, 3_600, 30),
+    ("max_agents", 1, 1_000_000, 10_000),
+    ("max_offers", 1, 1_000_000, 100_000),
+    ("max_offers_per_provider", 1, 100_000, 256),
+    ("max_messages_per_second", 1, 100_000, 100),
+    ("max_unstarted_deals", 1, 10_000, 8),
+    ("max_http_requests", 1, 1_000_000, 1_024),
+    ("session_seconds", 60, 86_400, 3_600),
+];
+
+/// What may stand at a key, and an example of it.
+pub(super) fn allowed(key: &str) -> (String, String) {
+    let text = TEXTS.iter().find(|(name, ..)| *name == key);
+    let number = NUMBERS.iter().find(|(name, ..)| *name == key);
+    match (text, number) {
+        (Some((_, allowed, example)), _) => ((*allowed).into(), (*example).into()),
+        (None, Some((_, least, most, example))) => (
+            format!("a number from {least} to {most}"),
+            example.to_string(),
+        ),
+        (None, None) => ("what ipsx-broker --help says".into(), "…".into()),
+    }
+}
+
+pub(super) fn bad_value(
+    key: &str,
+    value: impl Display,
+    source_name: Option<String>,
+) -> ConfigError {
+    let (allowed, example) = allowed(key);
+    ConfigError::Value {
+        key: key.into(),
+        value: value.to_string(),
+        source_name,
+        allowed,
+        example,
+    }
+}

@@ -1,0 +1,96 @@
+//! The program as a process.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use ipsx_market::http::NetworkInfo;
+
+/// The program with its data in `directory`; killed when dropped.
+pub struct Program {
+    pub child: Child,
+    pub http: SocketAddr,
+    pub agents: SocketAddr,
+    pub admin: Option<SocketAddr>,
+}
+
+pub fn command(directory: &Path) -> Command {
+    // Writes the database of places.
+    super::config(directory);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipsx-broker"));
+    command
+        .env_clear()
+        .arg("--data-dir")
+        .arg(directory.join("data"))
+        .args([
+            "--http-listen",
+            "127.0.0.1:0",
+            "--agents-listen",
+            "127.0.0.1:0",
+        ])
+        .env("IPSX_BROKER_ADMIN_LISTEN", "127.0.0.1:0")
+        .arg("--country-db")
+        .arg(directory.join("places.mmdb"));
+    command
+}
+
+impl Program {
+    pub fn start(directory: &Path, more: &[String]) -> Self {
+        Self::start_with(directory, |command| {
+            command.args(more);
+        })
+    }
+
+    pub fn start_with(directory: &Path, change: impl FnOnce(&mut Command)) -> Self {
+        let mut command = command(directory);
+        change(&mut command);
+        let mut child = command
+            .env("IPSX_BROKER_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let value = |key: &str| {
+            let word = line
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(key));
+            word.map(|word| word.parse().unwrap())
+        };
+        Self {
+            http: value("http=").unwrap_or_else(|| panic!("{line:?}")),
+            agents: value("agents=").unwrap_or_else(|| panic!("{line:?}")),
+            admin: value("admin="),
+            child,
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub async fn network(&self) -> NetworkInfo {
+        let client =
+            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+        let client = client.build_http::<http_body_util::Empty<hyper::body::Bytes>>();
+        let uri = format!("http://{}/v1/network", self.http).parse().unwrap();
+        let answer = client.get(uri).await.unwrap().into_body();
+        let body = http_body_util::BodyExt::collect(answer)
+            .await
+            .unwrap()
+            .to_bytes();
+        serde_json::from_slice(&body).unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
