@@ -78,6 +78,7 @@ async fn a_drained_broker_takes_no_new_requests() {
     assert_eq!(exchange(&admin, "POST", "/drain", "").0, 200);
     let mut another = request;
     another.nonce += 1;
+    another.channel_salt = ipsx_metering::B256::repeat_byte(1);
     let problem = requester.ask(another.clone()).await.unwrap_err();
     assert_eq!(problem.status, 503);
     // What is under way goes on.

@@ -1,6 +1,7 @@
 //! A broker with real sockets, an agent and a requester to talk to it.
 #![allow(
     dead_code,
+    unused_imports,
     unreachable_pub,
     missing_docs,
     reason = "each test binary uses a part of this"
