@@ -11,10 +11,8 @@ use std::time::Duration;
 
 use ipsx_tests::market::Market;
 
-/// The most that a provider without leases may have resident, in KiB.
-const RESIDENT: u64 = 12 << 10;
-
-/// The most of it that is its own: without the program's file and the libraries, which differ much by how they are built.
+/// The most memory of its own that a provider without leases may have, in KiB. Pages of the program's file and of the
+/// libraries are not in it: they are the system's cache, and as many as it likes to map at once.
 const OWN: u64 = 5 << 10;
 
 /// A figure of `/proc/PID/status`, such as `VmRSS` in KiB.
@@ -40,9 +38,4 @@ fn an_idle_provider_takes_little_memory() {
         ["VmRSS", "RssAnon", "Threads"].map(|name| status(provider.id(), name));
     println!("{resident} KiB resident, {own} KiB of it not from files; {threads} threads");
     assert!(own < OWN, "{own} KiB are its own");
-    // A debug build's code is several times as large.
-    assert!(
-        cfg!(debug_assertions) || resident < RESIDENT,
-        "{resident} KiB are resident"
-    );
 }
