@@ -41,6 +41,9 @@ pub enum ResolveError {
     /// It does not exist, or has no address that the exit's policy lets through.
     #[error("'{0}' has no address that can be used")]
     NotFound(String),
+    /// A domain list of the provider's has it.
+    #[error("the provider's exit policy does not answer for '{0}'")]
+    Denied(String),
     /// The provider's resolver failed.
     #[error("the provider could not resolve '{0}'")]
     Failed(String),
@@ -58,7 +61,14 @@ struct Lookup {
     reply: Option<oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>>,
     open: usize,
     found: Vec<IpAddr>,
-    failed: bool,
+    /// Why a question has no answer; of several the last.
+    failure: Option<Failure>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Denied,
+    Failed,
 }
 
 struct Question {
@@ -133,7 +143,7 @@ impl Questions {
                 reply: Some(reply),
                 open: types.len(),
                 found: Vec::new(),
-                failed: false,
+                failure: None,
             },
         );
         for &kind in types {
@@ -146,7 +156,7 @@ impl Questions {
         message.metadata.recursion_desired = true;
         message.add_query(query.clone());
         let (Some(port), Ok(bytes)) = (self.free_port(), message.to_vec()) else {
-            return self.finish_one(lookup, Err(()));
+            return self.finish_one(lookup, Err(Failure::Failed));
         };
         let question = Question {
             lookup,
@@ -208,20 +218,21 @@ impl Questions {
                 .filter_map(|record| address(&record.data))
                 .collect()),
             ResponseCode::NXDomain => Ok(Vec::new()),
-            _ => Err(()),
+            ResponseCode::Refused => Err(Failure::Denied),
+            _ => Err(Failure::Failed),
         };
         self.finish_one(lookup, result);
         true
     }
 
-    fn finish_one(&mut self, id: u64, result: Result<Vec<IpAddr>, ()>) {
+    fn finish_one(&mut self, id: u64, result: Result<Vec<IpAddr>, Failure>) {
         let Some(lookup) = self.lookups.get_mut(&id) else {
             return;
         };
         lookup.open -= 1;
         match result {
             Ok(addresses) => lookup.found.extend(addresses),
-            Err(()) => lookup.failed = true,
+            Err(failure) => lookup.failure = Some(failure),
         }
         if lookup.open > 0 {
             return;
@@ -232,10 +243,12 @@ impl Questions {
         lookup.found.sort_by_key(IpAddr::is_ipv6);
         let result = if !lookup.found.is_empty() {
             Ok(lookup.found)
-        } else if lookup.failed {
-            Err(ResolveError::Failed(lookup.host))
         } else {
-            Err(ResolveError::NotFound(lookup.host))
+            Err(match lookup.failure {
+                Some(Failure::Denied) => ResolveError::Denied(lookup.host),
+                Some(Failure::Failed) => ResolveError::Failed(lookup.host),
+                None => ResolveError::NotFound(lookup.host),
+            })
         };
         if let Some(reply) = lookup.reply {
             // Whoever asked may have stopped waiting.
@@ -309,7 +322,7 @@ impl Questions {
         {
             let _ = reply.send(Err(ResolveError::TimedOut(lookup.host.clone())));
         }
-        self.finish_one(id, Err(()));
+        self.finish_one(id, Err(Failure::Failed));
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {

@@ -180,7 +180,8 @@ fn target(uri: &Uri, connect: bool) -> Option<Target> {
 
 fn status_for(error: &OpenError) -> StatusCode {
     match error {
-        OpenError::Connect(ConnectError::Prohibited) => StatusCode::FORBIDDEN,
+        OpenError::Connect(ConnectError::Prohibited)
+        | OpenError::Resolve(ResolveError::Denied(_)) => StatusCode::FORBIDDEN,
         OpenError::Connect(ConnectError::TimedOut)
         | OpenError::Resolve(ResolveError::TimedOut(_)) => StatusCode::GATEWAY_TIMEOUT,
         OpenError::Connect(ConnectError::Stopped) | OpenError::Resolve(ResolveError::Stopped) => {

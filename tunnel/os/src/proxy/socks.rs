@@ -155,7 +155,8 @@ pub(super) async fn refuse(mut stream: TcpStream, reply: Reply) -> io::Result<()
 fn reply_for(error: &OpenError) -> Reply {
     match error {
         OpenError::Connect(ConnectError::Refused) => Reply::Refused,
-        OpenError::Connect(ConnectError::Prohibited) => Reply::NotAllowed,
+        OpenError::Connect(ConnectError::Prohibited)
+        | OpenError::Resolve(ResolveError::Denied(_)) => Reply::NotAllowed,
         OpenError::Connect(ConnectError::NetworkUnreachable) => Reply::NetworkUnreachable,
         OpenError::Connect(ConnectError::HostUnreachable) => Reply::HostUnreachable,
         OpenError::Connect(ConnectError::TimedOut) => Reply::TtlExpired,

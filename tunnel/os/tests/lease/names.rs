@@ -1,11 +1,12 @@
 //! Names, resolved at the provider.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
-use ipsx_tunnel_core::Tier;
-use ipsx_tunnel_os::ResolveError;
+use ipsx_tunnel_core::{DomainList, DomainSetBuilder, DropReason, ExitPolicy, Tier};
+use ipsx_tunnel_os::{ExitLimits, ResolveError};
 
-use crate::setup::{lease, within};
+use crate::setup::{lease, lease_with, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_resolves_to_what_a_rule_opens() {
@@ -41,4 +42,24 @@ async fn nonsense_is_no_name() {
             "{name:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_name_is_said_to_be_denied() {
+    let mut names = DomainSetBuilder::default();
+    names.add_line("denied.example").unwrap();
+    let policy = ExitPolicy {
+        deny_domains: vec![DomainList {
+            category: "test".to_owned(),
+            names: Arc::new(names.build()),
+        }],
+        ..ExitPolicy::new(Tier::Open)
+    };
+    let lease = lease_with(policy, ExitLimits::default()).await;
+    let name = "www.denied.example";
+    let error = within(10, lease.client.resolve(name)).await.unwrap_err();
+    assert_eq!(error, ResolveError::Denied(name.to_owned()));
+    // One question for each family.
+    let dropped = lease.provider.dropped().await.unwrap();
+    assert_eq!(dropped.get(DropReason::DeniedName), 2);
 }
