@@ -252,6 +252,9 @@ pub enum ProblemKind {
     /// The deal is not in a state that allows this.
     #[serde(rename = "urn:ipsx:problem:conflict")]
     Conflict,
+    /// An idempotency key was used before, for something else.
+    #[serde(rename = "urn:ipsx:problem:key-reused")]
+    KeyReused,
     /// Too many requests.
     #[serde(rename = "urn:ipsx:problem:too-many-requests")]
     TooManyRequests,

@@ -5,10 +5,12 @@ mod app;
 mod deals;
 mod explorer;
 mod extract;
+mod idempotency;
 mod offers;
 mod problem;
 mod server;
 mod sessions;
 
 pub(crate) use app::{App, admin_router, router};
+pub(crate) use idempotency::InFlight;
 pub(crate) use server::HttpServer;

@@ -40,7 +40,7 @@ pub use error::{GrantError, StartError};
 use agents::Listener;
 use config::ChainConfig;
 use desk::Desk;
-use http::{App, HttpServer};
+use http::{App, HttpServer, InFlight};
 use metrics::Metrics;
 use operator::{Operator, random};
 use placement::{Databases, Placer};
@@ -111,6 +111,7 @@ impl Broker {
             session_seconds: config.limits.session_seconds.into(),
             nonce_key,
             sign_ins: Semaphore::new(App::SIGN_INS),
+            in_flight: InFlight::default(),
             stop: stopping.clone(),
         });
         let endpoint = listener.endpoint();

@@ -1,4 +1,6 @@
-//! Everything that must survive, in SQLite: the only file with queries.
+//! Everything that must survive, in SQLite: the only place with queries.
+
+mod answers;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,6 +14,8 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
+
+pub(crate) use answers::{KEPT, KeyState, NonceState};
 
 /// The store failed, or holds what it should not.
 #[derive(Debug, thiserror::Error)]
@@ -247,42 +251,25 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a consent to an immediate withdrawal.
+    /// Keeps a consent to an immediate withdrawal, and the idempotency key that it was given under.
     pub(crate) async fn save_withdrawal(
         &self,
         withdrawal: &Signed<Withdrawal>,
+        key: Option<&str>,
         now: UnixSeconds,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO withdrawals (owner, nonce, signed, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO withdrawals (owner, nonce, signed, at, key) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
         .bind(hex(withdrawal.message.owner))
         .bind(i64::try_from(withdrawal.message.nonce).unwrap_or(i64::MAX))
         .bind(self.write("withdrawal", withdrawal)?)
         .bind(seconds(now))
+        .bind(key)
         .execute(&self.pool)
         .await
         .map_err(|e| self.failed(e))?;
         Ok(())
-    }
-
-    /// Marks a request's nonce as used; false if it was used before.
-    pub(crate) async fn use_request_nonce(
-        &self,
-        requester: Address,
-        nonce: u64,
-        expires_at: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "INSERT INTO request_nonces (requester, nonce, expires_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        )
-        .bind(hex(requester))
-        .bind(nonce.to_string())
-        .bind(seconds(expires_at))
-        .execute(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
-        Ok(done.rows_affected() == 1)
     }
 
     /// Opens a session with a sign-in nonce; false if the nonce was used before.
@@ -333,15 +320,17 @@ impl Store {
             .transpose()
     }
 
-    /// Forgets sessions and nonces that no longer count.
+    /// Forgets sessions, nonces and answers that no longer count.
     pub(crate) async fn forget_expired(&self, now: UnixSeconds) -> Result<(), StoreError> {
-        for query in [
-            "DELETE FROM sessions WHERE expires_at < ?",
-            "DELETE FROM used_nonces WHERE expires_at < ?",
-            "DELETE FROM request_nonces WHERE expires_at < ?",
+        let a_day_ago = UnixSeconds(now.0.saturating_sub(KEPT));
+        for (query, before) in [
+            ("DELETE FROM sessions WHERE expires_at < ?", now),
+            ("DELETE FROM used_nonces WHERE expires_at < ?", now),
+            ("DELETE FROM request_nonces WHERE expires_at < ?", now),
+            ("DELETE FROM answers WHERE at < ?", a_day_ago),
         ] {
             sqlx::query(query)
-                .bind(seconds(now))
+                .bind(seconds(before))
                 .execute(&self.pool)
                 .await
                 .map_err(|e| self.failed(e))?;

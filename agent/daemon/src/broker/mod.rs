@@ -76,7 +76,8 @@ impl From<BrokerError> for Failure {
                 | ProblemKind::Unauthorized
                 | ProblemKind::Forbidden
                 | ProblemKind::NotFound
-                | ProblemKind::Conflict => ExitCode::Refused,
+                | ProblemKind::Conflict
+                | ProblemKind::KeyReused => ExitCode::Refused,
             },
         };
         Self::new(code, error.to_string())

@@ -2,6 +2,7 @@
 
 use ipsx_market::book::Listing;
 use ipsx_market::check::CheckContext;
+use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
 use ipsx_market::market::{DealRefusal, Ticket};
 use ipsx_market::matching::Wanted;
@@ -17,6 +18,7 @@ use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
 use crate::operator::random;
+use crate::store::NonceState;
 
 impl Desk {
     /// Who checks what is signed for this network, now.
@@ -42,13 +44,15 @@ impl Desk {
         Ok(views.collect())
     }
 
-    /// Finds a deal for a request, and waits for the provider's signature.
+    /// Finds a deal for a request, and waits for the provider's signature. With `again`, the same may have been asked
+    /// before without an answer: the deal that came of it is the answer, and without one the request is taken up anew.
     pub(crate) async fn request(
         &self,
         requester: Address,
         request: SignedRequest,
+        again: bool,
     ) -> Result<ProposedDeal, DeskError> {
-        let answer = self.try_request(requester, request).await;
+        let answer = self.try_request(requester, request, again).await;
         let outcome = match &answer {
             Ok(_) => "matched",
             Err(DeskError::Failure(failure)) => failure_label(failure),
@@ -64,7 +68,12 @@ impl Desk {
         &self,
         requester: Address,
         request: SignedRequest,
+        again: bool,
     ) -> Result<ProposedDeal, DeskError> {
+        let id = request.message.id();
+        if again && let Some(record) = self.store.deal_of_request(requester, id).await? {
+            return Ok(proposed(&record));
+        }
         if self.is_draining() {
             return Err(DeskError::Draining);
         }
@@ -78,12 +87,14 @@ impl Desk {
         self.check_appointed(&request.message).await?;
         self.check_deposit(&request.message).await?;
         let (nonce, expires_at) = (request.message.nonce, request.message.expires_at);
-        let fresh = self
+        let used = self
             .store
-            .use_request_nonce(requester, nonce, expires_at)
-            .await;
-        if !fresh? {
-            return Err(DeskError::Replayed(nonce));
+            .use_request_nonce(requester, nonce, id, expires_at);
+        match used.await? {
+            NonceState::Fresh => {}
+            // Begun before, and nothing came of it.
+            NonceState::Same if again => {}
+            NonceState::Same | NonceState::Other => return Err(DeskError::Replayed(nonce)),
         }
         let (answer, answered) = oneshot::channel();
         let now = clock::now();
@@ -111,6 +122,11 @@ impl Desk {
         body: ipsx_market::http::SignDeal,
     ) -> Result<BoundDeal, DeskError> {
         let now = clock::now();
+        if let Some(record) = self.store.deal(id).await?
+            && let Some(bound) = already(&record, requester, &body)
+        {
+            return Ok(bound);
+        }
         {
             let mut books = self.books().await?;
             if let Some(bound) = books
@@ -269,6 +285,16 @@ impl Desk {
     }
 }
 
+/// The answer to a request, from the deal that came of it.
+fn proposed(record: &DealRecord) -> ProposedDeal {
+    ProposedDeal {
+        deal_id: record.deal_id,
+        deal: record.deal.clone(),
+        provider_signature: record.provider_signature,
+        placement: record.placement.clone(),
+    }
+}
+
 /// The answer to a signature that was sent before and whose answer was lost.
 fn already(
     record: &DealRecord,
@@ -277,7 +303,8 @@ fn already(
 ) -> Option<BoundDeal> {
     let same =
         record.deal.requester == requester && record.requester_signature == Some(body.signature);
-    let outcome = record.outcome.clone().filter(|_| same)?;
+    let outcome = record.outcome.clone();
+    let outcome = outcome.filter(|word| same && word.message.outcome == Binding::Bound)?;
     Some(BoundDeal {
         outcome,
         reservation: record.reservation.clone(),

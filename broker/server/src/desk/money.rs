@@ -1,7 +1,7 @@
 //! Reservations, withdrawals and vouchers: what the operator promises, and what it is shown.
 
 use ipsx_market::deal::Binding;
-use ipsx_market::http::BoundDeal;
+use ipsx_market::http::{BoundDeal, PostWithdrawal};
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
@@ -164,13 +164,23 @@ impl Desk {
         self.execute(&mut books, commands, now).await
     }
 
-    /// Consents to an immediate withdrawal of what is not promised.
+    /// Consents to an immediate withdrawal of what is not promised, once under each idempotency key.
     pub(crate) async fn withdraw(
         &self,
         owner: Address,
-        to: Address,
-        amount: Amount,
+        asked: &PostWithdrawal,
+        key: Option<&str>,
     ) -> Result<Signed<Withdrawal>, DeskError> {
+        let PostWithdrawal { to, amount } = *asked;
+        if let Some(key) = key
+            && let Some(given) = self
+                .store
+                .withdrawal_under(owner, key, clock::now())
+                .await?
+            && (given.message.to, given.message.amount) == (to, amount)
+        {
+            return Ok(given);
+        }
         if amount == Amount::ZERO || to.is_zero() {
             return Err(DeskError::Invalid(
                 "a withdrawal needs an amount above 0 and a receiver".into(),
@@ -195,7 +205,9 @@ impl Desk {
                 .await,
         )?;
         let signed = self.operator.sign(withdrawal);
-        self.store.save_withdrawal(&signed, clock::now()).await?;
+        self.store
+            .save_withdrawal(&signed, key, clock::now())
+            .await?;
         Ok(signed)
     }
 

@@ -19,12 +19,13 @@ use ipsx_settlement::json_rpc;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::problem::{self, Answer, ProblemResponse};
+use super::idempotency::{self, InFlight};
+use super::problem::{self, Answer, ProblemResponse, Refusal};
 use super::{admin, deals, explorer, offers, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
-const MAX_BODY: usize = 64 * 1024;
+pub(super) const MAX_BODY: usize = 64 * 1024;
 /// Largest body of a JSON-RPC call: a contract's code fits.
 const MAX_RPC_BODY: usize = 256 * 1024;
 /// Longest time for one request: more than the longest long poll.
@@ -40,6 +41,8 @@ pub(crate) struct App {
     pub(crate) nonce_key: [u8; 32],
     /// Anybody with a wallet may sign in, and each sign-in is a write: only a few may stand in the others' way.
     pub(crate) sign_ins: Semaphore,
+    /// Requests with an idempotency key that are being worked on.
+    pub(crate) in_flight: InFlight,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -63,14 +66,7 @@ impl App {
 /// The requesters' routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let rpc = post(rpc).layer(DefaultBodyLimit::max(MAX_RPC_BODY));
-    let routes = Router::new()
-        .route("/rpc", rpc)
-        .route("/explorer", get(explorer::page))
-        .route("/v1/network", get(offers::network))
-        .route("/v1/overview", get(explorer::overview))
-        .route("/v1/session/nonce", post(sessions::nonce))
-        .route("/v1/session", post(sessions::open))
-        .route("/v1/offers", get(offers::offers))
+    let signed_in = Router::new()
         .route("/v1/requests", post(offers::request))
         .route("/v1/withdrawals", post(offers::withdraw))
         .route("/v1/deals", get(deals::list))
@@ -82,7 +78,20 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route(
             "/v1/deals/{id}/frames",
             get(deals::receive).post(deals::send),
-        );
+        )
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            idempotency::once,
+        ));
+    let routes = Router::new()
+        .route("/rpc", rpc)
+        .route("/explorer", get(explorer::page))
+        .route("/v1/network", get(offers::network))
+        .route("/v1/overview", get(explorer::overview))
+        .route("/v1/session/nonce", post(sessions::nonce))
+        .route("/v1/session", post(sessions::open))
+        .route("/v1/offers", get(offers::offers))
+        .merge(signed_in);
     surround(routes, app)
 }
 
@@ -145,8 +154,8 @@ async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Re
         .into_response(),
     };
     let metrics = &app.desk.metrics;
-    let (response, refused) = problem::complete(response);
-    if let Some(label) = refused {
+    let response = problem::complete(response);
+    if let Some(Refusal(label)) = response.extensions().get() {
         metrics.refused(label);
     }
     metrics

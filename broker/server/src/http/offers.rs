@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{RawQuery, State};
+use axum::{Extension, Json};
 use ipsx_market::http::{
     NetworkInfo, OfferView, PostRequest, PostWithdrawal, ProposedDeal, SignedWithdrawal,
 };
@@ -12,6 +12,7 @@ use ipsx_market::search::OfferQuery;
 use super::App;
 use super::app::finish;
 use super::extract::{Body, SignedIn};
+use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
 
 /// `GET /v1/network`
@@ -35,18 +36,22 @@ pub(super) async fn offers(
 pub(super) async fn request(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
+    keyed: Option<Extension<Keyed>>,
     Body(body): Body<PostRequest>,
 ) -> Answer<ProposedDeal> {
     let desk = Arc::clone(&app.desk);
-    finish(async move { desk.request(wallet, body.request).await }).await
+    let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
+    finish(async move { desk.request(wallet, body.request, again).await }).await
 }
 
 /// `POST /v1/withdrawals`
 pub(super) async fn withdraw(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
+    keyed: Option<Extension<Keyed>>,
     Body(body): Body<PostWithdrawal>,
 ) -> Answer<SignedWithdrawal> {
     let desk = Arc::clone(&app.desk);
-    finish(async move { desk.withdraw(wallet, body.to, body.amount).await }).await
+    let key = keyed.map(|Extension(keyed)| keyed.key);
+    finish(async move { desk.withdraw(wallet, &body, key.as_deref()).await }).await
 }

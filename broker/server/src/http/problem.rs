@@ -90,6 +90,7 @@ impl ProblemResponse {
             ProblemKind::SoldOut => "sold_out",
             ProblemKind::InsufficientDeposit => "insufficient_deposit",
             ProblemKind::Conflict => "conflict",
+            ProblemKind::KeyReused => "key_reused",
             ProblemKind::TooManyRequests => "too_many_requests",
             ProblemKind::Unavailable => "unavailable",
             ProblemKind::Internal => "internal",
@@ -108,6 +109,7 @@ fn title(kind: ProblemKind) -> &'static str {
         ProblemKind::SoldOut => "Sold out for now",
         ProblemKind::InsufficientDeposit => "The deposit does not cover it",
         ProblemKind::Conflict => "Not in this state",
+        ProblemKind::KeyReused => "The idempotency key was used for something else",
         ProblemKind::TooManyRequests => "Too many requests",
         ProblemKind::Unavailable => "Not available now",
         ProblemKind::Internal => "The broker failed",
@@ -123,11 +125,19 @@ impl IntoResponse for ProblemResponse {
     }
 }
 
-/// Writes the body of an answer that is an error, whoever made it; returns the label by which it is counted.
-pub(super) fn complete(response: Response) -> (Response, Option<&'static str>) {
+/// The name by which an answer that is an error is counted.
+#[derive(Clone, Copy)]
+pub(super) struct Refusal(pub(super) &'static str);
+
+/// Writes the body of an answer that is an error, whoever made it, and leaves its [`Refusal`].
+pub(super) fn complete(response: Response) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
-        return (response, None);
+        return response;
+    }
+    if response.extensions().get::<Refusal>().is_some() {
+        // Written already, to be kept under an idempotency key.
+        return response;
     }
     let (mut parts, _) = response.into_parts();
     let refused = parts.extensions.remove::<ProblemResponse>();
@@ -156,7 +166,8 @@ pub(super) fn complete(response: Response) -> (Response, Option<&'static str>) {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    (response, Some(label))
+    response.extensions_mut().insert(Refusal(label));
+    response
 }
 
 impl From<DeskError> for ProblemResponse {

@@ -198,6 +198,29 @@ impl TestRequester {
         read(status, &body)
     }
 
+    /// Posts under an idempotency key; status, whether it is a replay, body. `None` when no answer comes.
+    pub async fn post_once(
+        &self,
+        path: &str,
+        key: &str,
+        body: &impl Serialize,
+    ) -> Option<(u16, bool, Bytes)> {
+        let request = hyper::Request::post(format!("{}{path}", self.url))
+            .header("content-type", "application/json")
+            .header("idempotency-key", format!("\"{key}\""))
+            .header(
+                "authorization",
+                format!("Bearer {}", self.token.as_ref().unwrap()),
+            )
+            .body(Full::new(Bytes::from(serde_json::to_vec(body).unwrap())))
+            .unwrap();
+        let response = self.client.request(request).await.ok()?;
+        let status = response.status().as_u16();
+        let replayed = response.headers().contains_key("idempotency-replayed");
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        Some((status, replayed, body))
+    }
+
     pub async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> (StatusCode, Bytes) {
         let mut request = hyper::Request::builder()
             .method(method)
