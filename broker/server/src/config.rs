@@ -6,7 +6,7 @@ mod load;
 mod settings;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipsx_market::status::DealTimers;
@@ -51,6 +51,10 @@ pub struct Limits {
     pub unstarted_deals: u32,
     /// HTTP requests at work at the same time.
     pub http_requests: u32,
+    /// HTTP requests a second from one address, on average, bursts of ten times as many; 0 for any number.
+    pub address_requests_per_second: u32,
+    /// The same from one wallet.
+    pub wallet_requests_per_second: u32,
     /// Seconds that a session's token counts.
     pub session_seconds: u32,
 }
@@ -64,6 +68,8 @@ impl Default for Limits {
             messages_per_second: 100,
             unstarted_deals: 8,
             http_requests: 1_024,
+            address_requests_per_second: 200,
+            wallet_requests_per_second: 100,
             session_seconds: 3_600,
         }
     }
@@ -107,6 +113,8 @@ pub struct BrokerConfig {
     pub agents_public: Option<SocketAddr>,
     /// What requesters reach `http_listen` by, behind a proxy; sign-in messages name it.
     pub public_url: Option<String>,
+    /// Proxies before `http_listen` whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
     /// MaxMind database with countries; without one, no address has a country.
     pub country_db: Option<PathBuf>,
     /// MaxMind database with regions, cities and coordinates; it knows countries, too.
@@ -148,6 +156,7 @@ impl BrokerConfig {
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),
             agents_public: None,
             public_url: None,
+            trusted_proxies: Vec::new(),
             country_db: None,
             city_db: None,
             asn_db: None,

@@ -6,6 +6,7 @@ mod deals;
 mod explorer;
 mod extract;
 mod idempotency;
+mod limits;
 mod offers;
 mod problem;
 mod server;
@@ -13,4 +14,5 @@ mod sessions;
 
 pub(crate) use app::{App, admin_router, router};
 pub(crate) use idempotency::InFlight;
+pub(crate) use limits::{Limiter, Limits};
 pub(crate) use server::HttpServer;

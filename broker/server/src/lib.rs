@@ -40,7 +40,7 @@ pub use error::{GrantError, StartError};
 use agents::Listener;
 use config::ChainConfig;
 use desk::Desk;
-use http::{App, HttpServer, InFlight};
+use http::{App, HttpServer, InFlight, Limiter, Limits};
 use metrics::Metrics;
 use operator::{Operator, random};
 use placement::{Databases, Placer};
@@ -111,6 +111,11 @@ impl Broker {
             session_seconds: config.limits.session_seconds.into(),
             nonce_key,
             sign_ins: Semaphore::new(App::SIGN_INS),
+            limits: Limits {
+                addresses: Limiter::new("address", config.limits.address_requests_per_second),
+                wallets: Limiter::new("wallet", config.limits.wallet_requests_per_second),
+                trusted_proxies: config.trusted_proxies.clone(),
+            },
             in_flight: InFlight::default(),
             stop: stopping.clone(),
         });

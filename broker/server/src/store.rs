@@ -187,16 +187,23 @@ impl Store {
         rows.iter().map(|(text,)| self.read("deal", text)).collect()
     }
 
-    /// A requester's deals, newest first.
+    /// A requester's deals, newest first, or those that follow the one named.
     pub(crate) async fn deals_of(
         &self,
         requester: Address,
+        after: Option<(UnixSeconds, DealId)>,
         limit: u32,
     ) -> Result<Vec<DealRecord>, StoreError> {
+        let (at, id) = after.map_or((i64::MAX, String::new()), |(at, id)| {
+            (seconds(at), id.to_string())
+        });
         let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT record FROM deals WHERE requester = ? ORDER BY proposed_at DESC, deal_id LIMIT ?",
+            "SELECT record FROM deals WHERE requester = ? AND (proposed_at, deal_id) < (?, ?)
+             ORDER BY proposed_at DESC, deal_id DESC LIMIT ?",
         )
         .bind(hex(requester))
+        .bind(at)
+        .bind(id)
         .bind(limit)
         .fetch_all(&self.pool)
         .await

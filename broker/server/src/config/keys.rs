@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 20] = [
+pub(super) const TEXTS: [(&str, &str, &str); 21] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -37,6 +37,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 20] = [
         "an http or https URL without a path",
         "\"https://broker.example.org\"",
     ),
+    ("trusted_proxies", "IP addresses", "[\"127.0.0.1\"]"),
     ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
     ("city_db", "a file", "\"/usr/share/GeoIP/city.mmdb\""),
     ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
@@ -85,7 +86,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 20] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 13] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 15] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
@@ -98,6 +99,8 @@ pub(super) const NUMBERS: [(&str, u64, u64, u64); 13] = [
     ("max_messages_per_second", 1, 100_000, 100),
     ("max_unstarted_deals", 1, 10_000, 8),
     ("max_http_requests", 1, 1_000_000, 1_024),
+    ("max_address_requests_per_second", 0, 1_000_000, 200),
+    ("max_wallet_requests_per_second", 0, 1_000_000, 100),
     ("session_seconds", 60, 86_400, 3_600),
 ];
 

@@ -145,6 +145,12 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         });
     }
     config.public_url = url("public_url", &settings.public_url, false)?;
+    let proxies = settings.trusted_proxies.iter();
+    let proxies = proxies.map(|text| {
+        let bad = |_| bad_value("trusted_proxies", format!("{text:?}"), None);
+        text.parse().map_err(bad)
+    });
+    config.trusted_proxies = proxies.collect::<Result<_, _>>()?;
     config.country_db = path(&settings.country_db);
     config.city_db = path(&settings.city_db);
     config.asn_db = path(&settings.asn_db);
@@ -215,6 +221,16 @@ fn check_limits(settings: &Settings, config: &mut BrokerConfig) -> Result<(), Co
         "max_http_requests",
         settings.max_http_requests,
         l.http_requests,
+    )?;
+    l.address_requests_per_second = number(
+        "max_address_requests_per_second",
+        settings.max_address_requests_per_second,
+        l.address_requests_per_second,
+    )?;
+    l.wallet_requests_per_second = number(
+        "max_wallet_requests_per_second",
+        settings.max_wallet_requests_per_second,
+        l.wallet_requests_per_second,
     )?;
     l.session_seconds = number(
         "session_seconds",

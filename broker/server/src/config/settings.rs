@@ -32,6 +32,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
+    /// Address of a proxy before http-listen, whose X-Forwarded-For is believed; repeat for more [default: none]
+    #[arg(long, value_name = "IP")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<String>,
     /// MaxMind database (.mmdb) that knows countries [default: none, no address has a country]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,6 +144,15 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_http_requests: Option<u64>,
+    /// HTTP requests a second from one address (IPv6: one /64), 0 to 1000000; bursts of ten times as many; 0 for any
+    /// number [default: 200]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_address_requests_per_second: Option<u64>,
+    /// HTTP requests a second from one wallet, in the same way [default: 100]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_wallet_requests_per_second: Option<u64>,
     /// Seconds that a requester's session counts, 60 to 86400 [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::idempotency::{self, InFlight};
+use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
 use super::{admin, deals, explorer, offers, sessions};
 use crate::desk::{Desk, DeskError};
@@ -41,6 +42,7 @@ pub(crate) struct App {
     pub(crate) nonce_key: [u8; 32],
     /// Anybody with a wallet may sign in, and each sign-in is a write: only a few may stand in the others' way.
     pub(crate) sign_ins: Semaphore,
+    pub(crate) limits: Limits,
     /// Requests with an idempotency key that are being worked on.
     pub(crate) in_flight: InFlight,
     pub(crate) stop: watch::Receiver<bool>,
@@ -92,7 +94,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/session", post(sessions::open))
         .route("/v1/offers", get(offers::offers))
         .merge(signed_in);
-    surround(routes, app)
+    let limited = middleware::from_fn_with_state(Arc::clone(&app), limits::limited);
+    surround(routes, app).layer(limited)
 }
 
 /// The operator's routes, for a listener of their own.

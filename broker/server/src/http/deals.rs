@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipsx_market::http::{BoundDeal, Connected, DealView, EndDeal, Frames, SignDeal};
@@ -17,11 +18,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::app::finish;
-use super::extract::{Body, DealPath, SignedIn, Wait};
+use super::extract::{Body, DealPath, Page, SignedIn, Wait};
 use super::problem::{Answer, ProblemResponse};
 
-/// Deals in one list.
-const MAX_LISTED: u32 = 200;
 /// Frames in one post.
 const MAX_FRAMES: usize = 32;
 
@@ -29,10 +28,30 @@ const MAX_FRAMES: usize = 32;
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
-) -> Answer<Vec<DealView>> {
-    let deals = app.desk.store.deals_of(wallet, MAX_LISTED).await;
-    let deals = deals.map_err(crate::desk::DeskError::from)?;
-    Ok(Json(deals.iter().map(DealRecord::view).collect()))
+    page: Page,
+) -> Result<Response, ProblemResponse> {
+    // One more than asked for tells whether there is another page.
+    let deals = app
+        .desk
+        .store
+        .deals_of(wallet, page.after, page.limit + 1)
+        .await;
+    let mut deals = deals.map_err(crate::desk::DeskError::from)?;
+    let more = deals.len() > page.limit as usize;
+    deals.truncate(page.limit as usize);
+    let views: Vec<DealView> = deals.iter().map(DealRecord::view).collect();
+    let mut response = Json(views).into_response();
+    if let Some(last) = deals.last().filter(|_| more) {
+        let cursor = Page::cursor((last.proposed_at, last.deal_id));
+        let link = format!(
+            "</v1/deals?limit={}&cursor={cursor}>; rel=\"next\"",
+            page.limit
+        );
+        if let Ok(link) = HeaderValue::from_str(&link) {
+            response.headers_mut().insert(header::LINK, link);
+        }
+    }
+    Ok(response)
 }
 
 /// `GET /v1/deals/{id}`

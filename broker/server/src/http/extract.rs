@@ -10,18 +10,25 @@ use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request};
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipsx_market::http::ProblemKind;
-use ipsx_metering::{Address, DealId};
+use ipsx_metering::{Address, B256, DealId, UnixSeconds};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::App;
+use super::limits::WalletVerdict;
 use super::problem::ProblemResponse;
 use super::sessions;
 
+/// Deals in one list.
+const MAX_LISTED: u32 = 200;
 /// Longest long poll.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// The wallet whose session the request belongs to.
+/// The wallet whose session the request belongs to; it stays on the request, so that it is looked up and counted once.
+#[derive(Clone, Copy)]
 pub(crate) struct SignedIn(pub(crate) Address);
 
 impl FromRequestParts<Arc<App>> for SignedIn {
@@ -31,6 +38,9 @@ impl FromRequestParts<Arc<App>> for SignedIn {
         parts: &mut Parts,
         app: &Arc<App>,
     ) -> Result<Self, ProblemResponse> {
+        if let Some(known) = parts.extensions.get::<Self>() {
+            return Ok(*known);
+        }
         let token = parts
             .headers
             .get(AUTHORIZATION)
@@ -41,12 +51,21 @@ impl FromRequestParts<Arc<App>> for SignedIn {
                 "this needs a session: sign in at /v1/session and send the token as Authorization: Bearer …",
             ));
         };
-        match sessions::wallet(app, token).await? {
-            Some(wallet) => Ok(Self(wallet)),
-            None => Err(ProblemResponse::unauthorized(
+        let Some(wallet) = sessions::wallet(app, token).await? else {
+            return Err(ProblemResponse::unauthorized(
                 "the session's token is unknown or has expired: sign in again at /v1/session",
-            )),
+            ));
+        };
+        if let Some(verdict) = app.limits.wallets.take(wallet, Instant::now()) {
+            if let Some(WalletVerdict(told)) = parts.extensions.get() {
+                told.get_or_init(|| verdict);
+            }
+            if let Some(refusal) = verdict.refusal() {
+                return Err(refusal);
+            }
         }
+        parts.extensions.insert(Self(wallet));
+        Ok(Self(wallet))
     }
 }
 
@@ -88,6 +107,65 @@ impl<S: Send + Sync> FromRequestParts<S> for DealPath {
     }
 }
 
+/// `?limit=N&cursor=CURSOR`: a page of a list of deals, newest first.
+pub(crate) struct Page {
+    pub(crate) limit: u32,
+    /// The last deal of the page before.
+    pub(crate) after: Option<(UnixSeconds, DealId)>,
+}
+
+impl Page {
+    /// What the next page is asked for by.
+    pub(crate) fn cursor((at, id): (UnixSeconds, DealId)) -> String {
+        URL_SAFE_NO_PAD.encode([at.0.to_be_bytes().as_slice(), id.0.as_slice()].concat())
+    }
+
+    fn read_cursor(text: &str) -> Option<(UnixSeconds, DealId)> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (at, id) = bytes.split_first_chunk::<8>()?;
+        let id = B256::try_from(id).ok()?;
+        Some((UnixSeconds(u64::from_be_bytes(*at)), DealId(id)))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Page {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
+        let mut page = Self {
+            limit: MAX_LISTED,
+            after: None,
+        };
+        for (name, value) in query_pairs(parts, state).await {
+            match name.as_str() {
+                "limit" => {
+                    let limit = value.parse().ok().filter(|n| (1..=MAX_LISTED).contains(n));
+                    page.limit = limit.ok_or_else(|| {
+                        ProblemResponse::invalid(format!(
+                            "limit must be a number from 1 to {MAX_LISTED}"
+                        ))
+                    })?;
+                }
+                "cursor" => {
+                    let after = Self::read_cursor(&value);
+                    page.after = Some(after.ok_or_else(|| {
+                        ProblemResponse::invalid(
+                            "cursor must be as the Link header of the page before has it",
+                        )
+                    })?);
+                }
+                other => return Err(unknown_parameter(other, "limit and cursor")),
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn unknown_parameter(name: &str, known: &str) -> ProblemResponse {
+    let name: String = name.chars().take(40).collect();
+    ProblemResponse::invalid(format!("{name:?} is no parameter here; use {known}"))
+}
+
 /// `?wait=SECONDS&status=STATUS`: how long to wait for news, and what is known already.
 pub(crate) struct Wait {
     pub(crate) limit: Duration,
@@ -114,12 +192,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
                     wait.limit = Duration::from_secs(seconds).min(MAX_WAIT);
                 }
                 "status" => wait.status = Some(value),
-                other => {
-                    let name: String = other.chars().take(40).collect();
-                    return Err(ProblemResponse::invalid(format!(
-                        "{name:?} is no parameter here; use wait and status"
-                    )));
-                }
+                other => return Err(unknown_parameter(other, "wait and status")),
             }
         }
         Ok(wait)

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tower_service::Service;
 
 use crate::error::StartError;
 
@@ -21,6 +24,10 @@ const HEADERS: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 16 * 1024;
 /// How long answers under way may take once the broker stops.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Left on each request: who is at the other end of its connection.
+#[derive(Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// A listener, the requesters' or the operator's.
 pub(crate) struct HttpServer {
@@ -63,10 +70,14 @@ impl HttpServer {
                 accepted = accept(&self.listener, &places) => accepted,
                 _ = stop.wait_for(|stop| *stop) => break,
             };
-            let Some((stream, place)) = accepted else {
+            let Some((stream, peer, place)) = accepted else {
                 continue;
             };
-            let service = TowerToHyperService::new(router.clone());
+            let router = router.clone();
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(peer));
+                router.clone().call(request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS)
@@ -93,13 +104,13 @@ impl HttpServer {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Small answers should not wait for more to come.
             let _ = stream.set_nodelay(true);
-            Some((stream, place))
+            Some((stream, peer, place))
         }
         Err(error) => {
             tracing::warn!(%error, "no connection accepted");
