@@ -39,7 +39,7 @@ fn the_table_has_a_line_for_each_lease_and_as_many_cells_as_its_heading() {
     let lines: Vec<_> = text.split_terminator("\r\n").collect();
     assert_eq!(lines.len(), 3);
     for line in &lines {
-        assert_eq!(line.split(',').count(), 20, "{line}");
+        assert_eq!(line.split(',').count(), 21, "{line}");
     }
     assert!(lines[1].contains("192.0.2.7,FR,"), "{}", lines[1]);
 }
