@@ -209,6 +209,7 @@ fn numbers_and_names_are_those_of_the_code() {
         ProblemKind::SoldOut,
         ProblemKind::InsufficientDeposit,
         ProblemKind::Conflict,
+        ProblemKind::KeyReused,
         ProblemKind::TooManyRequests,
         ProblemKind::Unavailable,
         ProblemKind::Internal,
