@@ -55,6 +55,7 @@ struct World {
     wallet: Wallet,
     provider_wallet: Wallet,
     provider_program: Option<Program>,
+    _dns: Program,
     _origins: Vec<Program>,
     _files: Vec<NamespaceFile>,
 }
@@ -118,8 +119,14 @@ impl World {
         }
         let files = vec![
             NamespaceFile::new(&requester, "resolv.conf", RESOLVER),
-            NamespaceFile::new(&provider, "hosts", &format!("{WEB} {NAME}\n")),
+            NamespaceFile::new(&provider, "resolv.conf", "nameserver 127.0.0.1\n"),
         ];
+        let mut dns = provider.command("dnsmasq");
+        dns.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv"]);
+        dns.args(["--no-hosts", "--bind-interfaces", "--user=root"]);
+        dns.args(["--listen-address=127.0.0.1", &format!("--local=/{NAME}/")]);
+        dns.arg(format!("--host-record={NAME},{WEB}"));
+        let dns = Program::start("dnsmasq", &mut dns);
         let origins = ["[::]:8080", "[::]:53", "0.0.0.0:8081"].map(|address| {
             let mut origin = web.command(env!("CARGO_BIN_EXE_origin"));
             Program::start("origin", origin.arg(address))
@@ -136,6 +143,7 @@ impl World {
             wallet,
             provider_wallet,
             provider_program: None,
+            _dns: dns,
             _origins: origins.into(),
             _files: files,
         };

@@ -11,7 +11,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use ipsx_market::offer::Country;
 use ipsx_metering::{Address, Amount, DealId};
 
 use crate::amount;
@@ -211,7 +210,7 @@ pub struct DemoArgs {
     pub seconds: u32,
     /// Country to lease in: FR, DE or JP
     #[arg(long, value_name = "CC", default_value = "FR", value_parser = country::parse)]
-    pub country: Country,
+    pub country: ipsx_market::offer::Country,
     /// Leave everything running, with the addresses and commands to try
     #[arg(long)]
     pub keep: bool,
