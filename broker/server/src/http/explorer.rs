@@ -7,7 +7,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
-use ipsx_metering::Amount;
+use ipsx_metering::{Amount, UnixSeconds};
+use time::OffsetDateTime;
 
 use super::App;
 use super::problem::{Answer, ProblemResponse};
@@ -36,7 +37,7 @@ fn render(view: &Overview) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"5\">\
          <meta name=\"viewport\" content=\"width=device-width\"><title>ipsx network</title><style>{STYLE}</style></head>\
          <body>\n<header><h1>ipsx network</h1><p><code>{}</code></p></header>\n{}{}{}{}\
-         <footer>The same as JSON: <a href=\"/v1/overview\">/v1/overview</a>. Amounts in IPSX, times in seconds since 1970 (UTC). \
+         <footer>The same as JSON: <a href=\"/v1/overview\">/v1/overview</a>. Amounts in IPSX, times in UTC. \
          Channels are named by their ids alone.</footer></body></html>\n",
         view.network,
         tiles(view),
@@ -75,7 +76,7 @@ fn holdings(view: &Overview) -> String {
             format!("{}.{:02} %", view.fee_bps / 100, view.fee_bps % 100),
         ),
         ("bond under notice", tokens(view.bond_leaving)),
-        ("block time", view.block_time.to_string()),
+        ("block time", utc(view.block_time)),
         ("deposits watched", view.payers.to_string()),
     ];
     if let Some(totals) = &view.totals {
@@ -127,7 +128,7 @@ fn channels(view: &Overview) -> String {
             tokens(line.capacity),
             tokens(line.claimed),
             tokens(line.held),
-            line.valid_until
+            utc(line.valid_until)
         );
     }
     table(
@@ -178,6 +179,21 @@ fn code(value: impl std::fmt::Display) -> String {
     format!("<code>{value}</code>")
 }
 
+/// To the second; a time that no calendar has stays a number.
+fn utc(time: UnixSeconds) -> String {
+    let known = i64::try_from(time.0).ok();
+    match known.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()) {
+        Some(at) => format!(
+            "{} {:02}:{:02}:{:02}",
+            at.date(),
+            at.hour(),
+            at.minute(),
+            at.second()
+        ),
+        None => time.to_string(),
+    }
+}
+
 /// Whole tokens, exact.
 fn tokens(amount: Amount) -> String {
     let (whole, fraction) = (amount.0 / UNIT, amount.0 % UNIT);
@@ -198,6 +214,12 @@ mod tests {
         assert_eq!(tokens(Amount(UNIT)), "1");
         assert_eq!(tokens(Amount(1)), "0.000000000000000001");
         assert_eq!(tokens(Amount(12 * UNIT + UNIT / 4)), "12.25");
+    }
+
+    #[test]
+    fn times_are_of_a_calendar() {
+        assert_eq!(utc(UnixSeconds(1_795_216_174)), "2026-11-20 23:09:34");
+        assert_eq!(utc(UnixSeconds(u64::MAX)), u64::MAX.to_string());
     }
 
     #[test]
