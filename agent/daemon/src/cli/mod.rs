@@ -1,5 +1,6 @@
 //! The command line: what can be typed, with its help.
 
+mod address;
 mod country;
 pub mod duration;
 mod filter;
@@ -165,6 +166,7 @@ pub struct ConnectArgs {
         long,
         value_name = "ADDRESS",
         env = "IPSX_PAYER",
+        value_parser = address::parse,
         help_heading = "Price"
     )]
     pub payer: Option<Address>,

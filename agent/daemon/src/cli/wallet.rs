@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use ipsx_metering::{Address, Amount};
 
-use super::duration;
+use super::{address, duration};
 use crate::amount;
 
 /// `ipsx wallet …`
@@ -57,10 +57,10 @@ pub struct ImportArgs {
 #[derive(Clone, Debug, Args)]
 pub struct AuthorizeArgs {
     /// Session keys, by address [default: those of this wallet]
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = address::parse)]
     pub keys: Vec<Address>,
     /// Whose deposit they may spend: prints the transactions for that wallet to execute [default: this wallet, at once]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub payer: Option<Address>,
     /// How long, such as 12h or 30d; a lease needs a key that lasts a day longer
     #[arg(long = "for", value_name = "TIME", default_value = "30d", value_parser = duration::parse)]
@@ -75,10 +75,10 @@ pub struct AuthorizeArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub struct RevokeArgs {
     /// Session keys, by address [default: those of this wallet]
-    #[arg(value_name = "KEY")]
+    #[arg(value_name = "KEY", value_parser = address::parse)]
     pub keys: Vec<Address>,
     /// Whose deposit they may spend: prints the transactions for that wallet to execute [default: this wallet, at once]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub payer: Option<Address>,
 }
 
@@ -89,7 +89,7 @@ pub struct DepositArgs {
     #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
     pub amount: Amount,
     /// Whose deposit [default: this wallet's]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub payer: Option<Address>,
 }
 
@@ -120,13 +120,13 @@ pub struct WithdrawDepositArgs {
     #[arg(value_name = "AMOUNT", value_parser = amount::parse)]
     pub amount: Option<Amount>,
     /// Who receives them [default: this wallet]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub to: Option<Address>,
     /// Do it against the operator: request now, run again after 48 h to take
     #[arg(long)]
     pub without_operator: bool,
     /// Whose deposit: prints the transaction for that wallet to execute, now and again after 48 h [default: this wallet's]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub payer: Option<Address>,
 }
 
@@ -134,6 +134,6 @@ pub struct WithdrawDepositArgs {
 #[derive(Clone, Debug, Args)]
 pub struct WithdrawCreditsArgs {
     /// Who receives the tokens [default: this wallet]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     pub to: Option<Address>,
 }
