@@ -29,6 +29,9 @@ const LONGEST_TTL: u32 = 86_400;
 /// The longest message without extensions, plus one to see that it was longer.
 const DATAGRAM: usize = 513;
 
+/// Links from a name to the one that has addresses: a longer chain is nobody's need, and following it costs time.
+const LONGEST_CHAIN: usize = 16;
+
 /// What a name leads to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
@@ -199,13 +202,15 @@ fn follow(answer: &Message, name: &Name) -> Found {
         ttl: LONGEST_TTL,
     };
     let mut current = name.clone();
-    // A chain has no more links than the answer has records, even if it is a circle.
-    for _ in &answer.answers {
+    // Past the end of these links no address is taken, so none is told whose names were not all seen.
+    for _ in 0..LONGEST_CHAIN {
         let link = answer.answers.iter().find_map(|record| match &record.data {
             RData::CNAME(target) if record.name == current => Some((target.0.clone(), record.ttl)),
             _ => None,
         });
-        let Some((target, ttl)) = link else { break };
+        let Some((target, ttl)) = link.filter(|(target, _)| !found.names.contains(target)) else {
+            break;
+        };
         found.ttl = found.ttl.min(ttl);
         found.names.push(target.clone());
         current = target;

@@ -55,6 +55,27 @@ fn a_circle_of_names_ends() {
 }
 
 #[test]
+fn a_chain_that_is_too_long_tells_no_address() {
+    let end = |links: usize| {
+        let mut records: Vec<_> = (0..links)
+            .map(|link| {
+                cname(
+                    &format!("n{link}.example."),
+                    &format!("n{}.example.", link + 1),
+                    60,
+                )
+            })
+            .collect();
+        records.push(a(&format!("n{links}.example."), [9, 9, 9, 9], 60));
+        follow(&answer(records), &name("n0.example."))
+            .addresses
+            .len()
+    };
+    assert_eq!(end(LONGEST_CHAIN), 1);
+    assert_eq!(end(LONGEST_CHAIN + 1), 0);
+}
+
+#[test]
 fn resolvers_are_read_as_the_system_reads_them() {
     let file = "# nameserver 1.1.1.1\nsearch lan\nnameserver 192.168.1.1\nnameserver\t::1 # local\n\
                 nameserver nonsense\nnameserver fe80::1%3\nnameserver 9.9.9.9\n";
