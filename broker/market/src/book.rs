@@ -8,6 +8,7 @@
 mod addresses;
 mod find;
 mod index;
+mod page;
 mod refusal;
 mod row;
 mod shared;
@@ -22,6 +23,7 @@ use crate::offer::{Offer, Placement};
 use crate::request::Filter;
 use find::{Effort, Search};
 use index::Index;
+pub use page::{Found, NoPosition, Position};
 pub use refusal::{NoMatch, PlaceError};
 use row::{Held, Rank, Row, RowId, Rows};
 
@@ -241,9 +243,8 @@ impl OfferBook {
         now: UnixSeconds,
         limit: usize,
     ) -> Vec<(Listing, u32)> {
-        let found = self.look_for(wanted, now, &[]).list(limit);
-        let rows = found.into_iter().filter_map(|at| self.rows.get(at));
-        rows.map(|row| (self.rows.listing(row), row.free_leases()))
+        let page = self.page(wanted, now, limit, None).into_iter();
+        page.map(|found| (found.listing, found.free_leases))
             .collect()
     }
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 
+use crate::book::Position;
 use crate::geo::Circle;
 use crate::matching::Wanted;
 use crate::offer::{Country, Protocol, Tier};
@@ -16,7 +17,7 @@ use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
 
 /// Every name.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 22] = [
     "country",
     "region",
     "city",
@@ -38,6 +39,7 @@ pub const NAMES: [&str; 21] = [
     "seconds",
     "expected_bytes",
     "limit",
+    "cursor",
 ];
 
 /// Most offers in one answer.
@@ -56,6 +58,8 @@ pub struct OfferQuery {
     pub expected_bytes: u64,
     /// Most offers in the answer, at most [`MAX_RESULTS`].
     pub limit: usize,
+    /// Only offers that stand behind this.
+    pub after: Option<Position>,
 }
 
 impl Default for OfferQuery {
@@ -69,6 +73,7 @@ impl Default for OfferQuery {
             seconds: None,
             expected_bytes: 0,
             limit: MAX_RESULTS,
+            after: None,
         }
     }
 }
@@ -158,6 +163,10 @@ impl OfferQuery {
             ("seconds", number(self.seconds.unwrap_or(0).into())),
             ("expected_bytes", number(self.expected_bytes)),
             ("limit", number(limit)),
+            (
+                "cursor",
+                self.after.map_or_else(String::new, |at| at.to_string()),
+            ),
         ];
         pairs
             .into_iter()
@@ -217,6 +226,10 @@ impl OfferQuery {
             }
             "seconds" => self.seconds = Some(one("seconds", value, number)?),
             "expected_bytes" => self.expected_bytes = one("expected_bytes", value, number)?,
+            "cursor" => {
+                let allowed = "as the Link header of the page before has it";
+                self.after = Some(one("cursor", value, allowed)?);
+            }
             "limit" => self.limit = one::<usize>("limit", value, number)?.min(MAX_RESULTS),
             place => return take_place(f, place, value),
         }
@@ -328,6 +341,7 @@ mod tests {
             ("max_price_per_second", "5"),
             ("seconds", "60"),
             ("limit", "7"),
+            ("cursor", &"0f".repeat(48)),
         ]);
         let query = query.unwrap();
         assert_eq!(query.filter.countries.len(), 3);
@@ -353,5 +367,8 @@ mod tests {
         let error = OfferQuery::parse([("colour", "red")]).unwrap_err();
         assert!(error.to_string().contains("max_price_per_second"));
         assert!(OfferQuery::parse([("limit", "-1")]).is_err());
+        for cursor in ["", "0f", &"0x".repeat(48), &"é".repeat(48)] {
+            assert!(OfferQuery::parse([("cursor", cursor)]).is_err(), "{cursor}");
+        }
     }
 }

@@ -74,8 +74,9 @@ impl Search<'_> {
         Err(self.explain(&candidates))
     }
 
-    /// Rows in order, free or not; at most `limit`.
-    pub(super) fn list(&self, limit: usize) -> Vec<RowId> {
+    /// Rows in order, free or not, behind this one; at most `limit`.
+    pub(super) fn list(&self, limit: usize, after: Option<Rank>) -> Vec<Rank> {
+        let after = after.map(|rank| (self.wanted().cost(&rank.prices(rank.per_gib)), rank));
         let mut candidates = self.index.candidates(self.wanted().filter);
         candidates.sort_by_key(Candidates::at_most);
         let fits = |at: RowId| {
@@ -85,13 +86,14 @@ impl Search<'_> {
         let possible = intersection(&candidates, self.index.all());
         if possible.len() <= self.effort.sorted {
             let found = possible.iter().filter(|at| fits(*at));
-            let mut found: Vec<_> = found.filter_map(|at| self.key(at)).collect();
+            let found = found.filter_map(|at| self.key(at));
+            let mut found: Vec<_> = found.filter(|key| Some(*key) > after).collect();
             found.sort_unstable();
             found.truncate(limit);
-            return found.into_iter().map(|(_, rank)| rank.row).collect();
+            return found.into_iter().map(|(_, rank)| rank).collect();
         }
         let accepts = |at| possible.contains(at) && fits(at);
-        let found = self.walk(Price::Within, false, limit, usize::MAX, accepts);
+        let found = self.walk(Price::Within, false, (limit, after), usize::MAX, accepts);
         found.unwrap_or_default()
     }
 
@@ -117,8 +119,8 @@ impl Search<'_> {
             let row = self.rows.get(at);
             row.is_some_and(|row| self.fits(row, at, price, free))
         };
-        if let Ok(found) = self.walk(price, free, 1, self.effort.steps, fits) {
-            return found.first().copied();
+        if let Ok(found) = self.walk(price, free, (1, None), self.effort.steps, fits) {
+            return found.first().map(|rank| rank.row);
         }
         let possible = intersection(by_size, self.index.all());
         self.first_of(possible.iter(), |_| true, price, free)
@@ -151,7 +153,8 @@ impl Search<'_> {
         best.map(|(_, rank)| rank.row)
     }
 
-    /// Looks in the order of price for the first rows that are accepted; gives up with an error after some steps.
+    /// Looks in the order of price for the first so many rows that are accepted, behind one; gives up with an error after
+    /// some steps.
     ///
     /// Of one price per second, rows stand in the order of what they cost in all. So once one of them costs more than the
     /// worst that would be taken, the next price is what is looked at.
@@ -159,10 +162,10 @@ impl Search<'_> {
         &self,
         price: Price,
         free: bool,
-        limit: usize,
+        (limit, after): (usize, Option<Key>),
         steps: usize,
         accepts: impl Fn(RowId) -> bool,
-    ) -> Result<Vec<RowId>, GaveUp> {
+    ) -> Result<Vec<Rank>, GaveUp> {
         let none = BTreeSet::new();
         let others = if free { &none } else { self.sold_out };
         let (mut found, mut left, mut from) = (BTreeSet::<Key>::new(), steps, Some(0));
@@ -183,7 +186,7 @@ impl Search<'_> {
                     break;
                 }
                 left = left.checked_sub(1).ok_or(GaveUp)?;
-                if accepts(rank.row) {
+                if Some(key) > after && accepts(rank.row) {
                     found.insert(key);
                     if found.len() > limit {
                         found.pop_last();
@@ -191,7 +194,7 @@ impl Search<'_> {
                 }
             }
         }
-        Ok(found.into_iter().map(|(_, rank)| rank.row).collect())
+        Ok(found.into_iter().map(|(_, rank)| rank).collect())
     }
 
     /// Whether this row, or one after it, can be within the price limits.

@@ -31,8 +31,8 @@ const NONE: RowId = RowId::MAX;
 pub(super) struct Rank {
     pub(super) per_second: u128,
     pub(super) per_gib: u128,
-    standing: u32,
-    sequence: u64,
+    pub(super) standing: u32,
+    pub(super) sequence: u64,
     pub(super) row: RowId,
 }
 

@@ -1,10 +1,12 @@
 //! Random histories: the book agrees with the obvious one after every step.
 
-use ipsx_metering::{Amount, B256, NetworkId, PricePerGib, PricePerSecond, Prices};
+use ipsx_metering::{
+    Amount, B256, NetworkId, OfferId, PricePerGib, PricePerSecond, Prices, UnixSeconds,
+};
 use proptest::prelude::*;
 
 use super::super::find::Effort;
-use super::super::{BookLimits, HoldId, OfferBook, Slot};
+use super::super::{BookLimits, HoldId, OfferBook, Position, Slot};
 use super::model::Model;
 use super::{NOW, provider};
 use crate::geo::Point;
@@ -316,6 +318,7 @@ fn run(steps: Vec<Step>, effort: Effort) {
                     .take(5)
                     .collect();
                 assert_eq!(real, expected);
+                assert_eq!(by_pages(&book, &wanted, now, 5), expected);
             }
         }
         assert_eq!(book.len(), model.offers.len());
@@ -334,6 +337,25 @@ fn run(steps: Vec<Step>, effort: Effort) {
                 leases
             );
         }
+    }
+}
+
+/// The first lines of a search, two at a time, with the position in between as clients have it.
+fn by_pages(
+    book: &OfferBook,
+    wanted: &Wanted<'_>,
+    now: UnixSeconds,
+    lines: usize,
+) -> Vec<(OfferId, u32)> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = book.page(wanted, now, 2.min(lines - all.len()), after);
+        let Some(last) = page.last() else {
+            return all;
+        };
+        after = Some(Position::from_bytes(last.position.to_bytes()));
+        assert_eq!(after, Some(last.position));
+        all.extend(page.iter().map(|line| (line.listing.id, line.free_leases)));
     }
 }
 
