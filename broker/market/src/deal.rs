@@ -42,6 +42,7 @@ pub struct ProviderTerms {
 
 /// A deal as both wallets sign it. Its struct hash is the [`DealId`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Deal {
     /// Network that binds it.
     pub network: NetworkId,
@@ -50,26 +51,35 @@ pub struct Deal {
     /// The offer it takes from.
     pub offer: OfferId,
     /// Who leases.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub requester: Address,
     /// Who lends.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub provider: Address,
     /// Owner of the deposit that pays.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub payer: Address,
     /// Session key that signs the vouchers.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub payer_signer: Address,
     /// Where the payments go: the channel's provider.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub payout: Address,
     /// Salt of the channel.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::HashText))]
     pub channel_salt: B256,
     /// Key that signs the receipts.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub agent_key: Address,
     /// WireGuard key of the provider.
     pub provider_tunnel_key: TunnelKey,
     /// WireGuard key of the requester.
     pub requester_tunnel_key: TunnelKey,
     /// The address that is sold.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::IpText))]
     pub exit_address: IpAddr,
     /// Keccak of the exit policy that holds for the lease.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::HashText))]
     pub policy_hash: B256,
     /// What is charged.
     pub prices: Prices,
@@ -84,6 +94,7 @@ pub struct Deal {
     /// Started by then.
     pub start_by: UnixSeconds,
     /// Makes the deal unique.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::HashText))]
     pub salt: B256,
 }
 
@@ -181,6 +192,7 @@ impl TypedData for Deal {
 
 /// Whether a deal is bound. Written once, before it is released; two different ones prove fraud.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Outcome {
     /// The deal.
     pub deal_id: DealId,
@@ -191,6 +203,7 @@ pub struct Outcome {
 /// The two outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Binding {
     /// Every signature arrived in time.
     Bound,

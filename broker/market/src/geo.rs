@@ -21,10 +21,13 @@ const ONE: i128 = 1 << 60;
 
 /// A point of the earth, in millionths of a degree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Point {
     /// North is positive; from -90,000,000 to 90,000,000.
+    #[cfg_attr(feature = "openapi", schema(minimum = -90000000, maximum = 90000000))]
     pub latitude: i32,
     /// East is positive; from -180,000,000 to 180,000,000.
+    #[cfg_attr(feature = "openapi", schema(minimum = -180000000, maximum = 180000000))]
     pub longitude: i32,
 }
 
@@ -81,10 +84,12 @@ impl Direction {
 
 /// Everything within a distance of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Circle {
     /// The middle.
     pub center: Point,
     /// The distance, in kilometres.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 20016))]
     pub km: u32,
 }
 

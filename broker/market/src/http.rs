@@ -14,26 +14,32 @@ use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
 use crate::request::SignedRequest;
 use crate::services::ServiceName;
-use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus, Side};
 
 /// `GET /v1/network`: what a client must know before it signs anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NetworkInfo {
-    /// [`crate::messages::PROTOCOL_VERSION`].
+    /// Version of all messages and signed types.
     pub version: u16,
     /// The network.
     pub network: NetworkId,
     /// Chain and `Centralizer`.
     pub domain: Domain,
     /// The token.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub token: Address,
     /// The operator's wallet.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub operator: Address,
     /// Fee in basis points.
+    #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub fee_bps: u16,
     /// Who receives the fee.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub treasury: Address,
     /// Where agents connect by QUIC.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
     pub agents: SocketAddr,
     /// URL of the chain's JSON-RPC: absolute, or a path on this server for the embedded chain.
     pub chain_rpc: String,
@@ -41,8 +47,10 @@ pub struct NetworkInfo {
 
 /// `POST /v1/session/nonce`: a nonce for Sign-In with Ethereum (EIP-4361).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SessionNonce {
     /// Goes into the message. Valid once, for five minutes.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[0-9a-f]{64}$"))]
     pub nonce: String,
     /// Goes into the message as its domain.
     pub domain: String,
@@ -52,8 +60,10 @@ pub struct SessionNonce {
 
 /// `POST /v1/session`: the signed message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignIn {
     /// The EIP-4361 message.
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096))]
     pub message: String,
     /// EIP-191 signature of the wallet over it.
     pub signature: Signature,
@@ -61,8 +71,10 @@ pub struct SignIn {
 
 /// The answer to [`SignIn`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Session {
     /// Bearer token (RFC 6750).
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[0-9a-f]{64}$"))]
     pub token: String,
     /// Until when it counts.
     pub expires_at: UnixSeconds,
@@ -77,10 +89,12 @@ impl fmt::Debug for Session {
 
 /// One line of `GET /v1/offers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OfferView {
     /// The offer.
     pub offer: OfferId,
     /// The provider's wallet.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub provider: Address,
     /// Where it is, as the broker placed it.
     pub placement: Placement,
@@ -89,9 +103,11 @@ pub struct OfferView {
     /// How much its exit lets through.
     pub tier: Tier,
     /// TCP ports that it opens at every public address.
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub ports: Vec<PortRange>,
     /// Services that a lease comes with.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 16))]
     pub services: Vec<ServiceName>,
     /// What it costs.
     pub prices: Prices,
@@ -100,13 +116,16 @@ pub struct OfferView {
     /// Leases that could start now.
     pub free_leases: u32,
     /// Shortest lease in seconds.
+    #[cfg_attr(feature = "openapi", schema(minimum = 5, maximum = 2678400))]
     pub min_seconds: u32,
     /// Longest lease in seconds.
+    #[cfg_attr(feature = "openapi", schema(minimum = 5, maximum = 2678400))]
     pub max_seconds: u32,
 }
 
 /// `POST /v1/requests`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PostRequest {
     /// The request, with its signatures.
     pub request: SignedRequest,
@@ -114,6 +133,7 @@ pub struct PostRequest {
 
 /// The answer to [`PostRequest`]: a deal that the provider has signed and the requester may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProposedDeal {
     /// Its id.
     pub deal_id: DealId,
@@ -127,6 +147,7 @@ pub struct ProposedDeal {
 
 /// `POST /v1/deals/{id}/signature`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignDeal {
     /// The requester's wallet over the deal.
     pub signature: Signature,
@@ -136,6 +157,7 @@ pub struct SignDeal {
 
 /// The answer to [`SignDeal`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BoundDeal {
     /// The network's word.
     pub outcome: Signed<Outcome>,
@@ -146,6 +168,7 @@ pub struct BoundDeal {
 /// `GET /v1/deals/{id}` and each of `GET /v1/deals`. With `?wait=SECONDS&status=STATUS` (the status the client
 /// knows) the answer waits for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DealView {
     /// Its id.
     pub deal_id: DealId,
@@ -173,12 +196,57 @@ pub struct DealView {
     pub amount: Option<Amount>,
 }
 
+/// Data of the events `deal` of `GET /v1/deals/{id}/events` and `GET /v1/events`: one side of a deal has moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DealEvent {
+    /// The deal.
+    pub deal_id: DealId,
+    /// When, by the broker's clock.
+    pub at: UnixSeconds,
+    /// Which side moved.
+    pub side: Side,
+    /// Where the provider stands since then.
+    pub provider: ProviderStatus,
+    /// Where the requester stands since then.
+    pub requester: RequesterStatus,
+    /// Where the deal stands since then.
+    pub status: DealStatus,
+    /// Why, in a word or two.
+    pub cause: String,
+}
+
+/// Data of the event `end`, after which a stream is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StreamEnd {
+    /// Why.
+    pub reason: StreamEndReason,
+}
+
+/// Why a stream is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum StreamEndReason {
+    /// The deal is, so nothing more will come.
+    DealOver,
+    /// The session is: sign in again, and go on after the last event.
+    SessionOver,
+    /// The events were not taken as fast as they came: go on after the last one.
+    TooSlow,
+    /// The broker stops or failed: go on after the last event, there or at another broker.
+    BrokerStops,
+}
+
 /// `POST /v1/deals/{id}/connected`: the tunnel is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Connected {}
 
 /// `POST /v1/deals/{id}/end`: the requester's end of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EndDeal {
     /// How it ended on this side.
     pub report: EndReport,
@@ -187,15 +255,19 @@ pub struct EndDeal {
 /// `GET /v1/deals/{id}/frames?wait=SECONDS`: sealed frames for the payer, oldest first.
 /// `POST` of the same carries the payer's to the provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Frames {
     /// Sealed frames in standard base64 (RFC 4648 §4).
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
     pub frames: Vec<String>,
 }
 
 /// `POST /v1/withdrawals`: asks for the operator's consent to an immediate withdrawal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PostWithdrawal {
     /// Who receives the tokens.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub to: Address,
     /// How much.
     pub amount: Amount,
@@ -206,6 +278,7 @@ pub type SignedWithdrawal = Signed<Withdrawal>;
 
 /// Problem details (RFC 9457) of every error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// `urn:ipsx:problem:` and a [`ProblemKind`]'s name.
     #[serde(rename = "type")]
@@ -213,17 +286,23 @@ pub struct Problem {
     /// The kind in words.
     pub title: String,
     /// HTTP status.
+    #[cfg_attr(feature = "openapi", schema(minimum = 400, maximum = 599))]
     pub status: u16,
     /// What happened, to what, and what to do.
     pub detail: String,
     /// `urn:ipsx:occurrence:` and 32 hex digits, by which the operator finds this very answer in the log; a proxy in
     /// between may answer without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(pattern = "^urn:ipsx:occurrence:[0-9a-f]{32}$")
+    )]
     pub instance: Option<String>,
 }
 
 /// What a client can tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ProblemKind {
     /// The body or a parameter is malformed or out of range.
     #[serde(rename = "urn:ipsx:problem:invalid-request")]

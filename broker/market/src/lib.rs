@@ -12,6 +12,8 @@ pub mod market;
 pub mod matching;
 pub mod messages;
 pub mod offer;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod payment;
 pub mod place;
 pub mod ports;

@@ -70,14 +70,19 @@ impl TypedData for BrokerAuthentication {
 
 /// How to reach a lease that is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ready {
     /// UDP endpoint of the provider's WireGuard.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
     pub endpoint: SocketAddr,
     /// The requester's inner IPv4 address.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::Ipv4Text))]
     pub address_v4: Ipv4Addr,
     /// The requester's inner IPv6 address, if the exit carries IPv6.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<ipsx_metering::openapi::Ipv6Text>))]
     pub address_v6: Option<Ipv6Addr>,
     /// The provider's inner address: name server, and where vouchers go.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::Ipv4Text))]
     pub gateway: Ipv4Addr,
     /// UDP port for vouchers and receipts at the gateway.
     pub control_port: u16,
@@ -91,6 +96,7 @@ pub struct Ready {
 
 /// How and why a lease ended, as one side reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EndReport {
     /// Why.
     pub cause: EndCause,
@@ -105,6 +111,7 @@ pub struct EndReport {
 /// Why a lease ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum EndCause {
     /// Its time was up.
     Completed,

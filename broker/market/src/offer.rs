@@ -28,6 +28,7 @@ pub struct Protocols(u32);
 /// A way to use a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Protocol {
     /// A WireGuard peer of the provider.
     Wireguard,
@@ -117,6 +118,7 @@ impl From<Protocols> for Vec<Protocol> {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Tier {
     /// TCP to the ports of the web, and names.
     #[default]
@@ -177,8 +179,10 @@ pub struct UnknownTier(String);
 
 /// How much of the provider can be sold at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Capacity {
     /// Leases at the same time.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000000))]
     pub leases: u32,
     /// Mbit/s from the requesters, all leases together.
     pub mbit_up: u32,

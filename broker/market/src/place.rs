@@ -177,6 +177,7 @@ impl fmt::Display for Country {
 /// What kind of network an address belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum AddressType {
     /// A home.
     Residential,
@@ -223,6 +224,7 @@ impl fmt::Display for AddressType {
 /// How requesters reach a provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Reachability {
     /// Anybody can send to it.
     Direct,
@@ -237,6 +239,7 @@ pub const MAX_REPUTATION: u16 = 1_000;
 
 /// What was measured of an offer, each only once there is something to go by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Measured {
     /// How requesters reach it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -252,6 +255,7 @@ pub struct Measured {
     pub mbit_down: Option<u32>,
     /// From 0 to [`MAX_REPUTATION`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub reputation: Option<u16>,
 }
 
@@ -263,8 +267,10 @@ impl Measured {
 
 /// Where an address is, and what it is like. What nobody has found out is absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Placement {
     /// Source address that the broker saw.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::IpText))]
     pub address: IpAddr,
     /// Country by the database; `None` when the database does not know the address.
     pub country: Option<Country>,

@@ -19,6 +19,7 @@ pub use ipsx_metering::CounterSource;
 /// Which IP versions the leased address may be of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum IpVersion {
     /// Either.
     #[default]
@@ -32,27 +33,35 @@ pub enum IpVersion {
 /// Conditions on an offer and its placement. Empty lists and zeros ask for nothing; what is not known of an offer does not
 /// meet a condition on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Filter {
     /// One of these countries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub countries: Vec<Country>,
     /// One of these regions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub regions: Vec<Region>,
     /// One of these cities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub cities: Vec<City>,
     /// Within one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 16))]
     pub circles: Vec<Circle>,
     /// One of these autonomous systems.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub asns: Vec<u32>,
     /// An address within one of these prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<ipsx_metering::openapi::PrefixText>, max_items = 256))]
     pub prefixes: Vec<IpNet>,
     /// One of these types of address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 3))]
     pub address_types: Vec<AddressType>,
     /// Version of the address.
     #[serde(default)]
@@ -65,9 +74,11 @@ pub struct Filter {
     pub tier: Tier,
     /// All of these TCP ports, open at every public address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub ports: Vec<u16>,
     /// All of these services.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 16))]
     pub services: Vec<ServiceName>,
     /// At least this rate from the requester, Mbit/s: offered, and not measured to be less.
     #[serde(default)]
@@ -80,6 +91,7 @@ pub struct Filter {
     pub max_latency_ms: u16,
     /// At least this reputation.
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub min_reputation: u16,
 }
 
@@ -135,10 +147,12 @@ impl fmt::Debug for TunnelKey {
 
 /// A request for one address; signed by the requester's wallet as EIP-712 typed data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Request {
     /// Network that is asked.
     pub network: NetworkId,
     /// The requester's wallet.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub requester: Address,
     /// Makes the request unique.
     pub nonce: u64,
@@ -149,15 +163,19 @@ pub struct Request {
     /// The most that the lease may cost in all.
     pub budget: Amount,
     /// Length of the lease.
+    #[cfg_attr(feature = "openapi", schema(minimum = 5, maximum = 2678400))]
     pub seconds: u32,
     /// Bytes that it will carry about, both directions; offers are compared by what that costs.
     #[serde(default)]
     pub expected_bytes: u64,
     /// Owner of the deposit that pays.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub payer: Address,
     /// Session key that signs the vouchers.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::AddressText))]
     pub payer_signer: Address,
     /// Salt of the payment channel; zero unless an earlier channel was abandoned.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::HashText))]
     pub channel_salt: B256,
     /// The requester's WireGuard key.
     pub tunnel_key: TunnelKey,
@@ -179,6 +197,7 @@ impl Request {
 /// A wallet that pays for itself appoints its session key by naming it. Whoever names another payer shows that this
 /// payer's session key agrees to this very request; that the payer appointed the key, the chain says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SignedRequest {
     /// What is asked for.
     pub message: Request,

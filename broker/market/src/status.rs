@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 /// Where the provider stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ProviderStatus {
     /// Asked to sign.
     Offered,
@@ -42,6 +43,7 @@ pub enum ProviderStatus {
 /// Where the requester stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum RequesterStatus {
     /// Asked for an address.
     Requested,
@@ -62,6 +64,7 @@ pub enum RequesterStatus {
 /// Where the deal stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum DealStatus {
     /// Signatures are missing.
     Proposed,
@@ -267,6 +270,7 @@ pub struct DealClock {
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Side {
     /// Lends.
     Provider,

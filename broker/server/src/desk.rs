@@ -18,7 +18,7 @@ use ipsx_market::deal::Binding;
 use ipsx_market::http::ProposedDeal;
 use ipsx_market::market::{Command, Market, MarketConfig, RequestFailure, Ticket};
 use ipsx_market::messages::BrokerMessage;
-use ipsx_metering::{Amount, CapacityLedger, CreditLine, DealId, UnixSeconds};
+use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId, UnixSeconds};
 use ipsx_settlement::VoucherStore;
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, oneshot};
 
@@ -43,6 +43,13 @@ const NEWS: usize = 1_024;
 
 type Answer = Result<Box<ProposedDeal>, RequestFailure>;
 
+/// A deal has changed, and the change is on disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News {
+    pub(crate) deal: DealId,
+    pub(crate) requester: Address,
+}
+
 /// What one thing at a time may change.
 pub(crate) struct Books {
     market: Market,
@@ -65,7 +72,7 @@ pub(crate) struct Desk {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) placer: Placer,
-    news: broadcast::Sender<DealId>,
+    news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
     turns: [Mutex<()>; 64],
@@ -138,8 +145,8 @@ impl Desk {
         })
     }
 
-    /// News of deals: ids of those that changed.
-    pub(crate) fn news(&self) -> broadcast::Receiver<DealId> {
+    /// News of deals.
+    pub(crate) fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
     }
 
@@ -296,7 +303,10 @@ impl Desk {
             self.mailboxes.close(record.deal_id);
         }
         // Nobody may be waiting.
-        let _ = self.news.send(record.deal_id);
+        let _ = self.news.send(News {
+            deal: record.deal_id,
+            requester: record.deal.requester,
+        });
     }
 
     /// For writes of what memory has already: one that failed leaves the two apart, and nothing more is released until

@@ -3,16 +3,22 @@
 mod admin;
 mod app;
 mod deals;
+mod events;
 mod explorer;
 mod extract;
 mod idempotency;
 mod limits;
 mod offers;
+mod openapi;
+mod patient;
+mod places;
 mod problem;
 mod server;
 mod sessions;
 
 pub(crate) use app::{App, admin_router, router};
+pub(crate) use events::Streams;
 pub(crate) use idempotency::InFlight;
 pub(crate) use limits::{Limiter, Limits};
+pub(crate) use openapi::text as openapi;
 pub(crate) use server::HttpServer;

@@ -40,11 +40,16 @@ pub use error::{GrantError, StartError};
 use agents::Listener;
 use config::ChainConfig;
 use desk::Desk;
-use http::{App, HttpServer, InFlight, Limiter, Limits};
+use http::{App, HttpServer, InFlight, Limiter, Limits, Streams};
 use metrics::Metrics;
 use operator::{Operator, random};
 use placement::{Databases, Placer};
 use store::Store;
+
+/// The requesters' interface as an OpenAPI 3.1 document, as `GET /openapi.json` has it.
+pub fn openapi() -> &'static str {
+    http::openapi()
+}
 
 /// How often the clock is looked at, and how often what has expired is forgotten.
 const TICK: Duration = Duration::from_millis(250);
@@ -117,6 +122,8 @@ impl Broker {
                 trusted_proxies: config.trusted_proxies.clone(),
             },
             in_flight: InFlight::default(),
+            // Streams are for long; they leave room for whoever comes with a question.
+            streams: Streams::new(config.limits.http_requests as usize / 2),
             stop: stopping.clone(),
         });
         let endpoint = listener.endpoint();

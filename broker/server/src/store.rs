@@ -1,6 +1,7 @@
 //! Everything that must survive, in SQLite: the only place with queries.
 
 mod answers;
+mod changes;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,6 +17,7 @@ use sqlx::sqlite::{
 };
 
 pub(crate) use answers::{KEPT, KeyState, NonceState};
+pub(crate) use changes::Change;
 
 /// The store failed, or holds what it should not.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +138,8 @@ impl Store {
         .await
         .map_err(|e| self.failed(e))?;
         for transition in transitions {
-            self.insert_transition(&mut tx, transition).await?;
+            self.insert_transition(&mut tx, record.deal.requester, transition)
+                .await?;
         }
         if let Some(outcome) = &record.outcome {
             let at = transitions.last().map_or(record.proposed_at, |t| t.at);
@@ -348,12 +351,15 @@ impl Store {
     async fn insert_transition(
         &self,
         tx: &mut SqliteConnection,
+        wallet: Address,
         transition: &Transition,
     ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO transitions (deal_id, at, side, provider, requester, status, cause) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO transitions (deal_id, wallet, at, side, provider, requester, status, cause)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(transition.deal_id.to_string())
+        .bind(hex(wallet))
         .bind(seconds(transition.at))
         .bind(self.word(&transition.side)?)
         .bind(self.word(&transition.provider)?)

@@ -128,6 +128,7 @@ price!(
 
 /// What a lease has used so far: totals since it became ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Usage {
     /// Seconds of service, without those on hold.
     pub secs: u64,
@@ -146,6 +147,7 @@ impl Usage {
 
 /// What a deal charges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Prices {
     /// For each second of service.
     pub per_second: PricePerSecond,

@@ -12,6 +12,8 @@ mod end;
 mod error;
 mod ids;
 mod known_signer;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 mod operator;
 mod payer;
 mod provider;

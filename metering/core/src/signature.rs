@@ -124,6 +124,7 @@ impl fmt::Debug for SecretKey {
 
 /// A message with its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Signed<T> {
     /// What was signed.
     pub message: T,

@@ -7,6 +7,7 @@ use crate::{Address, Amount, Channel, ChannelId, DealId, Prices, Usage};
 /// Whose traffic counters decide what is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum CounterSource {
     /// The payer compares the provider's totals with its own and pays for no more than both saw.
     Both,

@@ -33,10 +33,12 @@ mod sol {
 
 /// The EIP-712 domain of one deployed `Centralizer`: nothing signed for one replays on another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Domain {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Address of the `Centralizer`.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::AddressText))]
     pub contract: Address,
 }
 
@@ -88,12 +90,15 @@ pub trait TypedData {
 
 /// A session key's permission to sign vouchers for a payer on one network; signed by the payer's wallet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Authorization {
     /// Network whose deposit the key may spend from.
     pub network: NetworkId,
     /// Owner of the deposit.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::AddressText))]
     pub payer: Address,
     /// The session key.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::AddressText))]
     pub signer: Address,
     /// Last second at which the key counts.
     pub valid_to: UnixSeconds,
@@ -125,6 +130,7 @@ impl Channel {
 
 /// The operator's promise that the payer's deposit covers a channel up to `capacity`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reservation {
     /// The channel.
     pub channel_id: ChannelId,
@@ -136,12 +142,14 @@ pub struct Reservation {
 
 /// The payer's promise: the provider may claim `cumulative` in all from this channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Voucher {
     /// The channel.
     pub channel_id: ChannelId,
     /// Total of all vouchers so far, this one included.
     pub cumulative: Amount,
     /// Signing hash of the receipt it answers; zero for the first of a deal.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::HashText))]
     pub receipt_hash: B256,
 }
 
@@ -177,12 +185,15 @@ pub struct Close {
 
 /// The operator's consent to an immediate withdrawal of a deposit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Withdrawal {
     /// Network of the deposit.
     pub network: NetworkId,
     /// Owner of the deposit.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::AddressText))]
     pub owner: Address,
     /// Who receives the tokens.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::AddressText))]
     pub to: Address,
     /// How much.
     pub amount: Amount,

@@ -6,12 +6,14 @@ use std::fmt::Debug;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipsx_market::http::{
-    BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
-    PostWithdrawal, Problem, ProblemKind, ProposedDeal, Session, SessionNonce, SignDeal,
+    BoundDeal, Connected, DealEvent, DealView, EndDeal, Frames, NetworkInfo, OfferView,
+    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedDeal, Session, SessionNonce,
+    SignDeal,
 };
 use ipsx_market::messages::PROTOCOL_VERSION;
+use ipsx_market::record::Cause;
 use ipsx_market::sign_in::{self, Expected};
-use ipsx_market::status::{ProviderStatus, RequesterStatus, deal_status};
+use ipsx_market::status::{ProviderStatus, RequesterStatus, Side, deal_status};
 use ipsx_metering::{Address, Amount, Authorization, Signed, UnixSeconds, Withdrawal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,6 +56,7 @@ fn http_bodies_are_written_as_ever() {
     bodies.check("sign-deal", &sign_deal());
     bodies.check("bound-deal", &bound_deal());
     bodies.check("deal", &deal_view());
+    bodies.check("deal-event", &deal_event());
     bodies.check("connected", &Connected {});
     let report = examples::report();
     bodies.check("end-deal", &EndDeal { report });
@@ -215,6 +218,19 @@ fn deal_view() -> DealView {
         cause: Some(report.cause),
         usage: Some(report.usage),
         amount: Some(report.amount),
+    }
+}
+
+fn deal_event() -> DealEvent {
+    let (provider, requester) = (ProviderStatus::Serving, RequesterStatus::Funded);
+    DealEvent {
+        deal_id: deal_view().deal_id,
+        at: UnixSeconds(1_899_998_101),
+        side: Side::Provider,
+        provider,
+        requester,
+        status: deal_status(provider, requester),
+        cause: Cause::FirstVoucher.to_string(),
     }
 }
 

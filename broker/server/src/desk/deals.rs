@@ -1,14 +1,14 @@
 //! What requesters do.
 
-use ipsx_market::book::Listing;
+use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
 use ipsx_market::market::{DealRefusal, Ticket};
-use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::SignedRequest;
+use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, DealId};
 use tokio::sync::oneshot;
@@ -30,18 +30,22 @@ impl Desk {
         }
     }
 
-    /// Offers that are what somebody wants, cheapest first.
+    /// A page of the offers that are what somebody wants, cheapest first, and where the next page begins, if there is
+    /// one.
     pub(crate) async fn search(
         &self,
-        wanted: &Wanted<'_>,
-        limit: usize,
-    ) -> Result<Vec<OfferView>, DeskError> {
+        query: &OfferQuery,
+    ) -> Result<(Vec<OfferView>, Option<Position>), DeskError> {
         // Never closed, so there is always a place in time.
         let _place = self.searches.acquire().await;
         let books = self.books().await?;
-        let found = books.market.book().search(wanted, clock::now(), limit);
-        let views = found.iter().map(|(listing, free)| view(listing, *free));
-        Ok(views.collect())
+        // One more than asked for tells whether there is another page.
+        let (book, lines) = (books.market.book(), query.limit + 1);
+        let mut found = book.page(&query.wanted(), clock::now(), lines, query.after);
+        let more = found.len() > query.limit;
+        found.truncate(query.limit);
+        let next = found.last().filter(|_| more).map(|last| last.position);
+        Ok((found.iter().map(view).collect(), next))
     }
 
     /// Finds a deal for a request, and waits for the provider's signature. With `again`, the same may have been asked
@@ -311,7 +315,8 @@ fn already(
     })
 }
 
-fn view(listing: &Listing, free_leases: u32) -> OfferView {
+fn view(found: &Found) -> OfferView {
+    let listing = &found.listing;
     let offer = &listing.offer;
     OfferView {
         offer: listing.id,
@@ -323,7 +328,7 @@ fn view(listing: &Listing, free_leases: u32) -> OfferView {
         services: offer.services.clone(),
         prices: offer.prices,
         capacity: offer.capacity,
-        free_leases,
+        free_leases: found.free_leases,
         min_seconds: offer.min_seconds,
         max_seconds: offer.max_seconds,
     }

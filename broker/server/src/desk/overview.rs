@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ipsx_market::status::DealStatus;
+use ipsx_metering::openapi::{AddressText, HashText};
 use ipsx_metering::{Address, Amount, B256, ChannelId, Domain, NetworkId, UnixSeconds};
 use ipsx_settlement::Totals;
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::{Desk, DeskError};
 
@@ -22,15 +24,17 @@ const BLOCKS: u64 = 10_000;
 pub(super) type Cached = Option<(Instant, Overview)>;
 
 /// The network at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Overview {
     /// The network.
     pub(crate) network: NetworkId,
     /// Chain and contract.
     pub(crate) domain: Domain,
     /// The operator's wallet.
+    #[schema(value_type = AddressText)]
     pub(crate) operator: Address,
     /// Who receives the fees.
+    #[schema(value_type = AddressText)]
     pub(crate) treasury: Address,
     /// The fee in basis points.
     pub(crate) fee_bps: u16,
@@ -43,6 +47,7 @@ pub(crate) struct Overview {
     /// Its time.
     pub(crate) block_time: UnixSeconds,
     /// Everything the contract holds; `None` on a chain that others run, where adding it up would read all its history.
+    #[schema(value_type = Option<BTreeMap<String, Amount>>)]
     pub(crate) totals: Option<Totals>,
     /// Offers in the book.
     pub(crate) offers: usize,
@@ -63,7 +68,7 @@ pub(crate) struct Overview {
 }
 
 /// A channel with its latest reservation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ChannelLine {
     /// Its id; whose it is, is not said.
     pub(crate) channel: ChannelId,
@@ -78,11 +83,12 @@ pub(crate) struct ChannelLine {
 }
 
 /// A claim as the contract logged it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct ClaimLine {
     /// The channel.
     pub(crate) channel: ChannelId,
     /// Its transaction.
+    #[schema(value_type = HashText)]
     pub(crate) transaction: B256,
     /// Height of its block.
     pub(crate) block: u64,

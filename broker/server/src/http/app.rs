@@ -18,11 +18,14 @@ use ipsx_market::http::{NetworkInfo, ProblemKind};
 use ipsx_settlement::json_rpc;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
+use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, explorer, offers, sessions};
+use super::{admin, deals, explorer, offers, openapi, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -45,6 +48,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// Requests with an idempotency key that are being worked on.
     pub(crate) in_flight: InFlight,
+    /// Streams of events that are being read.
+    pub(crate) streams: Streams,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -67,35 +72,48 @@ impl App {
 
 /// The requesters' routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let rpc = post(rpc).layer(DefaultBodyLimit::max(MAX_RPC_BODY));
-    let signed_in = Router::new()
-        .route("/v1/requests", post(offers::request))
-        .route("/v1/withdrawals", post(offers::withdraw))
-        .route("/v1/deals", get(deals::list))
-        .route("/v1/deals/{id}", get(deals::show))
-        .route("/v1/deals/{id}/signature", post(deals::sign))
-        .route("/v1/deals/{id}/outcome", get(deals::outcome))
-        .route("/v1/deals/{id}/connected", post(deals::connected))
-        .route("/v1/deals/{id}/end", post(deals::end))
-        .route(
-            "/v1/deals/{id}/frames",
-            get(deals::receive).post(deals::send),
-        )
-        .route_layer(middleware::from_fn_with_state(
-            Arc::clone(&app),
-            idempotency::once,
-        ));
-    let routes = Router::new()
-        .route("/rpc", rpc)
-        .route("/explorer", get(explorer::page))
-        .route("/v1/network", get(offers::network))
-        .route("/v1/overview", get(explorer::overview))
-        .route("/v1/session/nonce", post(sessions::nonce))
-        .route("/v1/session", post(sessions::open))
-        .route("/v1/offers", get(offers::offers))
-        .merge(signed_in);
+    let signed_in = signed_in().route_layer(middleware::from_fn_with_state(
+        Arc::clone(&app),
+        idempotency::once,
+    ));
+    let (routes, _) = open_to_all().merge(signed_in).split_for_parts();
     let limited = middleware::from_fn_with_state(Arc::clone(&app), limits::limited);
     surround(routes, app).layer(limited)
+}
+
+/// What needs a session.
+fn signed_in() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(offers::request))
+        .routes(routes!(offers::withdraw))
+        .routes(routes!(deals::list))
+        .routes(routes!(deals::show))
+        .routes(routes!(events::of_wallet))
+        .routes(routes!(events::of_deal))
+        .routes(routes!(deals::sign))
+        .routes(routes!(deals::outcome))
+        .routes(routes!(deals::connected))
+        .routes(routes!(deals::end))
+        .routes(routes!(deals::receive, deals::send))
+}
+
+/// What anybody may ask.
+fn open_to_all() -> OpenApiRouter<Arc<App>> {
+    let rpc = routes!(rpc).layer(DefaultBodyLimit::max(MAX_RPC_BODY));
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(rpc)
+        .routes(routes!(explorer::page))
+        .routes(routes!(openapi::document))
+        .routes(routes!(offers::network))
+        .routes(routes!(explorer::overview))
+        .routes(routes!(sessions::nonce))
+        .routes(routes!(sessions::open))
+        .routes(routes!(offers::offers))
+}
+
+/// The requesters' routes as OpenAPI has them.
+pub(super) fn described() -> utoipa::openapi::OpenApi {
+    open_to_all().merge(signed_in()).into_openapi()
 }
 
 /// The operator's routes, for a listener of their own.
@@ -185,6 +203,17 @@ async fn wrong_method(request: Request) -> ProblemResponse {
 }
 
 /// `POST /rpc`: the embedded chain's JSON-RPC.
+#[utoipa::path(
+    post,
+    path = "/rpc",
+    operation_id = "callChain",
+    summary = "JSON-RPC 2.0 of the embedded chain; 404 on a network that is on another one.",
+    request_body(content = serde_json::Value, content_type = "application/json"),
+    responses(
+        (status = 200, description = "One answer, or those of a batch.", body = serde_json::Value),
+        (status = 204, description = "All were notifications.")
+    ),
+)]
 async fn rpc(
     State(app): State<Arc<App>>,
     body: Result<Bytes, axum::extract::rejection::BytesRejection>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,18 +13,28 @@ use ipsx_market::http::{BoundDeal, Connected, DealView, EndDeal, Frames, SignDea
 use ipsx_market::record::DealRecord;
 use ipsx_market::sealed::{MAX_SEALED, NONCE_BYTES};
 use ipsx_metering::{Address, DealId};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::app::finish;
-use super::extract::{Body, DealPath, Page, SignedIn, Wait};
+use super::extract::{Body, DealPath, Page, SignedIn, Wait, link_next};
 use super::problem::{Answer, ProblemResponse};
+use crate::desk::News;
 
 /// Frames in one post.
 const MAX_FRAMES: usize = 32;
 
 /// `GET /v1/deals`
+#[utoipa::path(
+    get,
+    path = "/v1/deals",
+    operation_id = "listDeals",
+    summary = "The wallet's deals as a requester, newest first.",
+    responses((status = 200, description = "A page of deals; Link names the next one.", body = Vec<DealView>)),
+    security(("session" = [])),
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -43,18 +53,21 @@ pub(super) async fn list(
     let mut response = Json(views).into_response();
     if let Some(last) = deals.last().filter(|_| more) {
         let cursor = Page::cursor((last.proposed_at, last.deal_id));
-        let link = format!(
-            "</v1/deals?limit={}&cursor={cursor}>; rel=\"next\"",
-            page.limit
-        );
-        if let Ok(link) = HeaderValue::from_str(&link) {
-            response.headers_mut().insert(header::LINK, link);
-        }
+        let next = format!("/v1/deals?limit={}&cursor={cursor}", page.limit);
+        link_next(response.headers_mut(), &next);
     }
     Ok(response)
 }
 
 /// `GET /v1/deals/{id}`
+#[utoipa::path(
+    get,
+    path = "/v1/deals/{id}",
+    operation_id = "getDeal",
+    summary = "A deal, for its requester or its provider; at once, or when its status changes.",
+    responses((status = 200, description = "The deal.", body = DealView)),
+    security(("session" = [])),
+)]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -66,23 +79,23 @@ pub(super) async fn show(
     loop {
         let record = app.desk.deal(wallet, id).await?;
         let same = wait.status.as_deref() == Some(record.status().as_str());
-        if !same || !next_news(&app, &mut news, id, until).await {
+        if !same || !next_news(&app, &mut news, |news| news.deal == id, until).await {
             return Ok(Json(record.view()));
         }
     }
 }
 
-/// Waits for news of a deal; false when the time is up or the broker stops.
-async fn next_news(
+/// Waits for news that matter; false when the time is up or the broker stops.
+pub(super) async fn next_news(
     app: &App,
-    news: &mut tokio::sync::broadcast::Receiver<DealId>,
-    id: DealId,
+    news: &mut Receiver<News>,
+    matter: impl Fn(&News) -> bool,
     until: Instant,
 ) -> bool {
     let arrived = async {
         loop {
             match news.recv().await {
-                Ok(changed) if changed != id => {}
+                Ok(news) if !matter(&news) => {}
                 // Whoever fell behind looks for itself.
                 Ok(_) | Err(RecvError::Lagged(_)) => return true,
                 Err(RecvError::Closed) => return false,
@@ -96,6 +109,15 @@ async fn next_news(
 }
 
 /// `POST /v1/deals/{id}/signature`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/signature",
+    operation_id = "signDeal",
+    summary = "The requester's signature, which binds the deal.",
+    request_body = SignDeal,
+    responses((status = 200, description = "The network's word.", body = BoundDeal)),
+    security(("session" = [])),
+)]
 pub(super) async fn sign(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -107,6 +129,14 @@ pub(super) async fn sign(
 }
 
 /// `GET /v1/deals/{id}/outcome`
+#[utoipa::path(
+    get,
+    path = "/v1/deals/{id}/outcome",
+    operation_id = "getOutcome",
+    summary = "The network's word on a deal.",
+    responses((status = 200, description = "The network's word.", body = BoundDeal)),
+    security(("session" = [])),
+)]
 pub(super) async fn outcome(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -116,6 +146,15 @@ pub(super) async fn outcome(
 }
 
 /// `POST /v1/deals/{id}/connected`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/connected",
+    operation_id = "reportConnected",
+    summary = "The tunnel is up.",
+    request_body = Connected,
+    responses((status = 200, description = "The deal.", body = DealView)),
+    security(("session" = [])),
+)]
 pub(super) async fn connected(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -127,6 +166,15 @@ pub(super) async fn connected(
 }
 
 /// `POST /v1/deals/{id}/end`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/end",
+    operation_id = "endDeal",
+    summary = "Ends the lease.",
+    request_body = EndDeal,
+    responses((status = 200, description = "The deal.", body = DealView)),
+    security(("session" = [])),
+)]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -138,6 +186,14 @@ pub(super) async fn end(
 }
 
 /// `GET /v1/deals/{id}/frames`
+#[utoipa::path(
+    get,
+    path = "/v1/deals/{id}/frames",
+    operation_id = "receiveFrames",
+    summary = "Sealed frames from the provider; what was taken is gone.",
+    responses((status = 200, description = "Frames, oldest first; none if none came in time.", body = Frames)),
+    security(("session" = [])),
+)]
 pub(super) async fn receive(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
@@ -161,6 +217,15 @@ pub(super) async fn receive(
 }
 
 /// `POST /v1/deals/{id}/frames`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/frames",
+    operation_id = "sendFrames",
+    summary = "Sealed frames for the provider.",
+    request_body = Frames,
+    responses((status = 204, description = "They were passed on, or dropped.")),
+    security(("session" = [])),
+)]
 pub(super) async fn send(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,

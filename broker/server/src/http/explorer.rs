@@ -21,6 +21,13 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ances
 const UNIT: u128 = 10u128.pow(18);
 
 /// `GET /explorer`
+#[utoipa::path(
+    get,
+    path = "/explorer",
+    operation_id = "getExplorer",
+    summary = "The network on one page.",
+    responses((status = 200, description = "The page.", body = String, content_type = "text/html")),
+)]
 pub(super) async fn page(State(app): State<Arc<App>>) -> Result<Response, ProblemResponse> {
     let overview = app.desk.overview().await?;
     let policy = [(header::CONTENT_SECURITY_POLICY, POLICY)];
@@ -28,6 +35,13 @@ pub(super) async fn page(State(app): State<Arc<App>>) -> Result<Response, Proble
 }
 
 /// `GET /v1/overview`
+#[utoipa::path(
+    get,
+    path = "/v1/overview",
+    operation_id = "getOverview",
+    summary = "The same as JSON.",
+    responses((status = 200, description = "The network, at most two seconds old.", body = Overview)),
+)]
 pub(super) async fn overview(State(app): State<Arc<App>>) -> Answer<Overview> {
     Ok(Json(app.desk.overview().await?))
 }

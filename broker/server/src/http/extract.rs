@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request};
-use axum::http::StatusCode;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, LINK};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipsx_market::http::ProblemKind;
@@ -23,7 +23,7 @@ use super::problem::ProblemResponse;
 use super::sessions;
 
 /// Deals in one list.
-const MAX_LISTED: u32 = 200;
+pub(super) const MAX_LISTED: u32 = 200;
 /// Longest long poll.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -41,17 +41,8 @@ impl FromRequestParts<Arc<App>> for SignedIn {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(*known);
         }
-        let token = parts
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.strip_prefix("Bearer "));
-        let Some(token) = token else {
-            return Err(ProblemResponse::unauthorized(
-                "this needs a session: sign in at /v1/session and send the token as Authorization: Bearer …",
-            ));
-        };
-        let Some(wallet) = sessions::wallet(app, token).await? else {
+        let Token(token) = Token::from_request_parts(parts, app).await?;
+        let Some(wallet) = sessions::wallet(app, &token).await? else {
             return Err(ProblemResponse::unauthorized(
                 "the session's token is unknown or has expired: sign in again at /v1/session",
             ));
@@ -66,6 +57,39 @@ impl FromRequestParts<Arc<App>> for SignedIn {
         }
         parts.extensions.insert(Self(wallet));
         Ok(Self(wallet))
+    }
+}
+
+/// The token of the request's session; [`SignedIn`] says whether it counts.
+pub(crate) struct Token(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Token {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ProblemResponse> {
+        let value = parts.headers.get(AUTHORIZATION);
+        let token = value
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "));
+        token.map(|token| Self(token.into())).ok_or_else(|| {
+            ProblemResponse::unauthorized(
+                "this needs a session: sign in at /v1/session and send the token as Authorization: Bearer …",
+            )
+        })
+    }
+}
+
+/// For paths that take no parameters.
+pub(crate) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
+        match query_pairs(parts, state).await.first() {
+            Some((name, _)) => Err(unknown_parameter(name, "none")),
+            None => Ok(Self),
+        }
     }
 }
 
@@ -158,6 +182,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
             }
         }
         Ok(page)
+    }
+}
+
+/// Names the next page of a list (RFC 8288).
+pub(crate) fn link_next(headers: &mut HeaderMap, target: &str) {
+    if let Ok(link) = HeaderValue::from_str(&format!("<{target}>; rel=\"next\"")) {
+        headers.insert(LINK, link);
     }
 }
 

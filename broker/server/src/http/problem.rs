@@ -98,7 +98,7 @@ impl ProblemResponse {
     }
 }
 
-fn title(kind: ProblemKind) -> &'static str {
+pub(super) fn title(kind: ProblemKind) -> &'static str {
     match kind {
         ProblemKind::InvalidRequest => "The request can't be used",
         ProblemKind::Unauthorized => "No valid session or signature",

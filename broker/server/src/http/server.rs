@@ -1,5 +1,6 @@
 //! Accepts connections, so many at a time, each with a limit on how long its headers may take.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +12,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service;
 
+use super::patient::Patient;
+use super::places::{Arriving, Leaving, Place, Places};
 use crate::error::StartError;
 
 /// How long a client may take over a request's headers; also how long an idle connection is kept.
 const HEADERS: Duration = Duration::from_secs(60);
 /// Bytes of headers.
 const MAX_HEADERS: usize = 16 * 1024;
+/// How long sent bytes may stay unacknowledged: whoever vanished without a word is gone after this.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 /// How long answers under way may take once the broker stops.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -60,7 +66,7 @@ impl HttpServer {
 
     /// Serves until told to stop, then lets answers under way go out.
     pub(crate) async fn run(self, router: Router, places: usize, mut stop: watch::Receiver<bool>) {
-        let places = Arc::new(Semaphore::new(places));
+        let places = Places::new(places);
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
         loop {
@@ -74,20 +80,26 @@ impl HttpServer {
                 continue;
             };
             let router = router.clone();
+            let place = Arc::new(place);
+            let at = Arc::clone(&place);
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(Peer(peer));
-                router.clone().call(request)
+                let request = request.map(|body| Arriving::new(body, Arc::clone(&at)));
+                let (answer, at) = (router.clone().call(request), Arc::clone(&at));
+                async move { Ok::<_, Infallible>(answer.await?.map(|body| Leaving::new(body, at))) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS)
                 .max_buf_size(MAX_HEADERS)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Patient::new(stream)), service);
             let connection = graceful.watch(connection);
             connections.spawn(async move {
-                let _place = place;
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "HTTP connection ended");
+                tokio::select! {
+                    ended = connection => if let Err(error) = ended {
+                        tracing::debug!(%error, "HTTP connection ended");
+                    },
+                    () = place.needed() => {}
                 }
             });
         }
@@ -103,14 +115,15 @@ impl HttpServer {
 /// The next connection, once there is a place for it.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    places: &Arc<Places>,
+) -> Option<(TcpStream, SocketAddr, Place)> {
     match listener.accept().await {
         Ok((stream, peer)) => {
             // Small answers should not wait for more to come.
             let _ = stream.set_nodelay(true);
-            Some((stream, peer, place))
+            #[cfg(target_os = "linux")]
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+            Some((stream, peer, places.take(peer).await?))
         }
         Err(error) => {
             tracing::warn!(%error, "no connection accepted");

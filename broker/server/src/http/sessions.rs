@@ -23,6 +23,13 @@ const RANDOM: usize = 8;
 const MAC: usize = 16;
 
 /// `POST /v1/session/nonce`
+#[utoipa::path(
+    post,
+    path = "/v1/session/nonce",
+    operation_id = "newNonce",
+    summary = "A nonce for Sign-In with Ethereum (EIP-4361).",
+    responses((status = 200, description = "The nonce, and what the message must say.", body = SessionNonce)),
+)]
 pub(super) async fn nonce(State(app): State<Arc<App>>) -> Json<SessionNonce> {
     let mut bytes = clock::now().0.to_be_bytes().to_vec();
     bytes.extend(random::<RANDOM>());
@@ -36,6 +43,14 @@ pub(super) async fn nonce(State(app): State<Arc<App>>) -> Json<SessionNonce> {
 }
 
 /// `POST /v1/session`
+#[utoipa::path(
+    post,
+    path = "/v1/session",
+    operation_id = "signIn",
+    summary = "Opens a session.",
+    request_body = SignIn,
+    responses((status = 200, description = "The session.", body = Session)),
+)]
 pub(super) async fn open(State(app): State<Arc<App>>, Body(body): Body<SignIn>) -> Answer<Session> {
     let now = clock::now();
     let expected = Expected {
