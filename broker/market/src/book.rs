@@ -20,6 +20,7 @@ use ipsx_metering::{Address, OfferId, UnixSeconds};
 
 use crate::matching::Wanted;
 use crate::offer::{Offer, Placement};
+use crate::place::Country;
 use crate::request::Filter;
 use find::{Effort, Search};
 use index::Index;
@@ -174,6 +175,14 @@ impl OfferBook {
     pub fn withdraw_all(&mut self, provider: Address) -> Vec<OfferId> {
         let mut rows: Vec<_> = self.rows.of_provider(provider).collect();
         rows.sort_unstable();
+        rows.into_iter().filter_map(|at| self.remove(at)).collect()
+    }
+
+    /// Takes all offers of some countries out; their leases go on.
+    pub fn withdraw_in(&mut self, gone: impl Fn(Option<Country>) -> bool) -> Vec<OfferId> {
+        let all = self.open.iter().chain(&self.sold_out).map(|rank| rank.row);
+        let rows = all.filter(|at| self.rows.get(*at).is_some_and(|row| gone(row.country)));
+        let rows: Vec<_> = rows.collect();
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 

@@ -8,6 +8,7 @@
 mod clock;
 mod exit_address;
 mod lease;
+mod shards;
 mod signing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -181,16 +182,7 @@ impl Market {
             deadlines: BTreeSet::new(),
             counter: 0,
         };
-        for record in records.into_iter().filter(|r| r.closed_at.is_none()) {
-            let hold = HoldId(market.next_number());
-            market.book.restore(hold, &record.offer, &record.filter);
-            market.insert(Live {
-                record,
-                hold,
-                away_since: Some(now),
-                deadline: None,
-            });
-        }
+        market.adopt(records, now);
         market
     }
 

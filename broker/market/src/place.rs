@@ -57,6 +57,11 @@ impl Region {
     pub fn new(country: Country, part: &str) -> Result<Self, NoRegion> {
         format!("{country}-{part}").parse()
     }
+
+    /// The country that it is a part of.
+    pub fn country(&self) -> Country {
+        self.country
+    }
 }
 
 impl FromStr for Region {

@@ -1,0 +1,59 @@
+//! Shards that come to this broker and go: the rest of the market goes on meanwhile.
+
+use ipsx_metering::{DealId, UnixSeconds};
+
+use super::{Live, Market, Ticket};
+use crate::book::HoldId;
+use crate::fleet::ShardId;
+use crate::record::DealRecord;
+
+impl Market {
+    /// Goes on where the records left it, with every agent away since `now`. Records that are closed, or here already,
+    /// are skipped.
+    pub fn adopt(&mut self, records: Vec<DealRecord>, now: UnixSeconds) {
+        let open = records.into_iter().filter(|r| r.closed_at.is_none());
+        for record in open {
+            if self.deals.contains_key(&record.deal_id) {
+                continue;
+            }
+            let hold = HoldId(self.next_number());
+            self.book.restore(hold, &record.offer, &record.filter);
+            self.insert(Live {
+                record,
+                hold,
+                away_since: Some(now),
+                deadline: None,
+            });
+        }
+    }
+
+    /// Forgets a shard that is another broker's now: its offers, its deals as they stand, and the requests that wait for
+    /// one of its providers, whose tickets are returned.
+    pub fn forget(&mut self, shard: ShardId) -> Vec<Ticket> {
+        let deals: Vec<DealId> = self
+            .deals()
+            .filter(|record| ShardId::of(&record.placement) == shard)
+            .map(|record| record.deal_id)
+            .collect();
+        for id in deals {
+            self.close(id);
+        }
+        let asked = self.pending.iter();
+        let asked = asked.filter(|(_, p)| ShardId::of(&p.listing.placement) == shard);
+        let asked: Vec<_> = asked.map(|(number, _)| *number).collect();
+        let mut tickets = Vec::new();
+        for number in asked {
+            if let Some(pending) = self.pending.remove(&number) {
+                self.book.release(pending.hold);
+                tickets.push(pending.ticket);
+            }
+        }
+        self.book
+            .withdraw_in(|country| ShardId::of_country(country) == shard);
+        tickets
+    }
+}
+
+#[cfg(test)]
+#[path = "shards_tests.rs"]
+mod tests;
