@@ -31,6 +31,7 @@ pub async fn run(args: &TunnelArgs, output: &Output) -> Result<(), Failure> {
     output.line(format!(
         "interface {name} ready for `wg setconf {name} FILE`"
     ));
+    ipsx_tunnel_os::forget_start();
     let ended = tokio::select! {
         ended = device.ended() => ended,
         _ = interrupt.recv() => stop(&mut device).await,

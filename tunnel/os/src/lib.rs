@@ -65,3 +65,13 @@ pub use tun::TunError;
 pub use uapi_socket::UapiSocketError;
 #[cfg(target_os = "linux")]
 pub use watch::Watch;
+
+/// Gives back the memory that pages of the program's files take which only starting needed; what runs is mapped again as
+/// it is reached. For programs that run for weeks, once they have started. Does nothing where the system offers no way.
+pub fn forget_start() {
+    #[cfg(target_os = "linux")]
+    {
+        let bytes = sys::unmap_read_only();
+        tracing::debug!(bytes, "pages of files are mapped anew as they are reached");
+    }
+}

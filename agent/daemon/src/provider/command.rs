@@ -1,6 +1,7 @@
 //! `ipsx provide`: consent, start, a line for each event, a clean end.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
 
 use ipsx_agent_core::provider::{ConsentText, ProviderEvent};
 use ipsx_settlement::Signer;
@@ -21,6 +22,9 @@ use crate::network::Network;
 use crate::output::Output;
 use crate::wallet;
 
+/// After this long a start is over: the wallet is open, the offer placed.
+const STARTING: Duration = Duration::from_secs(5);
+
 /// Runs `ipsx provide` until SIGINT or SIGTERM.
 pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
     if args.clean_up {
@@ -40,8 +44,14 @@ pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Res
         output.line(format!("metrics at http://{address}/metrics"));
     }
     let mut asked_to_stop = std::pin::pin!(asked_to_stop());
+    let mut started = std::pin::pin!(tokio::time::sleep(STARTING));
+    let mut starting = true;
     loop {
         tokio::select! {
+            () = &mut started, if starting => {
+                starting = false;
+                ipsx_tunnel_os::forget_start();
+            }
             event = provider.event() => match event {
                 Some(event) => show(&event, output),
                 None => return Err(Failure::new(ExitCode::Internal, "the tunnel has ended by itself")),

@@ -3,6 +3,8 @@
 
 #[cfg(target_os = "linux")]
 mod capability;
+#[cfg(target_os = "linux")]
+mod file_pages;
 mod interfaces;
 #[cfg(target_os = "linux")]
 mod netlink;
@@ -16,6 +18,7 @@ mod tun;
 pub(crate) use self::capability::lend_net_admin;
 #[cfg(target_os = "linux")]
 pub(crate) use self::{
+    file_pages::unmap_read_only,
     netlink::listen_netlink,
     steer::steer_by_session,
     tun::{TunFile, open_tun, open_tun_queues},
