@@ -90,6 +90,22 @@ impl Market {
         self
     }
 
+    /// The same, but a block counts as final only under this many more.
+    pub fn final_under(mut self, blocks: u64) -> Self {
+        let place = self.chain.iter().position(|word| word == "--rpc-finality");
+        let place = place.expect("on_node comes first");
+        self.chain[place + 1] = blocks.to_string();
+        self
+    }
+
+    /// Loses the broker's data directory; it runs the same network again when it is started.
+    pub fn forget_broker(&mut self, network: &str) {
+        self.broker = None;
+        fs::remove_dir_all(self.path().join("broker")).unwrap();
+        self.chain
+            .extend(["--network", network].map(str::to_string));
+    }
+
     /// The folder that holds everything.
     pub fn path(&self) -> &Path {
         self.folder.path()

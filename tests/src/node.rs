@@ -61,6 +61,16 @@ impl Node {
         let _: Value = self.request("evm_mine", json!([])).await;
     }
 
+    /// Makes this many empty blocks.
+    pub async fn mine(&self, blocks: u64) {
+        let _: Value = self.request("anvil_mine", json!([blocks])).await;
+    }
+
+    /// Takes back the newest blocks and puts empty ones in their place.
+    pub async fn reorganise(&self, blocks: u64) {
+        let _: Value = self.request("anvil_reorg", json!([blocks, []])).await;
+    }
+
     async fn request(&self, method: &'static str, params: Value) -> Value {
         self.chain.request(method, params).await.unwrap()
     }

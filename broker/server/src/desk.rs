@@ -164,7 +164,7 @@ impl Desk {
     /// Forgets sessions, nonces and promises whose time is over.
     pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
         self.store.forget_expired(clock::now()).await?;
-        let time = self.operator.block_time().await?;
+        let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());

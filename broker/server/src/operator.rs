@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ipsx_market::deal::{Binding, Outcome};
 use ipsx_metering::{
-    Address, Amount, B256, DealId, Domain, NetworkId, Signed, TypedData, UnixSeconds, keccak256,
+    Address, Amount, B256, CLAIM_WINDOW, DealId, Domain, NetworkId, RESERVATION_LIFETIME, Signed,
+    TypedData, UnixSeconds, keccak256,
 };
 use ipsx_settlement::{
     Call, Centralizer, Chain, ContractError, Deployment, EmbeddedChain, Genesis, KeystoreError,
@@ -24,6 +25,7 @@ use crate::store::Store;
 const DEPLOYMENT: &str = "deployment";
 const NETWORK: &str = "network";
 const FUNDED: &str = "funded";
+const LEDGER: &str = "ledger";
 
 /// Whoever signs for the network.
 pub(crate) struct Operator {
@@ -32,6 +34,7 @@ pub(crate) struct Operator {
     embedded: Option<EmbeddedChain>,
     network: NetworkId,
     state: NetworkState,
+    promises_from: UnixSeconds,
 }
 
 /// A network that this broker created, as the store remembers it.
@@ -40,6 +43,14 @@ struct Remembered {
     /// Where; a network id says nothing on another contract.
     deployment: Deployment,
     id: NetworkId,
+}
+
+/// Since when a store has the promises of a network.
+#[derive(Serialize, Deserialize)]
+struct Ledger {
+    deployment: Deployment,
+    network: NetworkId,
+    from: UnixSeconds,
 }
 
 impl Operator {
@@ -76,13 +87,20 @@ impl Operator {
                 wallet.address()
             )));
         }
+        let promises_from = promises_from(store, &centralizer, network).await?;
         Ok(Self {
             wallet,
             centralizer,
             embedded,
             network,
             state,
+            promises_from,
         })
+    }
+
+    /// The chain's time from which on deposits may be promised on: see [`promises_from`].
+    pub(crate) fn promises_from(&self) -> UnixSeconds {
+        self.promises_from
     }
 
     /// The operator's wallet.
@@ -129,6 +147,12 @@ impl Operator {
     pub(crate) async fn block_time(&self) -> Result<UnixSeconds, ContractError> {
         let head = self.centralizer.chain().head().await;
         Ok(head.map_err(ContractError::Chain)?.timestamp)
+    }
+
+    /// The time up to which the chain takes nothing back.
+    pub(crate) async fn final_time(&self) -> Result<UnixSeconds, ContractError> {
+        let time = self.centralizer.chain().final_time().await;
+        time.map_err(ContractError::Chain)
     }
 
     /// Sends tokens of the operator's own to somebody.
@@ -308,6 +332,45 @@ async fn connect(url: &str, address: Address, finality: u64) -> Result<Centraliz
     Centralizer::connect(chain, deployment)
         .await
         .map_err(chain_error)
+}
+
+/// From when on this store knows everything that may still be claimed on a network's deposits: at once if it has been
+/// there all the time, else once the last promise that was made without it has lapsed.
+async fn promises_from(
+    store: &Store,
+    centralizer: &Centralizer,
+    network: NetworkId,
+) -> Result<UnixSeconds, StartError> {
+    let deployment = centralizer.deployment();
+    let ledger: Option<Ledger> = store.meta(LEDGER).await?;
+    if let Some(ledger) = ledger.filter(|l| (l.deployment, l.network) == (deployment, network)) {
+        return Ok(ledger.from);
+    }
+    let from = if centralizer
+        .has_deposits(network)
+        .await
+        .map_err(chain_error)?
+    {
+        let head = centralizer.chain().head().await;
+        let now = head
+            .map_err(|error| StartError::Chain(error.to_string()))?
+            .timestamp;
+        let from = now.after(RESERVATION_LIFETIME + CLAIM_WINDOW + 1);
+        tracing::warn!(
+            %network, %from,
+            "this database knows nothing of what was promised on the network's deposits: no promise is made before it has lapsed"
+        );
+        from
+    } else {
+        UnixSeconds(0)
+    };
+    let ledger = Ledger {
+        deployment,
+        network,
+        from,
+    };
+    store.set_meta(LEDGER, &ledger).await?;
+    Ok(from)
 }
 
 /// The network that is named, or remembered, or else a new one.

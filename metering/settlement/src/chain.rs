@@ -209,6 +209,8 @@ pub trait Chain: Send + Sync {
     async fn call(&self, call: &Call) -> Result<Bytes, ChainError>;
     /// The same on a state that no reorganisation takes back; no output if the contract was not there yet.
     async fn call_final(&self, call: &Call) -> Result<Bytes, ChainError>;
+    /// Time of the newest block that no reorganisation takes back.
+    async fn final_time(&self) -> Result<UnixSeconds, ChainError>;
     /// Gas that a transaction with this call needs; [`ChainError::Reverted`] if it can't succeed.
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError>;
     /// What to offer for gas so that a transaction is included soon.

@@ -196,7 +196,7 @@ async fn note_claimed(
     id: ChannelId,
 ) -> Result<Amount, ClaimError> {
     let latest = centralizer.claimed(id).await?;
-    let certain = centralizer.claimed_final(id).await?;
+    let certain = centralizer.channel_final(id).await?.claimed;
     // In case the reads were of two sides of a reorganisation.
     store.set_claimed(id, certain.min(latest)).await?;
     Ok(latest)

@@ -473,6 +473,10 @@ impl Chain for EmbeddedChain {
         self.call(call).await
     }
 
+    async fn final_time(&self) -> Result<UnixSeconds, ChainError> {
+        Ok(self.lock().now())
+    }
+
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError> {
         let call = call.clone();
         self.run(move |state| state.estimate(&call)).await

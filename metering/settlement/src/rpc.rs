@@ -148,6 +148,12 @@ impl RpcChain {
         self.request("eth_getBlockByNumber", json!(["latest", false]))
             .await
     }
+
+    /// Number of the newest block that is taken for final.
+    async fn final_number(&self) -> Result<U64, ChainError> {
+        let head = self.latest().await?.number.to::<u64>();
+        Ok(U64::from(head.saturating_sub(self.finality)))
+    }
 }
 
 #[derive(Deserialize)]
@@ -253,10 +259,17 @@ impl Chain for RpcChain {
     }
 
     async fn call_final(&self, call: &Call) -> Result<Bytes, ChainError> {
-        let head = self.latest().await?.number.to::<u64>();
-        let block = U64::from(head.saturating_sub(self.finality));
+        let block = self.final_number().await?;
         self.request("eth_call", json!([RpcCall::from(call), block]))
             .await
+    }
+
+    async fn final_time(&self) -> Result<UnixSeconds, ChainError> {
+        let number = self.final_number().await?;
+        let block: RpcBlock = self
+            .request("eth_getBlockByNumber", json!([number, false]))
+            .await?;
+        Ok(UnixSeconds(block.timestamp.to()))
     }
 
     async fn estimate_gas(&self, call: &Call) -> Result<u64, ChainError> {

@@ -18,10 +18,12 @@ const LOOKS: usize = 5;
 
 /// A payer's state on the chain, as the ledger has it now.
 pub(super) struct View {
-    /// Its deposit.
+    /// Its deposit: the balance of final blocks, all else of the newest.
     pub(super) account: AccountState,
-    /// The channel that was asked for.
+    /// The channel that was asked for, its claims in final blocks.
     pub(super) channel: ChannelOnChain,
+    /// What was claimed on it up to the newest block.
+    pub(super) claimed: Amount,
 }
 
 impl Desk {
@@ -35,6 +37,9 @@ impl Desk {
 
     /// Reads a payer's state, in its [`turn`](Self::turn), and brings it into the ledger.
     ///
+    /// Deposits, claims and consents that were executed count once they are final: a reorganisation that takes a claim
+    /// back would otherwise leave its money promised twice. Requests to withdraw count at sight.
+    ///
     /// A claim moves money from the balance to a channel. Were one read before and the other after it, the same money
     /// would count twice; so the deposit is read before and after the channels, until it is the same.
     pub(super) async fn look_up(
@@ -42,24 +47,21 @@ impl Desk {
         payer: Address,
         wanted: Option<&Channel>,
     ) -> Result<View, DeskError> {
+        let from = self.operator.promises_from();
+        if from > UnixSeconds(0) && self.operator.block_time().await? < from {
+            return Err(DeskError::Forgotten(from));
+        }
         let (contract, network) = (self.operator.centralizer(), self.operator.network());
         let wanted_id = wanted.map(Channel::id);
-        // Deposits count once they are final, withdrawal requests and what leaves at sight.
-        let certain = contract.balance_final(network, payer).await?;
-        let sight = async || {
-            let mut account = contract.account(network, payer).await?;
-            account.balance = account.balance.min(certain);
-            Ok::<_, DeskError>(account)
-        };
-        let mut account = sight().await?;
+        let mut account = contract.account_final(network, payer).await?;
         for _ in 0..LOOKS {
             let mut ids = self.changed_channels(payer, &account).await?;
             ids.extend(wanted_id.filter(|id| !ids.contains(id)));
             let mut states = Vec::with_capacity(ids.len());
             for id in ids {
-                states.push((id, contract.channel(id).await?));
+                states.push((id, contract.channel_final(id).await?));
             }
-            let again = sight().await?;
+            let again = contract.account_final(network, payer).await?;
             if again != account {
                 account = again;
                 continue;
@@ -70,9 +72,12 @@ impl Desk {
                 claimed: Amount::ZERO,
                 held: Amount::ZERO,
             };
+            let newest = contract.account(network, payer).await?;
+            let mut claimed = Amount::ZERO;
             if let Some(wanted) = wanted {
                 let signer = wanted.payer_signer;
                 channel.signer_valid_to = contract.signer_valid_to(network, payer, signer).await?;
+                claimed = contract.claimed(wanted.id()).await?;
             }
             let mut books = self.books().await?;
             let ledger = &mut books.ledger;
@@ -82,9 +87,19 @@ impl Desk {
                     (channel.claimed, channel.held) = (state.claimed, state.held);
                 }
             }
-            ledger.set_deposit(payer, account.balance, account.pending);
+            // What has left since the final block had been asked for then.
+            let pending = newest.pending.max(account.pending);
+            ledger.set_deposit(payer, account.balance, pending);
             ledger.set_withdrawal_nonce(payer, account.withdrawal_nonce);
-            return Ok(View { account, channel });
+            return Ok(View {
+                account: AccountState {
+                    balance: account.balance,
+                    pending,
+                    ..newest
+                },
+                channel,
+                claimed,
+            });
         }
         Err(DeskError::Unsettled(payer))
     }

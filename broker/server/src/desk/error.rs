@@ -63,6 +63,11 @@ pub(crate) enum DeskError {
     /// The payer's state on the chain changed each time it was read.
     #[error("the account of {0} keeps changing on the chain; try again in a moment")]
     Unsettled(Address),
+    /// The database with what was promised before is lost.
+    #[error(
+        "this broker has no record of what was promised on its network before, and promises nothing until {0}, when the last of it has lapsed; try again then, or at another broker"
+    )]
+    Forgotten(UnixSeconds),
     /// The ledger makes no such promise.
     #[error(transparent)]
     Refused(#[from] Refused),

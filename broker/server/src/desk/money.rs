@@ -66,10 +66,11 @@ impl Desk {
         let channel = record.deal.channel();
         self.authorize(&record, authorization).await?;
         let _turn = self.turn(channel.payer).await;
-        let chain = self.look_up(channel.payer, Some(&channel)).await?.channel;
+        let view = self.look_up(channel.payer, Some(&channel)).await?;
+        let chain = view.channel;
         let known = self.vouchers.channel(channel.id()).await?;
         let voucher = known.and_then(|c| c.voucher).map(|v| v.message.cumulative);
-        let paid_before = voucher.unwrap_or_default().max(chain.claimed);
+        let paid_before = voucher.unwrap_or_default().max(view.claimed);
 
         let mut books = self.books().await?;
         let now = clock::now();

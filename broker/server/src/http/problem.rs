@@ -178,7 +178,8 @@ impl From<DeskError> for ProblemResponse {
             DeskError::Stopped
             | DeskError::Draining
             | DeskError::NoAnswer
-            | DeskError::Unsettled(_) => Self::unavailable(detail),
+            | DeskError::Unsettled(_)
+            | DeskError::Forgotten(_) => Self::unavailable(detail),
             DeskError::Store(_) | DeskError::Vouchers(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()

@@ -1,8 +1,8 @@
-//! What the contract's events say of one channel.
+//! What the contract's events say of channels and networks.
 
 use alloy_primitives::B256;
 use alloy_sol_types::SolEvent;
-use ipsx_metering::{Amount, ChannelId};
+use ipsx_metering::{Amount, ChannelId, NetworkId};
 
 use super::{Centralizer, ContractError, amount};
 use crate::bindings::Centralizer as abi;
@@ -36,6 +36,18 @@ impl Centralizer {
         block: u64,
     ) -> Result<Vec<(ChannelId, PaidClaim)>, ContractError> {
         self.settled(block, Vec::new()).await
+    }
+
+    /// Whether anybody ever deposited on a network.
+    pub async fn has_deposits(&self, network: NetworkId) -> Result<bool, ContractError> {
+        let filter = LogFilter {
+            addresses: vec![self.deployment().centralizer],
+            topics: vec![vec![abi::Deposited::SIGNATURE_HASH], vec![network.0]],
+            ..LogFilter::default()
+        };
+        let logs = self.chain().logs(&filter).await;
+        let logs = logs.map_err(ContractError::at("look for deposits"))?;
+        Ok(!logs.is_empty())
     }
 
     async fn settled(

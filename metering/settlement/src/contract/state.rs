@@ -74,6 +74,29 @@ pub struct Credits {
     pub nonce: u64,
 }
 
+impl From<abi::accountsReturn> for AccountState {
+    fn from(account: abi::accountsReturn) -> Self {
+        Self {
+            balance: Amount(account.balance.to()),
+            pending: Amount(account.pending.to()),
+            requested_at: UnixSeconds(account.requestedAt.to()),
+            debt: Amount(account.debt),
+            withdrawal_nonce: account.withdrawalNonce,
+            authorization_nonce: account.authorizationNonce,
+        }
+    }
+}
+
+impl From<abi::channelsReturn> for ChannelState {
+    fn from(channel: abi::channelsReturn) -> Self {
+        Self {
+            claimed: Amount(channel.claimed.to()),
+            held: Amount(channel.held.to()),
+            held_until: UnixSeconds(channel.heldUntil.to()),
+        }
+    }
+}
+
 impl Centralizer {
     /// A network; see [`NetworkState::exists`].
     pub async fn network(&self, id: NetworkId) -> Result<NetworkState, ContractError> {
@@ -103,15 +126,21 @@ impl Centralizer {
             network: network.0,
             owner,
         };
-        let a = self.read("show the account", call).await?;
-        Ok(AccountState {
-            balance: Amount(a.balance.to()),
-            pending: Amount(a.pending.to()),
-            requested_at: UnixSeconds(a.requestedAt.to()),
-            debt: Amount(a.debt),
-            withdrawal_nonce: a.withdrawalNonce,
-            authorization_nonce: a.authorizationNonce,
-        })
+        Ok(self.read("show the account", call).await?.into())
+    }
+
+    /// The same as far as it can't be taken back by a reorganisation.
+    pub async fn account_final(
+        &self,
+        network: NetworkId,
+        owner: Address,
+    ) -> Result<AccountState, ContractError> {
+        let call = abi::accountsCall {
+            network: network.0,
+            owner,
+        };
+        let account = self.read_final("show the account", call).await?;
+        Ok(account.map(Into::into).unwrap_or_default())
     }
 
     /// Last second at which a session key counts; 0 if it was never authorised.
@@ -132,42 +161,20 @@ impl Centralizer {
 
     /// What a channel was paid and what is held for it.
     pub async fn channel(&self, id: ChannelId) -> Result<ChannelState, ContractError> {
-        let c = self
-            .read("show the channel", abi::channelsCall { channelId: id.0 })
-            .await?;
-        Ok(ChannelState {
-            claimed: Amount(c.claimed.to()),
-            held: Amount(c.held.to()),
-            held_until: UnixSeconds(c.heldUntil.to()),
-        })
+        let call = abi::channelsCall { channelId: id.0 };
+        Ok(self.read("show the channel", call).await?.into())
+    }
+
+    /// The same as far as it can't be taken back by a reorganisation.
+    pub async fn channel_final(&self, id: ChannelId) -> Result<ChannelState, ContractError> {
+        let call = abi::channelsCall { channelId: id.0 };
+        let channel = self.read_final("show the channel", call).await?;
+        Ok(channel.map(Into::into).unwrap_or_default())
     }
 
     /// What a channel was paid in all so far.
     pub async fn claimed(&self, id: ChannelId) -> Result<Amount, ContractError> {
         Ok(self.channel(id).await?.claimed)
-    }
-
-    /// What a channel was paid as far as it can't be taken back by a reorganisation.
-    pub async fn claimed_final(&self, id: ChannelId) -> Result<Amount, ContractError> {
-        let call = abi::channelsCall { channelId: id.0 };
-        let Some(c) = self.read_final("show the channel", call).await? else {
-            return Ok(Amount::ZERO);
-        };
-        Ok(Amount(c.claimed.to()))
-    }
-
-    /// An owner's balance as far as it can't be taken back by a reorganisation.
-    pub async fn balance_final(
-        &self,
-        network: NetworkId,
-        owner: Address,
-    ) -> Result<Amount, ContractError> {
-        let call = abi::accountsCall {
-            network: network.0,
-            owner,
-        };
-        let account = self.read_final("show the account", call).await?;
-        Ok(account.map_or(Amount::ZERO, |a| Amount(a.balance.to())))
     }
 
     /// What the contract owes `owner`.

@@ -23,6 +23,7 @@ mod model;
 mod money;
 mod permits;
 mod persistence;
+mod promises;
 mod rows;
 mod sale;
 mod sale_attacks;
