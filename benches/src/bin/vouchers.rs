@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use ipsx_benches::{Samples, cpu_time};
 use ipsx_metering::{
-    Address, Amount, B256, Channel, Domain, NetworkId, SecretKey, Signed, TypedData, Voucher,
+    Address, Amount, B256, Channel, Domain, KnownSigner, NetworkId, SecretKey, Signed, TypedData,
+    Voucher,
 };
 use ipsx_settlement::VoucherStore;
 use secp256k1::{Message, PublicKey, SECP256K1, ecdsa};
@@ -31,6 +32,8 @@ const CHANNELS: u32 = 10_000;
 /// Vouchers that are handed to the store together.
 const BATCH: usize = 2_500;
 const ROUNDS: u32 = 9;
+/// Above every amount that the measurement of accepting uses.
+const AFTER_ACCEPT: u128 = 100;
 /// How long each channel sends a voucher each second.
 const STEADY_SECONDS: u32 = 5;
 
@@ -139,6 +142,7 @@ fn main() {
         store
     });
     accept(&runtime, &store, &leases);
+    check_once(&runtime, &store, &leases);
     runtime.block_on(steady(&store, &leases));
 }
 
@@ -228,9 +232,45 @@ fn accept(runtime: &tokio::runtime::Runtime, store: &VoucherStore, leases: &[Lea
     println!("{:44} {:>7.0}%", "", 100.0 * ours / bare);
 }
 
+/// What a provider does with a voucher: its meter checks it, and the store checks it again, or takes the meter's word.
+fn check_once(runtime: &tokio::runtime::Runtime, store: &VoucherStore, leases: &[Lease]) {
+    let (mut twice, mut once) = (Rates::default(), Rates::default());
+    let mut signers: Vec<_> = leases
+        .iter()
+        .map(|lease| KnownSigner::new(lease.key.address()))
+        .collect();
+    for round in 0..=ROUNDS {
+        for trusting in [false, true] {
+            let cumulative = AFTER_ACCEPT + 2 * u128::from(round) + u128::from(trusting);
+            let vouchers = signed(leases, cumulative);
+            let spent = measure(|| {
+                for (batch, signers) in vouchers.chunks(BATCH).zip(signers.chunks_mut(BATCH)) {
+                    let checked: Vec<_> = batch
+                        .iter()
+                        .zip(signers)
+                        .map(|(voucher, signer)| {
+                            let check = signer.check_signed(voucher, &domain()).unwrap();
+                            (voucher.clone(), trusting.then_some(check))
+                        })
+                        .collect();
+                    runtime.block_on(store.accept_checked(&checked)).unwrap();
+                }
+            });
+            // The first round learns the keys.
+            if round > 0 {
+                let rates = if trusting { &mut once } else { &mut twice };
+                rates.add(vouchers.len(), spent);
+            }
+        }
+    }
+    let twice = twice.print("meter and store: each checks");
+    let once = once.print("meter and store: checked once");
+    println!("{:44} {:>7.0}%", "", 100.0 * once / twice);
+}
+
 /// Each channel sends its own voucher each second, at its own moment.
 async fn steady(store: &Arc<VoucherStore>, leases: &[Lease]) {
-    let first = u128::from(ROUNDS) + 2;
+    let first = 2 * AFTER_ACCEPT;
     let rounds: Vec<_> = (0..STEADY_SECONDS)
         .map(|second| signed(leases, first + u128::from(second)))
         .collect();

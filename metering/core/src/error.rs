@@ -1,9 +1,9 @@
 //! Who broke the protocol, and by which numbers.
 //!
-//! A message that comes back as [`Misbehaved`] has changed nothing; whether to end the lease over it is the
+//! A message that comes back as [`Misbehaved`] has changed nothing, unless the fault says so; whether to end the lease over it is the
 //! caller's choice.
 
-use crate::{Amount, ChannelId, DealId, UnixSeconds, Usage, VerifyError};
+use crate::{Amount, B256, ChannelId, DealId, UnixSeconds, Usage, VerifyError};
 
 /// A message that an honest peer would not have sent, by the one to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,7 @@ impl Misbehaved {
             Self::Payer(PayerFault::Signature { .. }) => "signature",
             Self::Payer(PayerFault::WrongChannel { .. }) => "channel",
             Self::Payer(PayerFault::OverBudget { .. }) => "over_budget",
+            Self::Payer(PayerFault::UnknownReceipt { .. }) => "receipt",
             Self::Provider(_) => "provider",
             Self::Operator(_) => "operator",
         }
@@ -64,6 +65,17 @@ pub enum PayerFault {
         cumulative: Amount,
         /// What was paid before the deal, plus its budget.
         most: Amount,
+    },
+    /// Answers no receipt that this provider has signed since the last voucher, so that it proves no service. Its money is
+    /// kept all the same.
+    #[error(
+        "the voucher for {cumulative} answers receipt {found}, which is none of this lease's latest"
+    )]
+    UnknownReceipt {
+        /// The voucher's amount.
+        cumulative: Amount,
+        /// Hash of the receipt that it names; zero for none.
+        found: B256,
     },
 }
 

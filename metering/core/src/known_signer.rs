@@ -7,6 +7,21 @@ use secp256k1::{Message, PublicKey, SECP256K1};
 use crate::signature::{VerifyError, recover, recover_key};
 use crate::{Domain, Signature, Signed, TypedData};
 
+/// That somebody's signature was checked: who is handed it beside the message need not check it once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckedSignature {
+    signer: Address,
+    hash: B256,
+    signature: Signature,
+}
+
+impl CheckedSignature {
+    /// Whether it is of this signer, over this hash, and of this very signature.
+    pub fn covers(&self, signer: Address, hash: B256, signature: &Signature) -> bool {
+        (self.signer, self.hash, &self.signature) == (signer, hash, signature)
+    }
+}
+
 /// A signer known by its address, and from its first good signature on by its public key.
 ///
 /// An address alone takes a key recovery for each signature; the key takes a plain verification, which is faster by a
@@ -61,8 +76,27 @@ impl KnownSigner {
         &mut self,
         signed: &Signed<T>,
         domain: &Domain,
-    ) -> Result<(), VerifyError> {
-        self.check(signed.message.signing_hash(domain), &signed.signature)
+    ) -> Result<CheckedSignature, VerifyError> {
+        let hash = signed.message.signing_hash(domain);
+        self.check(hash, &signed.signature)?;
+        Ok(CheckedSignature {
+            signer: self.address,
+            hash,
+            signature: signed.signature,
+        })
+    }
+
+    /// A signed message with the [`canonical`](Self::canonical) signature, for who recovers its signer.
+    pub fn canonical_signed<T: TypedData>(
+        &self,
+        signed: Signed<T>,
+        domain: &Domain,
+    ) -> Result<Signed<T>, VerifyError> {
+        let hash = signed.message.signing_hash(domain);
+        Ok(Signed {
+            signature: self.canonical(hash, &signed.signature)?,
+            message: signed.message,
+        })
     }
 
     fn recover_either(

@@ -34,7 +34,7 @@ pub use connections::{
 pub use end::EndCause;
 pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};
 pub use ids::{ChannelId, DealId, NetworkId, OfferId, RequestId, UnixSeconds};
-pub use known_signer::KnownSigner;
+pub use known_signer::{CheckedSignature, KnownSigner};
 pub use operator::{
     CLAIM_WINDOW, CapacityLedger, ChannelOnChain, CreditLine, Exposure, Freed, OpenWithdrawal,
     PayerAccount, Promise, Refused,

@@ -1,5 +1,6 @@
 //! The provider's side of a lease: opens the gate while it is paid, and closes it when it is not.
 
+mod answers;
 mod cover;
 mod event;
 mod funds;
@@ -10,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{ServiceClock, Traffic};
 use crate::{
-    Amount, B256, ChannelId, ChannelState, DealProgress, Domain, EndCause, Misbehaved, PayerFault,
-    Reservation, Signed, Slices, Terms, TermsError, UnixSeconds, Usage, Voucher,
+    Amount, B256, ChannelId, ChannelState, CheckedSignature, DealProgress, Domain, EndCause,
+    KnownSigner, Misbehaved, PayerFault, Reservation, Signed, Slices, Terms, TermsError,
+    UnixSeconds, Usage, Voucher,
 };
 
+use answers::Answerable;
 use cover::Cover;
 pub use cover::{ChainView, RESERVATION_LIFETIME};
 pub use event::{HoldCause, ProviderEvent, ServiceGate, VoucherOutcome};
@@ -55,8 +58,15 @@ pub struct ProviderMeter {
     traffic: Traffic,
     base: Amount,
     vouchers: u8,
+    /// The session key that signs the vouchers.
+    signer: KnownSigner,
     /// Highest voucher that was accepted; `stored` may lag behind it.
     accepted: Option<Signed<Voucher>>,
+    /// Of the accepted voucher's signature, if this meter checked it.
+    checked: Option<CheckedSignature>,
+    answerable: Answerable,
+    /// Highest voucher that was only kept.
+    kept: Amount,
     stored: Amount,
     funds: Funds,
     /// What the totals so far cost.
@@ -110,7 +120,6 @@ impl ProviderMeter {
         let mut meter = Self {
             channel_id: terms.channel_id(),
             slices: Slices::new(&terms, round_trip),
-            terms,
             domain,
             phase: Phase::Idle,
             clock: ServiceClock::at(progress.usage.secs),
@@ -118,7 +127,11 @@ impl ProviderMeter {
             traffic: Traffic::from(&progress.usage),
             base: progress.base,
             vouchers: progress.vouchers,
+            signer: KnownSigner::new(terms.channel.payer_signer),
             accepted: state.voucher,
+            checked: None,
+            answerable: Answerable::default(),
+            kept: Amount::ZERO,
             stored,
             funds: Funds::default(),
             due: Amount::ZERO,
@@ -138,6 +151,7 @@ impl ProviderMeter {
             last_receipt: None,
             connections_root: B256::ZERO,
             events: VecDeque::new(),
+            terms,
         };
         meter.count_funds();
         meter.count_due();
@@ -173,7 +187,8 @@ impl ProviderMeter {
 
     /// A voucher from the payer. It counts once it is stored: see [`ProviderEvent::StoreVoucher`].
     ///
-    /// Vouchers are taken after the lease's end too.
+    /// Vouchers are taken after the lease's end too. One that answers none of the lease's receipts is
+    /// [kept](ProviderEvent::KeepVoucher), but earns no service.
     pub fn handle_voucher(
         &mut self,
         voucher: Signed<Voucher>,
@@ -186,18 +201,36 @@ impl ProviderMeter {
             }
             .into());
         }
-        let known = self.accepted.as_ref() == Some(&voucher);
-        if !known {
-            let signer = self.terms.channel.payer_signer;
-            voucher
-                .verify(&self.domain, signer)
-                .map_err(|cause| PayerFault::Signature {
-                    channel: self.channel_id,
-                    cumulative: voucher.message.cumulative,
-                    cause,
-                })?;
+        if self.accepted.as_ref() == Some(&voucher) {
+            return Ok(self.accept(voucher, None, now)?);
         }
-        Ok(self.accept(voucher, now)?)
+        let Voucher {
+            cumulative,
+            receipt_hash,
+            ..
+        } = voucher.message;
+        let checked = self
+            .signer
+            .check_signed(&voucher, &self.domain)
+            .map_err(|cause| PayerFault::Signature {
+                channel: self.channel_id,
+                cumulative,
+                cause,
+            })?;
+        let known = self.accepted_amount();
+        let payable = cumulative > known && cumulative <= self.most();
+        if payable {
+            let opening = known <= self.base;
+            if !self.answerable.accept(receipt_hash, opening, &self.domain) {
+                self.keep(voucher);
+                return Err(PayerFault::UnknownReceipt {
+                    cumulative,
+                    found: receipt_hash,
+                }
+                .into());
+            }
+        }
+        Ok(self.accept(voucher, Some(checked), now)?)
     }
 
     /// The voucher with this cumulative amount, and [`state`](Self::state) with it, is on disk.
@@ -303,6 +336,12 @@ impl ProviderMeter {
                 vouchers: self.vouchers.saturating_add(pending).min(2),
             }),
         }
+    }
+
+    /// That the voucher in [`state`](Self::state) is the session key's, if this meter has checked it: for the store, so
+    /// that each voucher is checked once.
+    pub fn checked(&self) -> Option<CheckedSignature> {
+        self.checked
     }
 
     /// The lease's totals so far.

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipsx_metering::{
-    Amount, Channel, ChannelId, Domain, KnownSigner, Reservation, Signed, UnixSeconds, Voucher,
+    Amount, Channel, ChannelId, CheckedSignature, Domain, KnownSigner, Reservation, Signed,
+    UnixSeconds, Voucher,
 };
 use sqlx::SqliteConnection;
 use sqlx::sqlite::{
@@ -36,6 +37,8 @@ const GRACE_SECONDS: u64 = 24 * 3_600;
 const TURN: usize = 64;
 /// Pages of 4 KiB that the log grows by before they are moved into the database.
 const CHECKPOINT_PAGES: &str = "4000";
+/// Kibibytes of pages in memory: the vouchers of a hundred thousand channels.
+const CACHE: &str = "-32768";
 
 /// What the store did with a voucher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,7 @@ impl VoucherStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+            .pragma("cache_size", CACHE)
             .busy_timeout(BUSY)
             .foreign_keys(true);
         let mut connection = options.clone().connect().await.map_err(failed)?;
@@ -254,6 +258,21 @@ impl VoucherStore {
             }
         }
         self.write(Write::Vouchers(vouchers.to_vec())).await
+    }
+
+    /// The same for vouchers whose signatures somebody may have checked; what a check does not cover is checked here.
+    pub async fn accept_checked(
+        &self,
+        vouchers: &[(Signed<Voucher>, Option<CheckedSignature>)],
+    ) -> Result<Vec<Accepted>, StoreError> {
+        for (voucher, checked) in vouchers {
+            let covered = checked.is_some_and(|checked| self.known.is_covered(voucher, &checked));
+            if !covered {
+                self.known.check(voucher)?;
+            }
+        }
+        let vouchers = vouchers.iter().map(|(voucher, _)| voucher.clone());
+        self.write(Write::Vouchers(vouchers.collect())).await
     }
 
     /// Notes what the chain says a channel was paid. It never goes down.

@@ -8,8 +8,8 @@ use ipsx_market::offer::Offer;
 use ipsx_market::payment::ProviderMessage;
 use ipsx_market::request::TunnelKey;
 use ipsx_metering::{
-    Address, Amount, B256, Channel, ChannelId, ChannelState, DealId, NetworkId, Reservation,
-    Signature, Signed, Voucher,
+    Address, Amount, B256, Channel, ChannelId, ChannelState, CheckedSignature, DealId, NetworkId,
+    Reservation, Signature, Signed, Voucher,
 };
 use ipsx_tunnel_core::{Gate, Rates};
 use serde::{Deserialize, Serialize};
@@ -155,6 +155,8 @@ pub struct StoreVoucher {
     pub channel: Channel,
     /// The latest voucher.
     pub voucher: Signed<Voucher>,
+    /// That its signature was checked, if it was.
+    pub checked: Option<CheckedSignature>,
     /// The reservation that covers it best.
     pub reservation: Option<Signed<Reservation>>,
     /// What the next meter of the channel starts from.

@@ -33,6 +33,7 @@ impl Lease {
             lease: self.id,
             channel: self.channel.clone(),
             voucher,
+            checked: self.meter.as_ref().and_then(|meter| meter.checked()),
             reservation: self.reservation.clone(),
             state: self
                 .meter
@@ -52,7 +53,9 @@ impl Lease {
         let lease = self.id;
         match event {
             MeterEvent::SignReceipt(receipt) => self.send_receipt(receipt, network, commands),
-            MeterEvent::StoreVoucher(voucher) => commands.push(self.store_voucher(voucher)),
+            MeterEvent::StoreVoucher(voucher) | MeterEvent::KeepVoucher(voucher) => {
+                commands.push(self.store_voucher(voucher));
+            }
             MeterEvent::Gate(gate) => self.set_gate(gate, commands),
             MeterEvent::RenewReservation { .. } => {
                 if let Some(voucher) = self.meter.as_ref().and_then(|meter| meter.state().voucher) {

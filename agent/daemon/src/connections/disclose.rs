@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ipsx_metering::{
-    B256, Connection, ConnectionTree, DealId, Receipt, Signed, Transport, TypedData, UnixSeconds,
-    connection_path,
+    B256, Connection, ConnectionTree, DealId, KnownSigner, Receipt, Signed, Transport, TypedData,
+    UnixSeconds, connection_path,
 };
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
 
@@ -270,6 +270,9 @@ async fn evidence(data: &Path, deal_id: DealId) -> Result<Evidence, Failure> {
     let answers =
         |voucher: &Signed<ipsx_metering::Voucher>| voucher.message.receipt_hash == answered;
     let voucher = [reported, latest].into_iter().flatten().find(answers);
+    // The meter takes either `v`; a reader recovers the signer.
+    let signer = KnownSigner::new(lease.record.deal.payer_signer);
+    let voucher = voucher.and_then(|voucher| signer.canonical_signed(voucher, &served.domain).ok());
     Ok(Evidence {
         lease,
         served,

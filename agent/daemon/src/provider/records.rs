@@ -184,7 +184,7 @@ impl Records {
         now: UnixSeconds,
     ) -> Result<(), ProviderError> {
         if let Some(receipt) = receipt {
-            self.put_receipt(lease, receipt).await?;
+            self.put_progress(&[], &[(lease, receipt)]).await?;
         }
         sqlx::query(
             "UPDATE leases SET report = ?, ended_at = ? WHERE deal_id = ? AND report IS NULL",
@@ -207,24 +207,6 @@ impl Records {
         .await
         .map_err(self.failed("read"))?;
         rows.iter().map(|row| self.lease(row)).collect()
-    }
-
-    /// Replaces the receipt that is kept of a lease.
-    pub async fn put_receipt(
-        &self,
-        lease: DealId,
-        receipt: &Signed<Receipt>,
-    ) -> Result<(), ProviderError> {
-        sqlx::query(
-            "INSERT INTO receipts (deal_id, receipt) VALUES (?, ?)
-             ON CONFLICT (deal_id) DO UPDATE SET receipt = excluded.receipt",
-        )
-        .bind(lease.0.to_vec())
-        .bind(self.json(receipt)?)
-        .execute(&self.pool)
-        .await
-        .map_err(self.failed("write"))?;
-        Ok(())
     }
 
     /// Notes where a network's contract is and who runs it, for who has to prove something without its broker.
@@ -283,21 +265,37 @@ impl Records {
         rows.iter().map(lease).collect()
     }
 
-    /// Replaces what the next meter of a channel starts from. Durable when it returns.
-    pub async fn put_channel(
+    /// Replaces what the next meters of some channels start from, and the receipts that are kept of some leases. All of
+    /// it is durable when it returns, with one sync, or none of it is there.
+    pub async fn put_progress(
         &self,
-        id: ChannelId,
-        state: &ChannelState,
+        channels: &[(ChannelId, &ChannelState)],
+        receipts: &[(DealId, &Signed<Receipt>)],
     ) -> Result<(), ProviderError> {
-        sqlx::query(
-            "INSERT INTO channels (id, state) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state",
-        )
-        .bind(id.0.to_vec())
-        .bind(self.json(state)?)
-        .execute(&self.pool)
-        .await
-        .map_err(self.failed("write"))?;
-        Ok(())
+        let mut transaction = self.pool.begin().await.map_err(self.failed("write"))?;
+        for (id, state) in channels {
+            sqlx::query(
+                "INSERT INTO channels (id, state) VALUES (?, ?)
+                 ON CONFLICT (id) DO UPDATE SET state = excluded.state",
+            )
+            .bind(id.0.to_vec())
+            .bind(self.json(state)?)
+            .execute(&mut *transaction)
+            .await
+            .map_err(self.failed("write"))?;
+        }
+        for (lease, receipt) in receipts {
+            sqlx::query(
+                "INSERT INTO receipts (deal_id, receipt) VALUES (?, ?)
+                 ON CONFLICT (deal_id) DO UPDATE SET receipt = excluded.receipt",
+            )
+            .bind(lease.0.to_vec())
+            .bind(self.json(receipt)?)
+            .execute(&mut *transaction)
+            .await
+            .map_err(self.failed("write"))?;
+        }
+        transaction.commit().await.map_err(self.failed("write"))
     }
 
     /// What the next meter of each channel starts from.

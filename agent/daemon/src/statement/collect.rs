@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use ipsx_market::messages::EndReport;
-use ipsx_metering::{Amount, ChannelId, ChannelState, DealId, Domain, NetworkId, TypedData};
+use ipsx_metering::{
+    Amount, ChannelId, ChannelState, DealId, Domain, KnownSigner, NetworkId, TypedData,
+};
 use ipsx_settlement::{Centralizer, Signer, StoredChannel};
 
 use super::calendar::Month;
@@ -216,7 +218,10 @@ impl Kept<'_> {
         let latest = running.and_then(|state| state.voucher.clone());
         let report = self.lease.report.as_ref();
         let reported = report.and_then(|report| report.voucher.clone());
-        let voucher = latest.or(reported);
+        // The meter takes either `v`, as the voucher store does; a reader recovers the signer.
+        let signer = KnownSigner::new(record.deal.payer_signer);
+        let claimable = |voucher| signer.canonical_signed(voucher, &info.domain).ok();
+        let voucher = latest.or(reported).and_then(claimable);
         let total = voucher
             .as_ref()
             .map_or(Amount::ZERO, |v| v.message.cumulative);

@@ -27,6 +27,7 @@ pub(super) fn check(entry: &Entry, scope: Scope, found: &mut Findings) {
     check_payment(evidence, &scope.domain, &mut check);
     check_claims(evidence, &mut check);
     check_account(evidence, &entry.account, &mut check);
+    note_answer(evidence, &scope.domain, &name, found);
     note_unproven(evidence, found);
 }
 
@@ -86,6 +87,21 @@ fn check_payment(evidence: &Evidence, domain: &Domain, check: &mut impl FnMut(&s
         check(
             "no more seconds than the deal's",
             message.usage.secs <= u64::from(deal.seconds),
+        );
+    }
+}
+
+/// Whether what was paid is tied to what was used by more than its amount.
+fn note_answer(evidence: &Evidence, domain: &Domain, lease: &str, found: &mut Findings) {
+    let (Some(voucher), Some(receipt)) = (&evidence.voucher, &evidence.receipt) else {
+        return;
+    };
+    if voucher.message.receipt_hash == receipt.message.signing_hash(domain) {
+        found.check(lease, "the voucher answers this receipt", true);
+    } else {
+        found.unproven(
+            "that the voucher answers the receipt",
+            "of some leases the last voucher answers an earlier receipt than the last, which is not in the file",
         );
     }
 }

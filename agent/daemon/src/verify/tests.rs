@@ -98,6 +98,11 @@ fn is_unproven(path: &str, unproven: &BTreeMap<String, &'static str>) -> bool {
 fn a_valid_statement_holds_in_every_point() {
     let found = check(&valid().to_string()).unwrap();
     assert_eq!(failed(&valid()), Vec::<String>::new());
+    let tied = found
+        .checked
+        .iter()
+        .filter(|check| check.what == "the voucher answers this receipt");
+    assert_eq!(tied.count(), 2);
     assert!(found.checked.len() > 30, "{}", found.checked.len());
     let mut single = two_leases();
     single.entries.truncate(1);

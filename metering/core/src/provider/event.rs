@@ -51,6 +51,9 @@ pub enum ProviderEvent {
     ///
     /// It also comes for a voucher that is stored already, when the rest of the state has moved on.
     StoreVoucher(Signed<Voucher>),
+    /// Write this voucher to disk, to be claimed. It earns no service: it answers none of the lease's receipts, so that
+    /// nothing shows that the payer agrees with them. `handle_stored` may be called with its amount, or not.
+    KeepVoucher(Signed<Voucher>),
     /// From now on the packet path obeys this.
     Gate(ServiceGate),
     /// Send the latest voucher to the operator and ask for a reservation of this capacity; repeated while needed.

@@ -6,7 +6,7 @@ use super::{
     Cover, HOLD_SHARE, HoldCause, LastReceipt, PATIENCE, Phase, ProviderEvent, ProviderMeter,
     SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
 };
-use crate::{EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
+use crate::{CheckedSignature, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
 
 /// Time forgiven after silences, so that the payer's clock never falls behind, may reach the time served divided by
 /// this.
@@ -31,6 +31,7 @@ impl ProviderMeter {
     pub(crate) fn accept(
         &mut self,
         voucher: Signed<Voucher>,
+        checked: Option<CheckedSignature>,
         now: Instant,
     ) -> Result<VoucherOutcome, PayerFault> {
         let cumulative = voucher.message.cumulative;
@@ -54,10 +55,19 @@ impl ProviderMeter {
                 .max(cumulative.saturating_sub(self.slices.first()));
         }
         self.accepted = Some(voucher);
+        self.checked = checked;
         self.count_funds();
         self.request_store();
         self.hear(now);
         Ok(VoucherOutcome::Higher)
+    }
+
+    /// Takes the money of a voucher that says of no receipt that it is true.
+    pub(super) fn keep(&mut self, voucher: Signed<Voucher>) {
+        if voucher.message.cumulative > self.kept {
+            self.kept = voucher.message.cumulative;
+            self.events.push_back(ProviderEvent::KeepVoucher(voucher));
+        }
     }
 
     /// Looks at the clock and decides anew.
@@ -370,6 +380,7 @@ impl ProviderMeter {
             observed_at: self.observed_at(now),
             connections_root: self.connections_root,
         };
+        self.answerable.sent(receipt.clone());
         self.events.push_back(ProviderEvent::SignReceipt(receipt));
     }
 

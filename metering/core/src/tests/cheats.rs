@@ -143,6 +143,22 @@ fn a_repeated_number_is_proof() {
     assert!(world.payer.is_ended() && world.provider.is_ended());
 }
 
+#[test]
+fn a_voucher_that_answers_no_receipt_counts_for_nothing() {
+    let nothing = with_payer(PayerCheat::AnswersNothing, Weather::default());
+    // The opening voucher answers none.
+    assert_eq!(nothing.end_causes().0, Some(EndCause::Unpaid));
+    assert!(nothing.provider.paid() > Amount::ZERO);
+    assert_eq!(nothing.payer_faults[0].name(), "receipt");
+    let unknown = PayerFault::UnknownReceipt {
+        cumulative: nothing.vouchers_signed[1],
+        found: B256::ZERO,
+    };
+    assert_eq!(nothing.payer_faults[0], Misbehaved::Payer(unknown));
+    let another = with_payer(PayerCheat::AnswersAnother, Weather::default());
+    assert_eq!(another.end_causes().0, Some(EndCause::Unpaid));
+}
+
 fn payer_cheats() -> impl Strategy<Value = PayerCheat> {
     prop_oneof![
         Just(PayerCheat::NeverPays),
@@ -150,6 +166,8 @@ fn payer_cheats() -> impl Strategy<Value = PayerCheat> {
         Just(PayerCheat::ReplaysTheFirst),
         Just(PayerCheat::OtherChannel),
         Just(PayerCheat::PaysOneUnitMore),
+        Just(PayerCheat::AnswersNothing),
+        Just(PayerCheat::AnswersAnother),
     ]
 }
 

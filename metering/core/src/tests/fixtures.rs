@@ -73,6 +73,10 @@ pub(super) enum PayerCheat {
     ReplaysTheFirst,
     OtherChannel,
     PaysOneUnitMore,
+    /// Pays, but says of no receipt that it is true.
+    AnswersNothing,
+    /// Pays, and names receipts that nobody signed.
+    AnswersAnother,
 }
 
 /// What the provider does instead of what its meter says.

@@ -71,7 +71,7 @@ fn a_lease_of_31_days_second_by_second() {
                     }
                     PayerEvent::SendVoucher(voucher) => {
                         vouchers += 1;
-                        provider.accept(voucher, now).unwrap();
+                        provider.accept(voucher, None, now).unwrap();
                     }
                     PayerEvent::Ended { .. } => {}
                     other => panic!("{other:?}"),

@@ -11,6 +11,7 @@ fn at(millis: u64) -> Instant {
     epoch() + Duration::from_millis(millis)
 }
 
+/// Answers no receipt: where that matters, it is signed anew.
 fn voucher(terms: &Terms, cumulative: u128) -> Signed<Voucher> {
     Signed::sign(
         Voucher {
@@ -62,9 +63,7 @@ fn nothing_passes_before_a_voucher_is_stored_and_covered() {
     let terms = terms(1, 1_000, 0, 600, 600_000);
     let mut meter = meter(&terms);
     meter.handle_ready(wall(), at(0));
-    meter
-        .handle_voucher(voucher(&terms, 2_000), at(10))
-        .unwrap();
+    meter.accept(voucher(&terms, 2_000), None, at(10)).unwrap();
     assert_eq!(meter.gate(), ServiceGate::Closed);
     meter.handle_stored(Amount(2_000), at(20));
     assert_eq!(meter.gate(), ServiceGate::Closed);
@@ -91,7 +90,7 @@ fn there_is_no_credit_before_the_second_voucher() {
     assert_eq!(meter.gate(), ServiceGate::Closed);
     assert_eq!(meter.due(), Amount(2_000));
     meter
-        .handle_voucher(voucher(&terms, 2_001), at(2_500))
+        .accept(voucher(&terms, 2_001), None, at(2_500))
         .unwrap();
     meter.handle_stored(Amount(2_001), at(2_500));
     // Two seconds of credit now, but none of them was used when service stopped.
@@ -102,12 +101,12 @@ fn there_is_no_credit_before_the_second_voucher() {
     assert_eq!(meter.due(), Amount(4_000));
     // Credit that was used is due first.
     meter
-        .handle_voucher(voucher(&terms, 3_999), at(5_000))
+        .accept(voucher(&terms, 3_999), None, at(5_000))
         .unwrap();
     meter.handle_stored(Amount(3_999), at(5_000));
     assert_eq!(meter.gate(), ServiceGate::Closed);
     meter
-        .handle_voucher(voucher(&terms, 4_000), at(5_100))
+        .accept(voucher(&terms, 4_000), None, at(5_100))
         .unwrap();
     meter.handle_stored(Amount(4_000), at(5_100));
     assert_ne!(meter.gate(), ServiceGate::Closed);
@@ -128,7 +127,7 @@ fn silence_stops_the_clock_where_the_peer_was_last_heard() {
     let terms = terms(1, 1_000, 0, 600, 600_000);
     let mut meter = serving(&terms);
     meter
-        .handle_voucher(voucher(&terms, 60_000), at(500))
+        .accept(voucher(&terms, 60_000), None, at(500))
         .unwrap();
     let renewed = reservation(&terms, 120_000, 80_001);
     meter
@@ -154,7 +153,7 @@ fn silence_stops_the_clock_where_the_peer_was_last_heard() {
         }
     )));
     meter
-        .handle_voucher(voucher(&terms, 60_000), at(40_000))
+        .accept(voucher(&terms, 60_000), None, at(40_000))
         .unwrap();
     assert_ne!(meter.gate(), ServiceGate::Closed);
     // Of 20 s, a twentieth may be forgiven.
@@ -166,7 +165,7 @@ fn holds_add_up_and_then_end_the_lease() {
     let terms = terms(1, 1_000, 0, 600, 600_000);
     let mut meter = serving(&terms);
     meter
-        .handle_voucher(voucher(&terms, 50_000), at(100))
+        .accept(voucher(&terms, 50_000), None, at(100))
         .unwrap();
     let renewed = reservation(&terms, 600_000, 80_001);
     meter
@@ -178,7 +177,7 @@ fn holds_add_up_and_then_end_the_lease() {
         now += 20_000;
         meter.handle_timeout(at(now));
         meter
-            .handle_voucher(voucher(&terms, 50_000), at(now))
+            .accept(voucher(&terms, 50_000), None, at(now))
             .unwrap();
     }
     assert!((60_000..130_000).contains(&now), "{now}");
@@ -271,9 +270,7 @@ fn service_stops_two_slices_before_the_reservation_lapses() {
         .unwrap();
     meter.handle_ready(wall(), at(0));
     for amount in [2_000, 30_000] {
-        meter
-            .handle_voucher(voucher(&terms, amount), at(0))
-            .unwrap();
+        meter.accept(voucher(&terms, amount), None, at(0)).unwrap();
         meter.handle_stored(Amount(amount), at(0));
     }
     let mut renewals = 0;
@@ -317,7 +314,7 @@ fn a_lease_that_is_not_renewed_ends_when_the_next_slice_is_not_covered() {
         }
         last = u128::from(second) * 1_000 + 2_000;
         meter
-            .handle_voucher(voucher(&terms, last), at(second * 1_000))
+            .accept(voucher(&terms, last), None, at(second * 1_000))
             .unwrap();
         meter.handle_stored(Amount(last), at(second * 1_000));
         for event in events(&mut meter) {
@@ -368,7 +365,7 @@ fn vouchers_of_strangers_and_beyond_the_budget_are_refused() {
     // After the end, what the payer still pays is taken.
     meter.handle_end(EndCause::PayerEnded, at(1_500));
     assert_eq!(
-        meter.handle_voucher(voucher(&terms, 3_000), at(1_600)),
+        meter.accept(voucher(&terms, 3_000), None, at(1_600)),
         Ok(VoucherOutcome::Higher)
     );
     meter.handle_stored(Amount(3_000), at(1_700));
@@ -409,4 +406,62 @@ fn numbers_of_receipts_are_not_used_before_the_state_is_stored() {
     let after = events(&mut again);
     assert!(receipts(&after));
     assert!(again.state().next_seq > stored.next_seq);
+}
+
+#[test]
+fn a_voucher_answers_a_receipt_that_was_not_answered_by_a_later_one() {
+    let terms = terms(1, 1_000, 0, 600, 600_000);
+    let mut meter = serving(&terms);
+    let mut receipts = Vec::new();
+    let mut cumulative = 2_000;
+    let mut pay = |meter: &mut ProviderMeter, answered: B256, now: u64| {
+        cumulative += 1_000;
+        let message = Voucher {
+            receipt_hash: answered,
+            ..voucher(&terms, cumulative).message
+        };
+        let taken = meter.handle_voucher(Signed::sign(message, &domain(), &payer_key()), at(now));
+        match taken {
+            Ok(VoucherOutcome::Higher) => {
+                meter.handle_stored(Amount(cumulative), at(now));
+                assert!(meter.checked().is_some());
+                true
+            }
+            Err(Misbehaved::Payer(PayerFault::UnknownReceipt { found, .. })) => {
+                assert_eq!(found, answered);
+                // Its money is kept, and earns nothing.
+                let kept = events(meter).into_iter().any(|event| {
+                    matches!(event,
+                    ProviderEvent::KeepVoucher(kept) if kept.message.cumulative.0 == cumulative)
+                });
+                assert!(kept);
+                let before = meter.paid();
+                meter.handle_stored(Amount(cumulative), at(now));
+                assert_eq!(meter.paid(), before);
+                false
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(
+        !pay(&mut meter, B256::ZERO, 100),
+        "only the opening one answers none"
+    );
+    for second in 1..=4 {
+        meter.handle_timeout(at(second * 1_000));
+        for event in events(&mut meter) {
+            if let ProviderEvent::SignReceipt(receipt) = event {
+                receipts.push(receipt.signing_hash(&domain()));
+            }
+        }
+        // The newest, twice: the payer may have measured more since.
+        let newest = *receipts.last().unwrap();
+        assert!(pay(&mut meter, newest, second * 1_000 + 10));
+        assert!(pay(&mut meter, newest, second * 1_000 + 20));
+    }
+    assert!(!pay(&mut meter, receipts[0], 4_100), "answered before");
+    assert!(!pay(&mut meter, B256::repeat_byte(7), 4_100));
+    // After a restart the receipts of before are not known; what answers them is taken.
+    let mut meter = ProviderMeter::new(terms.clone(), domain(), meter.state(), ROUND_TRIP).unwrap();
+    assert!(pay(&mut meter, receipts[3], 5_000));
 }

@@ -288,7 +288,12 @@ impl World {
         let now = self.instant();
         match message {
             Message::Voucher(voucher) => {
-                if let Err(fault) = self.provider.handle_voucher(voucher, now) {
+                let taken = match self.provider_cheat {
+                    ProviderCheat::Honest => self.provider.handle_voucher(voucher, now),
+                    // Its receipts are not those that its meter knows.
+                    _ => self.provider.accept(voucher, None, now).map_err(Into::into),
+                };
+                if let Err(fault) = taken {
                     self.payer_faults.push(fault);
                 }
             }
@@ -531,12 +536,21 @@ impl World {
                 channel_id: ChannelId(B256::repeat_byte(0x77)),
                 ..honest.message
             })),
+            PayerCheat::AnswersNothing => Some(sign(Voucher {
+                receipt_hash: self.first_voucher.as_ref()?.message.receipt_hash,
+                ..honest.message
+            })),
+            PayerCheat::AnswersAnother if honest.message.receipt_hash.is_zero() => Some(honest),
+            PayerCheat::AnswersAnother => Some(sign(Voucher {
+                receipt_hash: keccak256(honest.message.receipt_hash),
+                ..honest.message
+            })),
             PayerCheat::PaysOneUnitMore => {
                 let first = self.first_voucher.clone()?.message;
                 let more = Amount(first.cumulative.0 + u128::from(self.now / 1000));
                 Some(sign(Voucher {
                     cumulative: more,
-                    ..first
+                    ..honest.message
                 }))
             }
         }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ipsx_metering::{Amount, B256, ChannelId, KnownSigner, Signed, TypedData, Voucher};
+use ipsx_metering::{
+    Amount, B256, ChannelId, CheckedSignature, KnownSigner, Signed, TypedData, Voucher,
+};
 
 use super::file::StoreError;
 
@@ -55,6 +57,16 @@ impl KnownChannels {
                 channel.latest = channel.latest.max(amount);
             }
         }
+    }
+
+    /// Whether `checked` says of this very voucher that its channel's session key signed it for this contract.
+    pub(super) fn is_covered(&self, voucher: &Signed<Voucher>, checked: &CheckedSignature) -> bool {
+        let id = voucher.message.channel_id;
+        let Some(signer) = self.channels().get(&id).map(|known| known.signer.address()) else {
+            return false;
+        };
+        let hash = voucher.message.hash_within(&self.separator);
+        checked.covers(signer, hash, &voucher.signature)
     }
 
     /// Checks that the channel's session key signed a voucher. The first check of a channel learns its public key.

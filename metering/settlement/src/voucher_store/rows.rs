@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use alloy_primitives::{Address, B256};
 use ipsx_metering::{
     Amount, Channel, ChannelId, Domain, KnownSigner, NetworkId, Reservation, Signature, Signed,
-    TypedData, UnixSeconds, Voucher,
+    UnixSeconds, Voucher,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -308,17 +308,10 @@ impl Reader<'_> {
         channel: &Channel,
         voucher: Signed<Voucher>,
     ) -> Result<Signed<Voucher>, StoreError> {
-        let hash = voucher.message.signing_hash(self.domain);
-        let signature = KnownSigner::new(channel.payer_signer)
-            .canonical(hash, &voucher.signature)
-            .map_err(|reason| {
-                let channel = voucher.message.channel_id;
-                self.damaged(format!("the voucher of channel {channel}: {reason}"))
-            })?;
-        Ok(Signed {
-            message: voucher.message,
-            signature,
-        })
+        let id = voucher.message.channel_id;
+        KnownSigner::new(channel.payer_signer)
+            .canonical_signed(voucher, self.domain)
+            .map_err(|reason| self.damaged(format!("the voucher of channel {id}: {reason}")))
     }
 
     pub(super) fn reservation(

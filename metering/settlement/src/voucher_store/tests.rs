@@ -303,6 +303,56 @@ async fn what_is_asked_at_once_is_written_at_once() {
     );
 }
 
+async fn accept_checked(
+    store: &VoucherStore,
+    voucher: &Signed<Voucher>,
+    checked: Option<CheckedSignature>,
+) -> Result<Accepted, StoreError> {
+    let accepted = store.accept_checked(&[(voucher.clone(), checked)]).await?;
+    Ok(accepted[0])
+}
+
+/// A check that somebody else has made saves one here, and only for the very voucher that it was of.
+#[tokio::test]
+async fn a_check_counts_for_its_own_voucher_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("vouchers.db")).await;
+    store.add_channel(&channel(1)).await.unwrap();
+    let mut signer = KnownSigner::new(session().address());
+    let good = voucher(1, 5);
+    let checked = signer.check_signed(&good, &domain()).unwrap();
+    let mut forged = voucher(1, 500);
+    forged.signature = good.signature;
+    let refused = accept_checked(&store, &forged, Some(checked)).await;
+    assert!(matches!(refused, Err(StoreError::NotTheirs { .. })));
+    // Of another contract, and by another key: as good as none.
+    let elsewhere = Domain {
+        chain_id: domain().chain_id + 1,
+        ..domain()
+    };
+    let foreign = Signed::sign(forged.message.clone(), &elsewhere, &session());
+    let checked_there = signer.check_signed(&foreign, &elsewhere).unwrap();
+    let refused = accept_checked(&store, &foreign, Some(checked_there)).await;
+    assert!(matches!(refused, Err(StoreError::NotTheirs { .. })));
+    let stranger = SecretKey::from_bytes(&[77; 32]).unwrap();
+    let theirs = Signed::sign(forged.message, &domain(), &stranger);
+    let mut signer = KnownSigner::new(stranger.address());
+    let checked_theirs = signer.check_signed(&theirs, &domain()).unwrap();
+    let refused = accept_checked(&store, &theirs, Some(checked_theirs)).await;
+    assert!(matches!(refused, Err(StoreError::NotTheirs { .. })));
+    let kept = store.channel(channel(1).id()).await.unwrap().unwrap();
+    assert_eq!(kept.voucher, None);
+    let accepted = accept_checked(&store, &good, Some(checked)).await.unwrap();
+    assert_eq!(accepted, Accepted::Newer);
+    assert_eq!(
+        accept_checked(&store, &voucher(1, 6), None).await.unwrap(),
+        Accepted::Newer
+    );
+    let unknown = accept_checked(&store, &voucher(9, 1), None).await;
+    assert!(matches!(unknown, Err(StoreError::UnknownChannel(_))));
+    assert_eq!(latest(&store, 1).await, 6);
+}
+
 /// A plain verification does not see `v`; the contract does.
 #[tokio::test]
 async fn a_voucher_with_the_other_v_is_kept_and_claimed_with_the_right_one() {

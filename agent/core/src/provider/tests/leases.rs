@@ -169,10 +169,11 @@ fn answers_go_where_the_last_new_voucher_came_from() {
     world.weather.payer_pays = false;
     let paid = world.disk.channels[&deal.channel().id()].cumulative().0;
     let pay = |world: &mut World, cumulative: u128| {
+        let answered = world.payers[&deal.id()].meter.state().receipt.unwrap();
         let message = Voucher {
             channel_id: deal.channel().id(),
             cumulative: Amount(cumulative),
-            receipt_hash: B256::ZERO,
+            receipt_hash: answered.message.signing_hash(&network().domain),
         };
         let voucher = Signed::sign(message, &network().domain, &payer_signer());
         let message = PayerMessage::Voucher(voucher);

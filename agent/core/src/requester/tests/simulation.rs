@@ -1,6 +1,7 @@
 //! A lease in virtual time: the requester's machine against a real provider's meter, over a path that can lose
 //! messages, with a shell that keeps what the events tell it to keep.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ipsx_market::messages::EndCause;
@@ -49,6 +50,8 @@ pub(super) struct Simulation {
     bytes: u64,
     messages: u64,
     provider_ended: bool,
+    /// Of a cheat's receipts: the hash of what was shown, and of what its meter had asked for.
+    changed: HashMap<B256, B256>,
 }
 
 impl Simulation {
@@ -95,6 +98,7 @@ impl Simulation {
             bytes: 0,
             messages: 0,
             provider_ended: false,
+            changed: HashMap::new(),
         };
         simulation.reserve();
         let (wall, now) = (simulation.wall(), simulation.now);
@@ -183,7 +187,10 @@ impl Simulation {
             match event {
                 ProviderEvent::SignReceipt(mut receipt) => {
                     if let Some(change) = self.cheat.receipt {
+                        let own = receipt.signing_hash(&network().domain);
                         change(&mut receipt);
+                        let shown = receipt.signing_hash(&network().domain);
+                        self.changed.insert(shown, own);
                     }
                     let signed = Signed::sign(receipt, &network().domain, &agent());
                     self.deliver(ProviderMessage::Receipt(signed));
@@ -255,7 +262,12 @@ impl Simulation {
             return;
         }
         match message {
-            PayerMessage::Voucher(voucher) => {
+            PayerMessage::Voucher(mut voucher) => {
+                // A cheat's own books have the receipt as it was before.
+                if let Some(own) = self.changed.get(&voucher.message.receipt_hash) {
+                    voucher.message.receipt_hash = *own;
+                    voucher = Signed::sign(voucher.message, &network().domain, &session());
+                }
                 self.meter.handle_voucher(voucher, self.now).unwrap();
             }
             PayerMessage::Echo(number) => {

@@ -87,7 +87,10 @@ async fn what_was_written_is_there_after_opening_again() {
         ..ChannelState::default()
     };
     let channel = lease(1).deal.channel().id();
-    records.put_channel(channel, &state).await.unwrap();
+    records
+        .put_progress(&[(channel, &state)], &[])
+        .await
+        .unwrap();
     let month = MonthTraffic {
         month: 24_300,
         bytes: u64::MAX,

@@ -1,0 +1,51 @@
+//! Which receipts a voucher may answer: what is paid and what was served are tied to each other by hash.
+
+use std::collections::VecDeque;
+
+use crate::{B256, Domain, Receipt, TypedData};
+
+/// Receipts that are remembered without a voucher that answers one. Without vouchers service stops, and receipts are
+/// repeated once a second, for a minute.
+const MOST: usize = 256;
+
+/// The receipts since the one that was answered last, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Answerable {
+    /// With their hashes, once they were asked for.
+    receipts: VecDeque<(Receipt, Option<B256>)>,
+    /// The deal's opening voucher, which answers none, came to this meter. After a restart, or a loss of the disk,
+    /// the payer may answer a receipt of before.
+    opened: bool,
+}
+
+impl Answerable {
+    /// A receipt goes out.
+    pub(super) fn sent(&mut self, receipt: Receipt) {
+        if self.receipts.len() == MOST {
+            self.receipts.pop_front();
+        }
+        self.receipts.push_back((receipt, None));
+    }
+
+    /// Takes the answer of a voucher that is higher than the one before; false if it may not answer that.
+    pub(super) fn accept(&mut self, answered: B256, opening: bool, domain: &Domain) -> bool {
+        if opening && answered == B256::ZERO {
+            self.opened = true;
+            return true;
+        }
+        let hash = |(receipt, hash): &mut (Receipt, Option<B256>)| {
+            *hash.get_or_insert_with(|| receipt.signing_hash(domain))
+        };
+        let mut newest_first = self.receipts.iter_mut().enumerate().rev();
+        let place =
+            newest_first.find_map(|(place, kept)| (hash(kept) == answered).then_some(place));
+        match place {
+            Some(place) => {
+                // A later voucher may answer the same one, when the payer has measured more since.
+                self.receipts.drain(..place);
+                true
+            }
+            None => !self.opened,
+        }
+    }
+}
