@@ -87,32 +87,33 @@ fn overview(document: &Document) -> String {
         let data = bytes(account.bytes_up.saturating_add(account.bytes_down));
         let _ = writeln!(
             rows,
-            "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{data}</td>\
+            "<tr><td class=\"t\">{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{data}</td>\
              <td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
             calendar::minute(account.at),
             entry.evidence.deal.exit_address,
             duration::format(account.seconds),
-            amount::format(account.used),
-            amount::format(account.promised),
+            amount::fixed(account.used),
+            amount::fixed(account.promised),
             known(account.claimed),
         );
     }
     format!(
-        "<table class=\"all\"><thead><tr><th>when</th><th>address</th><th class=\"n\">time</th><th class=\"n\">data</th>\
-         <th class=\"n\">used</th><th class=\"n\">promised</th><th class=\"n\">claimed</th></tr></thead>\n<tbody>{rows}</tbody></table>\n"
+        "<div class=\"wide\"><table class=\"all\"><thead><tr><th>when</th><th>address</th><th class=\"n\">time</th><th class=\"n\">data</th>\
+         <th class=\"n\">used</th><th class=\"n\">promised</th><th class=\"n\">claimed</th></tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
     )
 }
 
 fn known(amount: Option<Amount>) -> String {
-    amount.map_or_else(|| "not asked".into(), amount::format)
+    amount.map_or_else(|| "not asked".into(), amount::fixed)
 }
 
 fn lease(entry: &Entry) -> String {
     let (deal, account, notes) = (&entry.evidence.deal, &entry.account, &entry.notes);
     let place = notes.country.map_or_else(String::new, |c| format!(", {c}"));
-    let vouchers = notes
-        .vouchers
-        .map_or_else(String::new, |n| format!(" in {n} vouchers"));
+    let vouchers = notes.vouchers.map_or_else(String::new, |n| match n {
+        1 => " in 1 voucher".into(),
+        n => format!(" in {n} vouchers"),
+    });
     let ended = notes.cause.map_or("", ipsx_agent_core::requester::in_words);
     let code = |text: String| format!("<code>{text}</code>");
     let facts = [
@@ -210,7 +211,7 @@ fn transactions(entry: &Entry) -> String {
                 "<tr><td><code>{:#x}</code></td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
                 claim.transaction,
                 claim.block,
-                amount::format(claim.paid)
+                amount::fixed(claim.paid)
             )
         })
         .collect();
