@@ -10,12 +10,22 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use ipsx_metering::{Address, NetworkId};
+use ipsx_settlement::{Passphrase, Signer, Wallet as Key};
+use ipsx_tests::market::{Market, SOON, Wallet};
+use ipsx_tests::origin::Origin;
 use ipsx_tests::program::{Finished, Program, built};
+use ipsx_tests::web::{Through, fetch};
+use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const KEY: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 const PHRASE: &str = "legal winner thank year wave sausage worth useful legal winner thank yellow";
 const PASSPHRASE: &str = "only-this-test-knows-it";
+/// What seals the wallets of every [`Market`].
+const MARKET_PASSPHRASE: &str = "correct horse battery staple";
 const FILES: [&str; 5] = ["key", "phrase", "passphrase", "bad-key", "bad-phrase"];
 
 fn ipsx(folder: &Path, data: &str, words: &[&str]) -> Finished {
@@ -93,6 +103,186 @@ fn no_output_log_or_file_shows_a_secret() {
         assert!(wallet.contains("131072"), "{wallet}");
     }
     assert!(!folder.path().join("three/wallet.json").exists());
+}
+
+/// A secret in every form in which it could be written down by mistake.
+fn written(secret: &[u8]) -> Vec<String> {
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let numbers: Vec<_> = secret.iter().map(u8::to_string).collect();
+    vec![
+        hex.to_uppercase(),
+        hex,
+        numbers.join(", "),
+        numbers.join(","),
+        BASE64_STANDARD.encode(secret),
+    ]
+}
+
+/// The wallets of a market and what is derived from them for a lease, as the programs do it.
+fn keys_of(market: &Market, provider: &Wallet, requester: &Wallet) -> Vec<(String, Vec<u8>)> {
+    let open =
+        |path: &Path, passphrase: &str| Key::open(path, &Passphrase::new(passphrase)).unwrap();
+    let lender = open(&provider.data.join("wallet.json"), MARKET_PASSPHRASE);
+    let tenant = open(&requester.data.join("wallet.json"), MARKET_PASSPHRASE);
+    let broker = market.path().join("broker");
+    // Drawn by the broker itself for its own chain.
+    let drawn = fs::read_to_string(broker.join("operator.passphrase")).unwrap();
+    let operator = open(&broker.join("operator.json"), drawn.trim());
+    let url = format!("http://{}/v1/network", market.http());
+    let network = Command::new("curl").args(["-sS", &url]).output().unwrap();
+    let network: Value = serde_json::from_slice(&network.stdout).unwrap();
+    let network: NetworkId = network["network"].as_str().unwrap().parse().unwrap();
+    let with = |kind: &str, other: Address| {
+        [kind.as_bytes(), network.0.as_slice(), other.as_slice()].concat()
+    };
+    let session = [b"session key".as_slice(), network.0.as_slice(), &[0; 4]].concat();
+    let named = [
+        ("the provider's wallet", lender.secret()),
+        ("the requester's wallet", tenant.secret()),
+        ("the operator's wallet", operator.secret()),
+        (
+            "the payout key",
+            lender
+                .derive(&with("provider payout", tenant.address()))
+                .secret(),
+        ),
+        (
+            "the agent key",
+            lender
+                .derive(&with("provider agent", tenant.address()))
+                .secret(),
+        ),
+        ("the tunnel key", lender.derive(b"provider tunnel").secret()),
+        ("the session key", tenant.derive(&session).secret()),
+    ];
+    named
+        .into_iter()
+        .map(|(name, secret)| (name.to_string(), secret.to_vec()))
+        .collect()
+}
+
+/// Every file below a folder, but those that hold a passphrase.
+fn files_below(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files_below(&path, found);
+        } else if !path.to_str().unwrap().ends_with("passphrase") {
+            found.push((path.display().to_string(), fs::read(&path).unwrap()));
+        }
+    }
+}
+
+/// Three programs log all they can through a lease, its claim, its statements and a disclosure.
+#[test]
+fn a_whole_lease_leaves_no_key_behind() {
+    let mut market = Market::new(
+        "127.0.0.1",
+        &[("127.0.1.1/32", "FR")],
+        Box::new(|name| {
+            let mut command = built(name);
+            command
+                .env("RUST_LOG", "trace")
+                .env("IPSX_BROKER_LOG", "trace");
+            command
+        }),
+    );
+    let [provider, requester] = ["provider", "requester"].map(|name| market.wallet(name));
+    market.start_broker();
+    let origin = Origin::start("127.0.0.1:0");
+    let (host, port) = (origin.address().ip(), origin.address().port());
+    let rule = format!("{host}/32:tcp/{port}");
+    let words = [
+        "-vvv",
+        "--price-per-second",
+        "0.01",
+        "--price-per-gib",
+        "0.5",
+        "--allow",
+        &rule,
+    ];
+    let serving = market.start_provider(&provider, "127.0.1.1", &words);
+    let mut said = Vec::new();
+    let mut run = |wallet: &Wallet, words: &[&str]| {
+        let output = market.ipsx(&wallet.data, words).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        said.push((words.join(" "), text.clone()));
+        assert!(
+            output.status.success(),
+            "{words:?}: {}",
+            String::from_utf8_lossy(&text)
+        );
+        text
+    };
+    run(&requester, &["-vvv", "deposit", "20"]);
+    let lease = [
+        "-vvv",
+        "connect",
+        "--country",
+        "FR",
+        "--duration",
+        "8s",
+        "--budget",
+        "2",
+        "--proxy",
+        "127.0.0.1:0",
+    ];
+    let mut connect = Program::start("connect", &mut market.ipsx(&requester.data, &lease));
+    let line = connect.wait_for("proxy ready on ", SOON);
+    let proxy = line.rsplit("proxy ready on ").next().unwrap();
+    let proxy = proxy.split_whitespace().next().unwrap();
+    let url = format!("http://{}/", origin.address());
+    assert_eq!(fetch(proxy, Through::Socks5, &url).status, 200);
+    let finished = connect.finish(LIMIT);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+
+    let page = market.path().join("page.html").display().to_string();
+    run(&requester, &["-vvv", "--json", "leases", "--all"]);
+    run(&requester, &["-vvv", "statement", "--html", &page]);
+    run(&requester, &["-vvv", "--json", "statement"]);
+    run(&provider, &["-vvv", "--json", "statement", "--provider"]);
+    run(&provider, &["-vvv", "settle", "--yes"]);
+    run(&provider, &["-vvv", "withdraw", "credits"]);
+    run(&requester, &["-vvv", "wallet", "revoke"]);
+    serving.signal("INT");
+    let served = serving.finish(LIMIT);
+    let broker = market.broker.take().unwrap();
+    let keys = {
+        let keys = keys_of(&market, &provider, &requester);
+        broker.signal("INT");
+        keys
+    };
+    let brokered = broker.finish(LIMIT);
+    for (name, finished) in [
+        ("provide", served),
+        ("connect", finished),
+        ("ipsx-broker", brokered),
+    ] {
+        let text = [finished.stdout.join("\n"), finished.stderr].concat();
+        // They did log what happened inside them.
+        assert!(text.contains("TRACE"), "{name} has not logged: {text}");
+        said.push((name.to_string(), text.into_bytes()));
+    }
+    files_below(market.path(), &mut said);
+    let kinds = ["vouchers", ".db", ".json", "page.html", "chain.journal"];
+    for kind in kinds {
+        assert!(
+            said.iter().any(|(name, _)| name.contains(kind)),
+            "no {kind} was looked at"
+        );
+    }
+    for (place, bytes) in &said {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(
+            !text.contains(MARKET_PASSPHRASE),
+            "the passphrase is in {place}"
+        );
+        for (key, secret) in &keys {
+            let raw = bytes.windows(secret.len()).any(|part| part == secret);
+            let text = written(secret).iter().any(|form| text.contains(form));
+            assert!(!raw && !text, "{key} is in {place}");
+        }
+    }
 }
 
 /// The limits of a program that waits for a key, as the kernel has them.
