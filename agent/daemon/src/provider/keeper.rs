@@ -46,7 +46,7 @@ pub(super) struct Keeper {
     pub(super) network: NetworkId,
     pub(super) happened: mpsc::UnboundedSender<Happening>,
     /// Latest of each channel that could not be written yet.
-    pub(super) behind: HashMap<DealId, Box<StoreVoucher>>,
+    pub(super) behind: HashMap<DealId, StoreVoucher>,
     /// Ends that could not be written yet.
     pub(super) ends_behind: Vec<End>,
     /// The reservation of each channel that is on disk.
@@ -56,7 +56,7 @@ pub(super) struct Keeper {
 /// Vouchers and receipts that were handed over while the disk was busy, to be written together.
 #[derive(Default)]
 struct Progress {
-    vouchers: Vec<Box<StoreVoucher>>,
+    vouchers: Vec<StoreVoucher>,
     /// The latest of each lease.
     receipts: HashMap<DealId, Box<Signed<Receipt>>>,
 }
@@ -84,7 +84,7 @@ impl Keeper {
             let mut progress = Progress::default();
             for job in batch.drain(..) {
                 match job {
-                    Job::Voucher(store) => progress.vouchers.push(store),
+                    Job::Voucher(store) => progress.vouchers.push(*store),
                     Job::Receipt(lease, receipt) => {
                         progress.receipts.insert(lease, receipt);
                     }
@@ -106,7 +106,7 @@ impl Keeper {
                 self.say(Happening::LeaseKept(lease, kept));
             }
             Job::Voucher(store) => {
-                let vouchers = vec![store];
+                let vouchers = vec![*store];
                 self.keep(Progress {
                     vouchers,
                     ..Progress::default()
