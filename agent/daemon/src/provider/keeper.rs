@@ -166,7 +166,7 @@ impl Keeper {
         for store in progress.vouchers {
             let (lease, cumulative) = (store.lease, store.cumulative());
             let older = |kept: &StoreVoucher| kept.cumulative() <= cumulative;
-            if self.behind.get(&lease).is_none_or(|kept| older(kept)) {
+            if self.behind.get(&lease).is_none_or(older) {
                 match written {
                     Ok(()) => drop(self.behind.remove(&lease)),
                     Err(_) => drop(self.behind.insert(lease, store)),
