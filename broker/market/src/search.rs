@@ -9,10 +9,11 @@ use std::str::FromStr;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 
 use crate::book::Position;
+use crate::check::{MAX_CIRCLES, MAX_LIST};
 use crate::geo::Circle;
 use crate::matching::Wanted;
 use crate::offer::{Country, Protocol, Tier};
-use crate::place::{AddressType, City, Region};
+use crate::place::{AddressType, City, MAX_REPUTATION, Region};
 use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
 
@@ -44,6 +45,8 @@ pub const NAMES: [&str; 22] = [
 
 /// Most offers in one answer.
 pub const MAX_RESULTS: usize = 1_000;
+
+const TOO_MANY: &str = "at most 256 values";
 
 /// What somebody looks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +110,27 @@ impl OfferQuery {
             query.take(name.as_ref(), value.as_ref(), &mut protocols)?;
         }
         query.filter.protocols = protocols.into_iter().collect();
+        query.check_lists()?;
         Ok(query)
+    }
+
+    /// A list that comes in several parts is no longer than one that comes at once.
+    fn check_lists(&self) -> Result<(), BadQuery> {
+        let f = &self.filter;
+        let lists = [
+            ("country", f.countries.len()),
+            ("region", f.regions.len()),
+            ("city", f.cities.len()),
+            ("asn", f.asns.len()),
+            ("prefix", f.prefixes.len()),
+            ("address_type", f.address_types.len()),
+            ("port", f.ports.len()),
+            ("service", f.services.len()),
+        ];
+        let long = lists.into_iter().find(|(_, entries)| *entries > MAX_LIST);
+        long.map_or(Ok(()), |(name, entries)| {
+            Err(bad(name, &format!("{entries} values"), TOO_MANY))
+        })
     }
 
     /// As names and values, to be percent-encoded; [`Self::parse`] reads them back.
@@ -135,9 +158,9 @@ impl OfferQuery {
         };
         let (asked, any) = (&self.max_prices, &none.max_prices);
         let limit = if self.limit == none.limit {
-            0
+            String::new()
         } else {
-            self.limit as u64
+            self.limit.to_string()
         };
         let pairs = [
             ("country", list(&f.countries)),
@@ -160,9 +183,12 @@ impl OfferQuery {
                 price(asked.per_second.0, any.per_second.0),
             ),
             ("max_price_per_gib", price(asked.per_gib.0, any.per_gib.0)),
-            ("seconds", number(self.seconds.unwrap_or(0).into())),
+            (
+                "seconds",
+                self.seconds.map_or_else(String::new, |s| s.to_string()),
+            ),
             ("expected_bytes", number(self.expected_bytes)),
-            ("limit", number(limit)),
+            ("limit", limit),
             (
                 "cursor",
                 self.after.map_or_else(String::new, |at| at.to_string()),
@@ -216,7 +242,12 @@ impl OfferQuery {
                 f.max_latency_ms = one("max_latency_ms", value, "milliseconds below 65536")?;
             }
             "min_reputation" => {
-                f.min_reputation = one("min_reputation", value, "a number from 0 to 1000")?;
+                let allowed = "a number from 0 to 1000";
+                let least = one("min_reputation", value, allowed)?;
+                if least > MAX_REPUTATION {
+                    return Err(bad("min_reputation", value, allowed));
+                }
+                f.min_reputation = least;
             }
             "max_price_per_second" => {
                 self.max_prices.per_second = one("max_price_per_second", value, number)?;
@@ -255,8 +286,10 @@ fn take_place(f: &mut Filter, name: &str, value: &str) -> Result<(), BadQuery> {
             .extend(many::<City>("city", value, "names of cities")?),
         "near" => {
             let allowed = "latitude,longitude,kilometres, such as 48.8566,2.3522,50";
+            if f.circles.len() >= MAX_CIRCLES {
+                return Err(bad("near", value, "one of at most 16 circles"));
+            }
             f.circles.push(one::<Circle>("near", value, allowed)?);
-            f.circles.truncate(crate::check::MAX_CIRCLES);
         }
         "asn" => f
             .asns
@@ -300,8 +333,10 @@ fn many<T: FromStr>(
     allowed: &'static str,
 ) -> Result<Vec<T>, BadQuery> {
     let parts = value.split(',').filter(|part| !part.is_empty());
-    let parsed = parts.map(|part| one(name, part.trim(), allowed));
-    parsed.take(crate::check::MAX_LIST).collect()
+    if parts.clone().count() > MAX_LIST {
+        return Err(bad(name, value, TOO_MANY));
+    }
+    parts.map(|part| one(name, part.trim(), allowed)).collect()
 }
 
 fn bad(name: &'static str, value: &str, allowed: &'static str) -> BadQuery {
@@ -367,6 +402,18 @@ mod tests {
         let error = OfferQuery::parse([("colour", "red")]).unwrap_err();
         assert!(error.to_string().contains("max_price_per_second"));
         assert!(OfferQuery::parse([("limit", "-1")]).is_err());
+        assert!(OfferQuery::parse([("min_reputation", "1001")]).is_err());
+        let near = vec![("near", "0,0,1"); MAX_CIRCLES];
+        assert!(OfferQuery::parse(near.clone()).is_ok());
+        assert!(OfferQuery::parse(near.into_iter().chain([("near", "0,0,1")])).is_err());
+        let asns = |count| vec!["1"; count].join(",");
+        assert!(OfferQuery::parse([("asn", asns(MAX_LIST))]).is_ok());
+        assert!(OfferQuery::parse([("asn", asns(MAX_LIST + 1))]).is_err());
+        assert!(OfferQuery::parse([("asn", asns(MAX_LIST)), ("asn", asns(1))]).is_err());
+        // Nothing and zero are two things.
+        let none = OfferQuery::parse([("seconds", "0"), ("limit", "0")]).unwrap();
+        assert_eq!((none.seconds, none.limit), (Some(0), 0));
+        assert_eq!(OfferQuery::parse(none.pairs()).unwrap(), none);
         for cursor in ["", "0f", &"0x".repeat(48), &"é".repeat(48)] {
             assert!(OfferQuery::parse([("cursor", cursor)]).is_err(), "{cursor}");
         }

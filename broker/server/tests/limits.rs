@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
-use ipsx_market::http::{DealView, Problem, ProblemKind};
+use ipsx_market::http::{DealView, OfferView, Problem, ProblemKind};
 use ipsx_metering::B256;
 use parties::{TestAgent, TestBroker, TestRequester};
 
@@ -43,6 +43,60 @@ async fn get(
     )
 }
 
+/// The path of the next page, if there is one.
+fn next_page(headers: &hyper::HeaderMap) -> Option<String> {
+    let link = headers.get("link")?.to_str().unwrap();
+    let path = link.strip_prefix('<').unwrap();
+    Some(path.strip_suffix(">; rel=\"next\"").unwrap().to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_come_page_by_page_whatever_comes_and_goes() {
+    let broker = TestBroker::start().await;
+    let requester = TestRequester::stranger(&broker);
+    let mut agents = Vec::new();
+    for price in [50, 10, 40, 20, 30] {
+        let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+        agent.publish(agent.offer(price, 1)).await;
+        agents.push(agent);
+    }
+    let (mut path, mut seen) = (
+        Some("/v1/offers?limit=2&country=FR".to_string()),
+        Vec::new(),
+    );
+    while let Some(page) = path {
+        let (status, headers, body) = get(&requester, &page, None).await;
+        assert_eq!(status, StatusCode::OK, "{page}");
+        let offers: Vec<OfferView> = serde_json::from_slice(&body).unwrap();
+        seen.extend(offers.iter().map(|offer| offer.prices.per_second.0.0));
+        path = next_page(&headers);
+        assert_eq!(path.is_some(), seen.len() < 4, "{page}");
+        if seen.len() == 2 {
+            // One before the next page comes, and one of it goes.
+            let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+            agent.publish(agent.offer(5, 1)).await;
+            let gone = agents.remove(4).offers.remove(0).id();
+            let left = async {
+                loop {
+                    let all: Vec<OfferView> = requester.get("/v1/offers").await.unwrap();
+                    if all.iter().all(|offer| offer.offer != gone) {
+                        return;
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            let patience = std::time::Duration::from_secs(10);
+            tokio::time::timeout(patience, left).await.unwrap();
+            agents.push(agent);
+        }
+    }
+    assert_eq!(seen, [10, 20, 40, 50]);
+    for bad in ["cursor=", "cursor=00", "limit=x"] {
+        let (status, ..) = get(&requester, &format!("/v1/offers?{bad}"), None).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{bad}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_stay_as_they_are_while_deals_come() {
     let broker = TestBroker::start().await;
@@ -66,10 +120,7 @@ async fn pages_stay_as_they_are_while_deals_come() {
         assert_eq!(status, StatusCode::OK);
         let views: Vec<DealView> = serde_json::from_slice(&body).unwrap();
         paged.extend(views.iter().map(|view| view.deal_id));
-        path = headers.get("link").map(|link| {
-            let link = link.to_str().unwrap().strip_prefix('<').unwrap();
-            link.strip_suffix(">; rel=\"next\"").unwrap().to_string()
-        });
+        path = next_page(&headers);
         // One more, which is newer than what is left to read.
         if paged.len() == 2 {
             let mut request = requester.request("FR");

@@ -78,7 +78,7 @@ pub(super) async fn show(
     let mut news = app.desk.news();
     loop {
         let record = app.desk.deal(wallet, id).await?;
-        let same = wait.status.as_deref() == Some(record.status().as_str());
+        let same = wait.status == Some(record.status());
         if !same || !next_news(&app, &mut news, |news| news.deal == id, until).await {
             return Ok(Json(record.view()));
         }

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipsx_market::http::ProblemKind;
+use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, DealId, UnixSeconds};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -200,7 +201,7 @@ fn unknown_parameter(name: &str, known: &str) -> ProblemResponse {
 /// `?wait=SECONDS&status=STATUS`: how long to wait for news, and what is known already.
 pub(crate) struct Wait {
     pub(crate) limit: Duration,
-    pub(crate) status: Option<String>,
+    pub(crate) status: Option<DealStatus>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Wait {
@@ -222,7 +223,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Wait {
                     })?;
                     wait.limit = Duration::from_secs(seconds).min(MAX_WAIT);
                 }
-                "status" => wait.status = Some(value),
+                "status" => {
+                    let known = DealStatus::ALL.into_iter().find(|s| s.as_str() == value);
+                    wait.status = Some(known.ok_or_else(|| {
+                        ProblemResponse::invalid("status must be that of a deal, such as agreed")
+                    })?);
+                }
                 other => return Err(unknown_parameter(other, "wait and status")),
             }
         }

@@ -71,9 +71,11 @@ pub(super) async fn once(
     if request.method() != Method::POST {
         return Ok(next.run(request).await);
     }
-    let key = read(key)?;
+    let key = key.clone();
     let (mut parts, body) = request.into_parts();
+    // Whoever has no session is told that first.
     let SignedIn(wallet) = SignedIn::from_request_parts(&mut parts, &app).await?;
+    let key = read(&key)?;
     let Ok(body) = to_bytes(body, MAX_BODY).await else {
         return Err(ProblemResponse::new(
             StatusCode::PAYLOAD_TOO_LARGE,

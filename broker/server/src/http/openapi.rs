@@ -96,6 +96,7 @@ fn complete(api: OpenApi) -> Value {
         }
     });
     document["components"]["headers"] = headers();
+    document["components"]["schemas"]["Event"] = event();
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, methods) in paths {
             for (method, operation) in methods.as_object_mut().into_iter().flatten() {
@@ -117,6 +118,10 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
         operation["security"] = json!([]);
     }
     let keyed = session && method == "post";
+    if id == "callChain" {
+        // An empty call is answered by an error of JSON-RPC's own.
+        operation["requestBody"]["required"] = json!(false);
+    }
     let parameters = parameters::of(path, &id, keyed);
     let problems = problems(path, &id, operation, !parameters.is_empty(), keyed);
     if !parameters.is_empty() {
@@ -127,6 +132,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     };
     for (_, response) in responses.iter_mut() {
         response["headers"] = limits();
+        if let Some(stream) = response.pointer_mut("/content/text~1event-stream") {
+            *stream = json!({ "schema": { "$ref": "#/components/schemas/Event" } });
+        }
         if keyed {
             response["headers"]["Idempotency-Replayed"] = shared("Idempotency-Replayed");
         }
@@ -135,6 +143,35 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
         }
     }
     responses.extend(problems);
+}
+
+/// One event of a stream, as its fields are read.
+fn event() -> Value {
+    json!({
+        "type": "object",
+        "description": "One event: `open` first, `deal` for each change, `end` last.",
+        "required": ["event", "data"],
+        "properties": {
+            "event": { "type": "string", "enum": ["open", "deal", "end"] },
+            "id": { "type": "string", "pattern": "^[0-9]+$" },
+            "retry": { "type": "integer", "minimum": 0, "description": "Milliseconds." },
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "anyOf": [
+                        {
+                            "type": "object",
+                            "required": ["after"],
+                            "properties": { "after": { "type": "integer", "minimum": 0 } },
+                        },
+                        { "$ref": "#/components/schemas/DealEvent" },
+                        { "$ref": "#/components/schemas/StreamEnd" },
+                    ]
+                },
+            },
+        },
+    })
 }
 
 /// The headers of answers.
@@ -287,12 +324,12 @@ fn idempotency_key() -> Value {
         "name": "Idempotency-Key",
         "in": "header",
         "description": format!(
-            "A string of 1 to {LONGEST} visible characters, in quotes, such as a UUID. What is asked again under the \
+            "A string of 1 to {LONGEST} visible characters, in quotes or bare, such as a UUID. What is asked again under the \
              same key within 24 h is not done again, and is answered as it was the first time."
         ),
         "schema": {
             "type": "string",
-            "pattern": format!("^\"[!#-\\[\\]-~]{{1,{LONGEST}}}\"$"),
+            "pattern": format!("^\"?[!#-\\[\\]-~]{{1,{LONGEST}}}\"?$"),
             "examples": ["\"8e03978e-40d5-43e8-bc93-6894a57f9324\""],
         },
     })

@@ -127,7 +127,7 @@ fn offers() -> Vec<Value> {
         query(
             "limit",
             &format!("Most offers of a page; more than {MAX_RESULTS} counts as that."),
-            json!({ "type": "integer", "minimum": 0, "maximum": MAX_RESULTS, "default": MAX_RESULTS }),
+            json!({ "type": "integer", "minimum": 0, "default": MAX_RESULTS }),
         ),
         query(
             "cursor",
@@ -152,7 +152,7 @@ fn wait() -> Value {
     query(
         "wait",
         &format!("Seconds to wait for news; more than {most} counts as that."),
-        json!({ "type": "integer", "minimum": 0, "maximum": most, "default": 0 }),
+        json!({ "type": "integer", "minimum": 0, "default": 0 }),
     )
 }
 
