@@ -109,6 +109,8 @@ pub struct BrokerConfig {
     /// Where the operator looks at the broker and steers it (HTTP); nobody but the operator should reach it. `None` for
     /// nowhere.
     pub admin_listen: Option<SocketAddr>,
+    /// Names by which `admin_listen` may be asked besides addresses and `localhost`, in small letters.
+    pub admin_hosts: Vec<String>,
     /// What agents and requesters are told instead of `agents_listen`, behind a NAT.
     pub agents_public: Option<SocketAddr>,
     /// What requesters reach `http_listen` by, behind a proxy; sign-in messages name it.
@@ -154,6 +156,7 @@ impl BrokerConfig {
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
             agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),
+            admin_hosts: Vec::new(),
             agents_public: None,
             public_url: None,
             trusted_proxies: Vec::new(),

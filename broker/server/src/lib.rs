@@ -121,6 +121,7 @@ impl Broker {
                 wallets: Limiter::new("wallet", config.limits.wallet_requests_per_second),
                 trusted_proxies: config.trusted_proxies.clone(),
             },
+            admin_hosts: config.admin_hosts.clone(),
             in_flight: InFlight::default(),
             // Streams are for long; they leave room for whoever comes with a question.
             streams: Streams::new(config.limits.http_requests as usize / 2),

@@ -1,5 +1,7 @@
 //! The program `ipsx-broker`: reads its configuration, runs one broker until it is told to stop.
 
+mod log;
+
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ipsx_broker::config::{self, Settings};
 use ipsx_broker::{Broker, StartError};
+use log::OneLine;
 use tracing_subscriber::EnvFilter;
 
 const AFTER_HELP: &str = "\
@@ -33,10 +36,11 @@ struct Cli {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("IPSX_BROKER_LOG").unwrap_or_else(|_| "info".into());
+    let coloured = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(coloured)
+        .with_writer(move || OneLine { coloured })
         .init();
     ipsx_settlement::forbid_core_dumps();
     match run(cli).await {

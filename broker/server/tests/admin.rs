@@ -29,7 +29,8 @@ fn exchange(address: &str, method: &str, path: &str, headers: &str) -> (u16, Str
 #[test]
 fn the_operator_has_a_listener_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let program = Program::start(directory.path(), &[]);
+    let hosts = ["--admin-hosts".to_string(), "broker.internal".to_string()];
+    let program = Program::start(directory.path(), &hosts);
     let (public, admin) = (program.http.to_string(), program.admin.unwrap().to_string());
     for (method, path) in [
         ("GET", "/healthz"),
@@ -45,6 +46,44 @@ fn the_operator_has_a_listener_of_its_own() {
         assert!(text.contains("application/problem+json"), "{text}");
         assert_eq!(exchange(&admin, method, path, "").0, 200, "{path}");
     }
+    // A page can have its own name lead here; then it asks by that name.
+    let asks = |host: &str, target: &str| {
+        let mut stream = TcpStream::connect(&admin).unwrap();
+        write!(
+            stream,
+            "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    for host in [
+        "page.example",
+        "page.example:8482",
+        "localhost.page.example",
+        "127.0.0.1.page.example",
+        "127.0.0.1@page.example",
+        "page.example@127.0.0.1",
+        "[::1].page.example",
+        "a b",
+        "",
+    ] {
+        let text = asks(host, "/metrics");
+        assert!(text.starts_with("HTTP/1.1 403 "), "{host}: {text}");
+    }
+    for host in [
+        "localhost",
+        "LocalHost:8482",
+        "127.0.0.1",
+        "[::1]:8482",
+        "broker.internal:1",
+    ] {
+        let text = asks(host, "/healthz");
+        assert!(text.starts_with("HTTP/1.1 200 "), "{host}: {text}");
+    }
+    let text = asks("localhost", "http://page.example/healthz");
+    assert!(text.starts_with("HTTP/1.1 403 "), "{text}");
     // Nothing of the requesters' is there either.
     assert_eq!(exchange(&admin, "GET", "/v1/network", "").0, 404);
     let (_, text) = exchange(&admin, "GET", "/metrics", "");
@@ -52,7 +91,7 @@ fn the_operator_has_a_listener_of_its_own() {
         "ipsx_agents_connected 0",
         "ipsx_offers 0",
         "ipsx_refusals_total{reason=\"not_found\"} 7",
-        "ipsx_http_request_seconds_count{method=\"GET\",route=\"/healthz\",status=\"200\"} 1",
+        "ipsx_http_request_seconds_count{method=\"GET\",route=\"/healthz\",status=\"200\"} 6",
         "process_resident_memory_bytes",
     ] {
         assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 21] = [
+pub(super) const TEXTS: [(&str, &str, &str); 22] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -36,6 +36,11 @@ pub(super) const TEXTS: [(&str, &str, &str); 21] = [
         "public_url",
         "an http or https URL without a path",
         "\"https://broker.example.org\"",
+    ),
+    (
+        "admin_hosts",
+        "names of hosts without a port",
+        "[\"broker.internal\"]",
     ),
     ("trusted_proxies", "IP addresses", "[\"127.0.0.1\"]"),
     ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),

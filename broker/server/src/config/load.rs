@@ -145,6 +145,14 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         });
     }
     config.public_url = url("public_url", &settings.public_url, false)?;
+    let hosts = settings.admin_hosts.iter().map(|text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if text.is_empty() || !text.bytes().all(plain) {
+            return Err(bad_value("admin_hosts", format!("{text:?}"), None));
+        }
+        Ok(text.to_ascii_lowercase())
+    });
+    config.admin_hosts = hosts.collect::<Result<_, _>>()?;
     let proxies = settings.trusted_proxies.iter();
     let proxies = proxies.map(|text| {
         let bad = |_| bad_value("trusted_proxies", format!("{text:?}"), None);

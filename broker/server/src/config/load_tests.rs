@@ -103,6 +103,14 @@ fn what_does_not_fit_together_is_refused() {
     assert!(everywhere.starts_with("agents_public is missing: agents_listen is 0.0.0.0:8481"));
     assert_eq!(from_text("admin_listen = \"\"").unwrap().admin_listen, None);
     assert!(message("admin_listen = \"off\"").contains("a port, or nothing"));
+    let hosts = from_text("admin_hosts = [\"Broker.internal\"]")
+        .unwrap()
+        .admin_hosts;
+    assert_eq!(hosts, ["broker.internal"]);
+    for bad in ["", "a:1", "a b", "http://a"] {
+        let text = message(&format!("admin_hosts = [\"{bad}\"]"));
+        assert!(text.contains("without a port"), "{text}");
+    }
     assert!(message("chain = \"main\"").contains("it must be embedded or rpc"));
     for bad in [
         "ftp://x",

@@ -32,6 +32,10 @@ pub struct Settings {
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_url: Option<String>,
+    /// Name by which admin-listen may be asked besides its address and localhost; repeat for more [default: none]
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub admin_hosts: Vec<String>,
     /// Address of a proxy before http-listen, whose X-Forwarded-For is believed; repeat for more [default: none]
     #[arg(long, value_name = "IP")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -3,12 +3,14 @@
 //! Nothing here asks for a password: whoever reaches the listener is the operator. Web pages are kept out, since they
 //! reach the loopback address of whoever looks at them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header;
+use axum::http::uri::Authority;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ipsx_market::http::ProblemKind;
@@ -31,8 +33,23 @@ fn status(status: &'static str) -> Json<Status> {
     Json(Status { status })
 }
 
-/// Turns browsers away: they name the page's origin with every `POST`, and with whatever a script reads across sites.
-pub(super) async fn no_browser(request: Request, next: Next) -> Response {
+/// Turns browsers away: they name the page's origin with every `POST`, and with whatever a script reads across sites. A
+/// page whose name was made to lead here is of the same site, but asks by that name.
+pub(super) async fn no_browser(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(host) = foreign_host(&request, &app.admin_hosts) {
+        return ProblemResponse::new(
+            axum::http::StatusCode::FORBIDDEN,
+            ProblemKind::Forbidden,
+            format!(
+                "this listener is asked by its address or as localhost, not as {host:?}; a name of its own goes into admin_hosts"
+            ),
+        )
+        .into_response();
+    }
     if request.headers().contains_key(header::ORIGIN) {
         return ProblemResponse::new(
             axum::http::StatusCode::FORBIDDEN,
@@ -42,6 +59,29 @@ pub(super) async fn no_browser(request: Request, next: Next) -> Response {
         .into_response();
     }
     next.run(request).await
+}
+
+/// The name that a request asks by, if it should not. Only very old programs name none.
+fn foreign_host(request: &Request, known: &[String]) -> Option<String> {
+    let named = request.headers().get_all(header::HOST).iter();
+    let named = named.map(|value| value.to_str().unwrap_or("?").to_ascii_lowercase());
+    let target = request.uri().authority();
+    let target = target.map(|authority| authority.as_str().to_ascii_lowercase());
+    named.chain(target).find(|text| {
+        let Ok(authority) = text.parse::<Authority>() else {
+            return true;
+        };
+        let host = authority.host();
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let address = bare.unwrap_or(host).parse::<IpAddr>().is_ok();
+        let local = host == "localhost" || known.iter().any(|name| name == host);
+        // Nothing stands before the host, and only a port behind it.
+        let port = text
+            .strip_prefix(host)
+            .map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+        let plain = port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+        !(address || local) || !plain
+    })
 }
 
 /// `GET /healthz`: the program runs; else it should be started again.

@@ -46,6 +46,8 @@ pub(crate) struct App {
     /// Anybody with a wallet may sign in, and each sign-in is a write: only a few may stand in the others' way.
     pub(crate) sign_ins: Semaphore,
     pub(crate) limits: Limits,
+    /// Names by which the operator's listener may be asked.
+    pub(crate) admin_hosts: Vec<String>,
     /// Requests with an idempotency key that are being worked on.
     pub(crate) in_flight: InFlight,
     /// Streams of events that are being read.
@@ -125,7 +127,10 @@ pub(crate) fn admin_router(app: Arc<App>) -> Router {
         .route("/drain", post(admin::drain))
         .route("/resume", post(admin::resume))
         .route("/claims", post(admin::claims))
-        .layer(middleware::from_fn(admin::no_browser));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            admin::no_browser,
+        ));
     surround(routes, app)
 }
 
