@@ -30,6 +30,7 @@ pub fn command(directory: &Path) -> Command {
             "127.0.0.1:0",
         ])
         .env("IPSX_BROKER_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("IPSX_BROKER_LOG", "warn")
         .arg("--country-db")
         .arg(directory.join("places.mmdb"));
     command
@@ -45,11 +46,7 @@ impl Program {
     pub fn start_with(directory: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = command(directory);
         change(&mut command);
-        let mut child = command
-            .env("IPSX_BROKER_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
