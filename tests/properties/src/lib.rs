@@ -11,6 +11,7 @@
 )]
 
 mod bytes;
+mod market;
 mod messages;
 mod offload;
 mod pair;
@@ -23,7 +24,7 @@ mod udp;
 pub type Surface = (&'static str, fn(&[u8]));
 
 /// All surfaces.
-pub const SURFACES: [Surface; 7] = [
+pub const SURFACES: [Surface; 8] = [
     ("udp_input", udp::check),
     ("tun_input", tun::check),
     ("offload_raw", offload::check_raw),
@@ -31,6 +32,7 @@ pub const SURFACES: [Surface; 7] = [
     ("policy", policy::check),
     ("uapi", uapi::check),
     ("messages", messages::check),
+    ("market", market::check),
 ];
 
 /// Checks one input of a surface.
