@@ -6,27 +6,33 @@
 //! it, and against the same one when its agent comes back. A hold is counted until it is released, exactly once.
 
 mod addresses;
+mod candidates;
 mod find;
 mod index;
+mod line;
+mod numbers;
 mod page;
+mod posting;
 mod refusal;
 mod row;
 mod shared;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use ipnet::IpNet;
 use ipsx_metering::{Address, OfferId, UnixSeconds};
+use roaring::RoaringBitmap;
 
-use crate::matching::Wanted;
+use crate::matching::{Conditions, Wanted};
 use crate::offer::{Offer, Placement};
 use crate::place::Country;
 use crate::request::Filter;
-use find::{Effort, Search};
+use find::{Effort, Lines, Search};
 use index::Index;
+use line::Line;
 pub use page::{Found, NoPosition, Position};
 pub use refusal::{NoMatch, PlaceError};
-use row::{Held, Rank, Row, RowId, Rows};
+use row::{Held, Rank, RowId, Rows};
 
 /// Bounds of a book; a walk through it looks at each offer once at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,11 +112,13 @@ pub struct OfferBook {
     sequence: u64,
     rows: Rows,
     index: Index,
-    by_expiry: BTreeSet<(UnixSeconds, RowId)>,
+    by_expiry: Line<(UnixSeconds, RowId)>,
     /// Rows with a free lease, in order.
-    open: BTreeSet<Rank>,
+    open: Line<Rank>,
     /// The other ones, in order.
-    sold_out: BTreeSet<Rank>,
+    sold_out: Line<Rank>,
+    /// Rows with a free lease.
+    free: RoaringBitmap,
     leases_free: u64,
     held: HashMap<Slot, Held>,
     holds: HashMap<HoldId, Hold>,
@@ -135,27 +143,37 @@ impl OfferBook {
         offer: Offer,
         placement: Placement,
     ) -> Result<Option<OfferId>, PlaceError> {
-        let (id, slot) = (offer.id(), Slot::of(&offer));
-        let there = self.rows.of_slot(&slot);
-        let mut sequence = self.sequence + 1;
-        match there.and_then(|at| self.rows.get(at)) {
-            Some(same) if same.id == id => {
-                if self.rows.listing(same).placement == placement {
-                    return Ok(None);
-                }
-                sequence = same.sequence;
-            }
-            Some(old) if old.nonce >= offer.nonce => return Err(PlaceError::Stale(old.nonce)),
-            Some(_) => {}
-            None => self.check_room(offer.provider)?,
-        }
-        let replaced = there.and_then(|old| self.remove(old));
-        self.sequence = self.sequence.max(sequence);
-        let listing = Listing {
-            id,
+        self.put(Listing {
+            id: offer.id(),
             offer,
             placement,
-        };
+        })
+    }
+
+    /// As [`Self::place`], for who knows the offer's id already: to compute it takes longer than all the rest.
+    pub fn put(&mut self, listing: Listing) -> Result<Option<OfferId>, PlaceError> {
+        let (id, offer) = (listing.id, &listing.offer);
+        let slot = Slot::of(offer);
+        let there = self.rows.of_slot(&slot);
+        let mut sequence = self.sequence + 1;
+        let mut renewed = None;
+        match there.and_then(|at| self.rows.get(at).map(|row| (at, row))) {
+            Some((at, same)) if same.id == id => {
+                sequence = self.rows.rank(at).sequence;
+                renewed = self.rows.is_at(same, &listing.placement).then_some(id);
+            }
+            Some((_, old)) if old.nonce >= offer.nonce => return Err(PlaceError::Stale(old.nonce)),
+            Some((_, old)) => {
+                renewed = self.rows.differs_in_terms(old, &listing).then_some(old.id);
+            }
+            None => self.check_room(offer.provider)?,
+        }
+        self.sequence = self.sequence.max(sequence);
+        if let (Some(at), Some(old)) = (there, renewed) {
+            self.renew(at, &listing, sequence);
+            return Ok(Some(old).filter(|old| *old != id));
+        }
+        let replaced = there.and_then(|old| self.remove(old));
         self.insert(&slot, listing, sequence);
         Ok(replaced.filter(|old| *old != id))
     }
@@ -180,7 +198,7 @@ impl OfferBook {
 
     /// Takes all offers of some countries out; their leases go on.
     pub fn withdraw_in(&mut self, gone: impl Fn(Option<Country>) -> bool) -> Vec<OfferId> {
-        let all = self.open.iter().chain(&self.sold_out).map(|rank| rank.row);
+        let all = self.index.all().iter();
         let rows = all.filter(|at| self.rows.get(*at).is_some_and(|row| gone(row.country)));
         let rows: Vec<_> = rows.collect();
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
@@ -188,14 +206,23 @@ impl OfferBook {
 
     /// Takes out what has expired before `now`.
     pub fn expire(&mut self, now: UnixSeconds) -> Vec<OfferId> {
-        let expired = self.by_expiry.iter().take_while(|(at, _)| *at < now);
-        let rows: Vec<_> = expired.map(|(_, row)| *row).collect();
-        rows.into_iter().filter_map(|at| self.remove(at)).collect()
+        let pages = self.by_expiry.pages();
+        let due = pages.take_while(|(bound, _)| bound.is_none_or(|(at, _)| at < now));
+        let due = due.flat_map(|(_, rows)| rows).copied();
+        let mut expired: Vec<_> = due
+            .map(|row| self.rows.expiry(row))
+            .filter(|(at, _)| *at < now)
+            .collect();
+        expired.sort_unstable();
+        let rows = expired.into_iter().map(|(_, row)| row);
+        rows.filter_map(|at| self.remove(at)).collect()
     }
 
     /// When the next offer expires: [`Self::expire`] has something to do one second later.
     pub fn next_expiry(&self) -> Option<UnixSeconds> {
-        self.by_expiry.first().map(|(at, _)| *at)
+        let mut pages = self.by_expiry.pages().map(|(_, rows)| rows);
+        let first = pages.find(|rows| !rows.is_empty())?;
+        first.iter().map(|row| self.rows.expiry(*row).0).min()
     }
 
     /// The best offer for `wanted`, apart from those in `excluded`; nothing is held.
@@ -205,8 +232,15 @@ impl OfferBook {
         now: UnixSeconds,
         excluded: &[OfferId],
     ) -> Result<Listing, NoMatch> {
-        let best = self.best_row(wanted, now, excluded)?;
-        Ok(self.rows.listing(best))
+        let excluded: Vec<_> = excluded
+            .iter()
+            .filter_map(|id| self.rows.of_id(*id))
+            .collect();
+        let conditions = wanted.conditions(now);
+        let best = self.look_for(&conditions, &excluded).best()?;
+        self.rows
+            .listing(best)
+            .ok_or(NoMatch::NoFilterMatch { nearest: None })
     }
 
     /// Holds one lease of the best offer for `wanted`, apart from those in `excluded`.
@@ -259,8 +293,7 @@ impl OfferBook {
 
     /// An offer in the book.
     pub fn get(&self, id: OfferId) -> Option<Listing> {
-        let row = self.rows.get(self.rows.of_id(id)?)?;
-        Some(self.rows.listing(row))
+        self.rows.listing(self.rows.of_id(id)?)
     }
 
     /// Offers in the book.
@@ -283,37 +316,14 @@ impl OfferBook {
         self.leases_free
     }
 
-    fn best_row(
-        &self,
-        wanted: &Wanted<'_>,
-        now: UnixSeconds,
-        excluded: &[OfferId],
-    ) -> Result<&Row, NoMatch> {
-        let excluded: Vec<_> = excluded
-            .iter()
-            .filter_map(|id| self.rows.of_id(*id))
-            .collect();
-        let best = self.look_for(wanted, now, &excluded).best()?;
-        self.rows
-            .get(best)
-            .ok_or(NoMatch::NoFilterMatch { nearest: None })
-    }
-
-    fn look_for<'b>(
-        &'b self,
-        wanted: &Wanted<'b>,
-        now: UnixSeconds,
-        excluded: &'b [RowId],
-    ) -> Search<'b> {
-        Search {
-            rows: &self.rows,
-            index: &self.index,
+    fn look_for<'b>(&'b self, conditions: &'b Conditions<'b>, excluded: &'b [RowId]) -> Search<'b> {
+        let lines = Lines {
             open: &self.open,
             sold_out: &self.sold_out,
-            conditions: wanted.conditions(now),
-            excluded,
-            effort: self.effort,
-        }
+            free: &self.free,
+        };
+        let (rows, index) = (&self.rows, &self.index);
+        Search::new(rows, index, lines, conditions, excluded, self.effort)
     }
 
     fn check_room(&self, provider: Address) -> Result<(), PlaceError> {
@@ -328,19 +338,37 @@ impl OfferBook {
 
     fn insert(&mut self, slot: &Slot, listing: Listing, sequence: u64) {
         let held = self.held.get(slot).copied().unwrap_or_default();
-        let expires_at = listing.offer.expires_at;
         let at = self.rows.insert(listing, sequence, held);
         self.index.insert(at, &self.rows);
-        self.by_expiry.insert((expires_at, at));
+        let rows = &self.rows;
+        let expiry = |at| rows.expiry(at);
+        self.by_expiry.insert(&expiry(at), at, expiry);
         self.line_up(at);
     }
 
     fn remove(&mut self, at: RowId) -> Option<OfferId> {
         self.leave_line(at);
         self.index.remove(at, &self.rows);
-        let row = self.rows.remove(at)?;
-        self.by_expiry.remove(&(row.expires_at, at));
-        Some(row.id)
+        self.by_expiry.remove(&self.rows.expiry(at), at);
+        Some(self.rows.remove(at)?.id)
+    }
+
+    /// Puts an offer in the place of one of nearly the same terms, and moves it in each order where it stands elsewhere now.
+    fn renew(&mut self, at: RowId, listing: &Listing, sequence: u64) {
+        let Some(was) = self.rows.renew(at, listing, sequence) else {
+            return;
+        };
+        self.index.renew(at, &was, &self.rows);
+        let rows = &self.rows;
+        let expiry = |at| rows.expiry(at);
+        let expired = (was.expires_at, at);
+        self.by_expiry.reposition(&expired, &expiry(at), at, expiry);
+        let line = if self.free.contains(at) {
+            &mut self.open
+        } else {
+            &mut self.sold_out
+        };
+        line.reposition(&was.rank, rows.rank(at), at, |row| *rows.rank(row));
     }
 
     /// Puts a row where it belongs in the order of price.
@@ -350,11 +378,13 @@ impl OfferBook {
         };
         self.leases_free += u64::from(row.free_leases());
         let line = if row.free_leases() > 0 {
+            self.free.insert(at);
             &mut self.open
         } else {
             &mut self.sold_out
         };
-        line.insert(row.rank(at));
+        let rows = &self.rows;
+        line.insert(rows.rank(at), at, |row| *rows.rank(row));
     }
 
     fn leave_line(&mut self, at: RowId) {
@@ -362,12 +392,12 @@ impl OfferBook {
             return;
         };
         self.leases_free -= u64::from(row.free_leases());
-        let line = if row.free_leases() > 0 {
+        let line = if self.free.remove(at) {
             &mut self.open
         } else {
             &mut self.sold_out
         };
-        line.remove(&row.rank(at));
+        line.remove(self.rows.rank(at), at);
     }
 
     fn hold_slot(&mut self, id: HoldId, slot: Slot, filter: &Filter) {
@@ -390,12 +420,21 @@ impl OfferBook {
 
     /// Counts what is let of a slot, and tells the row that it has.
     fn set_held(&mut self, slot: Slot, held: Held) {
-        if let Some(at) = self.rows.of_slot(&slot) {
-            self.leave_line(at);
-            if let Some(row) = self.rows.get_mut(at) {
+        if let Some(at) = self.rows.of_slot(&slot)
+            && let Some(row) = self.rows.get_mut(at)
+        {
+            let before = row.free_leases();
+            let after = row.leases.saturating_sub(held.leases);
+            if (before > 0) == (after > 0) {
                 row.held = held;
+                self.leases_free = self.leases_free - u64::from(before) + u64::from(after);
+            } else {
+                self.leave_line(at);
+                if let Some(row) = self.rows.get_mut(at) {
+                    row.held = held;
+                }
+                self.line_up(at);
             }
-            self.line_up(at);
         }
         if held.leases == 0 {
             self.held.remove(&slot);

@@ -211,6 +211,11 @@ impl<'a> Conditions<'a> {
         self.now
     }
 
+    /// Whether a point is near enough.
+    pub(crate) fn reaches(&self, point: &Direction) -> bool {
+        self.reaches.iter().any(|reach| reach.holds(point))
+    }
+
     /// The first condition that an offer does not meet.
     pub(crate) fn unmet(&self, facts: &impl Facts) -> Option<Condition> {
         self.misplaced(facts)
@@ -221,7 +226,7 @@ impl<'a> Conditions<'a> {
     /// The first condition on the address and its place that is not met.
     pub(crate) fn misplaced(&self, facts: &impl Placed) -> Option<Condition> {
         let f = self.wanted.filter;
-        let near = |point: Direction| self.reaches.iter().any(|reach| reach.holds(&point));
+        let near = |point: Direction| self.reaches(&point);
         first_unmet([
             (Condition::Country, one_of(&f.countries, || facts.country())),
             (Condition::Region, one_of(&f.regions, || facts.region())),

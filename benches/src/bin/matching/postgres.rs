@@ -7,12 +7,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::questions::Question;
-use crate::spread::Spread;
+use crate::spread::{SEED, Spread};
 use crate::sql::{INDEXES, TABLE, row, select};
-use crate::{Answer, Asked};
+use crate::{Answer, Asked, MOST_MILLIS};
 
-/// A question that takes longer is stopped.
-const MOST_MILLIS: u32 = 1_000;
 /// Debian's user for it.
 const USER: &str = "postgres";
 const END: &str = "-- end --";
@@ -76,7 +74,7 @@ impl Postgres {
         self.say(&format!("{TABLE};"))?;
         let mut copy = BufWriter::new(&mut self.input);
         writeln!(copy, "COPY offers FROM STDIN WITH (FORMAT csv);")?;
-        let mut spread = Spread::new(1);
+        let mut spread = Spread::new(SEED);
         for number in 0..offers {
             let (offer, placement) = spread.offer();
             writeln!(copy, "{}", row(number, &offer, &placement).join(","))?;
@@ -91,6 +89,18 @@ impl Postgres {
         self.say(&format!("SET statement_timeout = {MOST_MILLIS};"))?;
         self.say("\\timing on")?;
         Ok(())
+    }
+
+    /// Microseconds, and the id that comes back.
+    fn answer(&mut self, sql: &str) -> Result<(f64, Option<String>), Failed> {
+        let heard = self.say(sql)?;
+        let time = heard.iter().find_map(|line| line.strip_prefix("Time: "));
+        let time = time
+            .and_then(|line| line.split(' ').next())
+            .ok_or("psql tells no time")?;
+        let micros = time.parse::<f64>()? * 1_000.0;
+        let found = heard.into_iter().find(|line| line.starts_with("0x"));
+        Ok((micros, found))
     }
 
     /// Sends a line, and waits for everything that comes back.
@@ -115,15 +125,12 @@ impl Asked for Postgres {
     fn ask(&mut self, question: &Question) -> Result<Answer, Failed> {
         let sql = format!("{};", select(question));
         // In the cache before it counts.
-        self.say(&sql)?;
-        let heard = self.say(&sql)?;
-        let time = heard.iter().find_map(|line| line.strip_prefix("Time: "));
-        let time = time
-            .and_then(|line| line.split(' ').next())
-            .ok_or("psql tells no time")?;
-        let micros = time.parse::<f64>()? * 1_000.0;
-        let found = heard.iter().find(|line| line.starts_with("0x")).cloned();
-        let stopped = found.is_none() && micros >= f64::from(MOST_MILLIS) * 1_000.0;
+        let (mut micros, mut found) = self.answer(&sql)?;
+        let too_long = f64::from(MOST_MILLIS) * 1_000.0;
+        if micros < too_long {
+            (micros, found) = self.answer(&sql)?;
+        }
+        let stopped = found.is_none() && micros >= too_long;
         Ok(Answer {
             micros,
             found: (!stopped).then_some(found),

@@ -26,6 +26,9 @@ const NETWORKS: usize = 60;
 /// Cities of one country.
 pub(crate) const CITIES: usize = 40;
 
+/// What the book and the databases are filled from.
+pub(crate) const SEED: u64 = 1;
+
 /// Draws offers, always the same ones for the same seed.
 pub(crate) struct Spread {
     pub(crate) random: StdRng,

@@ -1,11 +1,12 @@
 //! Rows by address.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use roaring::RoaringBitmap;
 
+use super::candidates::Part;
+use super::line::Line;
 use super::row::RowId;
 
 /// An address as 128 bits, the first of its own first.
@@ -16,8 +17,8 @@ pub(super) fn bits(address: IpAddr) -> u128 {
     }
 }
 
-/// Most rows that are gathered one by one for a long prefix; beyond that, the shorter prefix around it is the answer.
-const GATHERED: usize = 4_096;
+/// Most pages of rows that make up a long prefix; beyond that, the shorter prefix around it is the answer.
+const PAGES: usize = 32;
 /// Most bitmaps of the longer level that make up a prefix between the two.
 const JOINED: usize = 256;
 
@@ -29,8 +30,8 @@ pub(super) struct Addresses {
     /// Lengths of the levels' prefixes, in bits.
     lengths: [u8; 2],
     levels: [BTreeMap<u64, RoaringBitmap>; 2],
-    /// The first 64 bits of each address.
-    sorted: BTreeSet<(u64, RowId)>,
+    /// In the order of the first 64 bits of their addresses.
+    sorted: Line<(u64, RowId)>,
 }
 
 impl Addresses {
@@ -39,13 +40,16 @@ impl Addresses {
             all: RoaringBitmap::new(),
             lengths,
             levels: Default::default(),
-            sorted: BTreeSet::new(),
+            sorted: Line::default(),
         }
     }
 
-    pub(super) fn insert(&mut self, address: u128, at: RowId) {
+    /// Puts a row in; `address_of` tells the address of those that are in already, and of this one.
+    pub(super) fn insert(&mut self, at: RowId, address_of: impl Fn(RowId) -> u128) {
+        let address = address_of(at);
         self.all.insert(at);
-        self.sorted.insert((head(address, 64), at));
+        let key_of = |row| (head(address_of(row), 64), row);
+        self.sorted.insert(&key_of(at), at, key_of);
         for (level, length) in self.levels.iter_mut().zip(self.lengths) {
             level.entry(head(address, length)).or_default().insert(at);
         }
@@ -53,7 +57,7 @@ impl Addresses {
 
     pub(super) fn remove(&mut self, address: u128, at: RowId) {
         self.all.remove(at);
-        self.sorted.remove(&(head(address, 64), at));
+        self.sorted.remove(&(head(address, 64), at), at);
         for (level, length) in self.levels.iter_mut().zip(self.lengths) {
             let key = head(address, length);
             if let Some(set) = level.get_mut(&key) {
@@ -65,11 +69,12 @@ impl Addresses {
         }
     }
 
-    pub(super) fn all(&self) -> Vec<Cow<'_, RoaringBitmap>> {
-        vec![Cow::Borrowed(&self.all)]
+    pub(super) fn all(&self) -> Vec<Part<'_>> {
+        vec![Part::Set(&self.all)]
     }
 
-    pub(super) fn within(&self, address: u128, length: u8) -> Vec<Cow<'_, RoaringBitmap>> {
+    /// Rows whose addresses begin with the first bits of this one, and maybe some that don't.
+    pub(super) fn within(&self, address: u128, length: u8) -> Vec<Part<'_>> {
         let [short, long] = self.lengths;
         if length == 0 {
             return self.all();
@@ -77,12 +82,12 @@ impl Addresses {
         if length < short {
             let (first, last) = span(head(address, short), short - length);
             let nodes = self.levels[0].range(first..=last);
-            return nodes.map(|(_, set)| Cow::Borrowed(set)).collect();
+            return nodes.map(|(_, set)| Part::Set(set)).collect();
         }
         if length < long && length > short {
             let (first, last) = span(head(address, long), long - length);
             let nodes = self.levels[1].range(first..=last).take(JOINED + 1);
-            let parts: Vec<_> = nodes.map(|(_, set)| Cow::Borrowed(set)).collect();
+            let parts: Vec<_> = nodes.map(|(_, set)| Part::Set(set)).collect();
             if parts.len() <= JOINED {
                 return parts;
             }
@@ -92,16 +97,27 @@ impl Addresses {
         let Some(around) = around else {
             return Vec::new();
         };
-        if length <= long {
-            return vec![Cow::Borrowed(around)];
+        if length > long {
+            self.pages(address, length)
+                .unwrap_or_else(|| vec![Part::Set(around)])
+        } else {
+            vec![Part::Set(around)]
         }
+    }
+
+    /// The pages that addresses of a long prefix are in, if they are few.
+    fn pages(&self, address: u128, length: u8) -> Option<Vec<Part<'_>>> {
         let (first, last) = span(head(address, 64), 64 - length.min(64));
-        let within = self.sorted.range((first, 0)..=(last, RowId::MAX));
-        let rows: Vec<_> = within.map(|(_, row)| *row).take(GATHERED + 1).collect();
-        if rows.len() > GATHERED {
-            return vec![Cow::Borrowed(around)];
-        }
-        vec![Cow::Owned(rows.into_iter().collect())]
+        let pages = self.sorted.pages_from(&(first, 0));
+        let within = pages.take_while(|(bound, _)| bound.is_none_or(|(low, _)| low <= last));
+        let pages: Vec<_> = within.take(PAGES + 1).collect();
+        let few = pages.len() <= PAGES;
+        few.then(|| {
+            pages
+                .into_iter()
+                .map(|(_, rows)| Part::Rows(rows))
+                .collect()
+        })
     }
 }
 

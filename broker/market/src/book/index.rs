@@ -1,25 +1,27 @@
-//! Which rows have an attribute: a bitmap for each value, and a trie of the addresses.
+//! Which rows have an attribute: in the order of price for each value that some have, a bitmap for each that many have,
+//! and a trie of the addresses.
 //!
 //! An answer may name rows that fail the condition it is for, never leave one out that meets it: whoever asks checks
 //! each row. That is what lets a prefix of any length be answered from a few bitmaps, and a rate from that of the next
 //! lower threshold.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+mod lookup;
+
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use roaring::RoaringBitmap;
 
 use super::addresses::{Addresses, bits};
-use super::row::{Row, RowId, Rows};
-use crate::geo;
-use crate::matching::{Condition, Facts, Placed};
+use super::numbers::{Numbers, Side};
+use super::posting::{Posting, Postings};
+use super::row::{Row, RowId, Rows, Was};
+use super::shared::ShareId;
+use crate::matching::{Facts, Placed};
 use crate::offer::{Protocol, Tier};
-use crate::place::{AddressType, City, Country, Region};
+use crate::place::{AddressType, City, Country, Measured, Region};
 use crate::ports::has_port;
-use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
 
 const TIERS: [Tier; 3] = [Tier::Web, Tier::WebUdp, Tier::Open];
@@ -30,19 +32,25 @@ const DOWN: [u32; 6] = [50, 100, 250, 500, 1_000, 10_000];
 /// The longest round trip is the one that most are below.
 const LATENCY: [u32; 6] = [500, 200, 100, 50, 20, 10];
 const REPUTATION: [u32; 7] = [250, 500, 700, 800, 900, 950, 990];
+/// An hour and a minute, within which most sell.
+const SHORTEST: [u32; 2] = [3_600, 60];
+/// An hour, a day and a week, beyond which fewer and fewer do.
+const LONGEST: [u32; 3] = [3_600, 86_400, 604_800];
 
-type Parts<'i> = Vec<Cow<'i, RoaringBitmap>>;
-
-/// Bitmaps by attribute.
+/// Which rows have what.
 #[derive(Clone, Debug)]
 pub(super) struct Index {
     all: RoaringBitmap,
-    countries: HashMap<Country, RoaringBitmap>,
-    regions: HashMap<Region, RoaringBitmap>,
-    cities: HashMap<City, RoaringBitmap>,
+    countries: HashMap<Country, Posting>,
+    regions: HashMap<Region, Posting>,
+    /// By what rows share: one city at one point.
+    places: Postings,
+    cities: HashMap<City, Vec<ShareId>>,
     /// By whole degrees of latitude and longitude.
-    cells: BTreeMap<(i16, i16), RoaringBitmap>,
-    asns: HashMap<u32, RoaringBitmap>,
+    cells: HashMap<(i16, i16), Vec<ShareId>>,
+    /// By number and name together, which rows share.
+    systems: Postings,
+    asns: HashMap<u32, Vec<ShareId>>,
     v4: Addresses,
     v6: Addresses,
     address_types: [RoaringBitmap; AddressType::ALL.len()],
@@ -50,113 +58,12 @@ pub(super) struct Index {
     tiers: [RoaringBitmap; TIERS.len()],
     rare_ports: [RoaringBitmap; RARE_PORTS.len()],
     services: HashMap<ServiceName, RoaringBitmap>,
-    up: Thresholds<4>,
-    down: Thresholds<6>,
-    latency: Thresholds<6>,
-    reputation: Thresholds<7>,
-}
-
-/// Rows whose number is at least, or at most, each of a few.
-#[derive(Clone, Debug)]
-struct Thresholds<const N: usize> {
-    /// From the one that most rows reach to the one that fewest do.
-    limits: [u32; N],
-    sets: [RoaringBitmap; N],
-}
-
-impl<const N: usize> Thresholds<N> {
-    fn new(limits: [u32; N]) -> Self {
-        Self {
-            limits,
-            sets: std::array::from_fn(|_| RoaringBitmap::new()),
-        }
-    }
-
-    fn insert(&mut self, at: RowId, reaches: impl Fn(u32) -> bool) {
-        for (set, limit) in self.sets.iter_mut().zip(self.limits) {
-            if reaches(limit) {
-                set.insert(at);
-            }
-        }
-    }
-
-    fn remove(&mut self, at: RowId) {
-        for set in &mut self.sets {
-            set.remove(at);
-        }
-    }
-
-    /// The set of the strictest limit that `implied` says every wanted row reaches.
-    fn find(&self, implied: impl Fn(u32) -> bool) -> Option<&RoaringBitmap> {
-        let strictest = self.limits.iter().rposition(|limit| implied(*limit))?;
-        self.sets.get(strictest)
-    }
-}
-
-/// Rows that may meet one condition.
-#[derive(Debug)]
-pub(super) struct Candidates<'i> {
-    pub(super) condition: Condition,
-    parts: Parts<'i>,
-}
-
-impl Candidates<'_> {
-    /// How many rows there are, or more: one in several parts counts in each.
-    pub(super) fn at_most(&self) -> u64 {
-        self.parts.iter().map(|part| part.len()).sum()
-    }
-
-    /// Every row, in no order; one in several parts comes with each.
-    pub(super) fn rows(&self) -> impl Iterator<Item = RowId> {
-        self.parts.iter().flat_map(|part| part.iter())
-    }
-
-    /// Whether a row is one of them.
-    pub(super) fn contains(&self, at: RowId) -> bool {
-        self.parts.iter().any(|part| part.contains(at))
-    }
-
-    /// How many bitmaps [`Self::contains`] looks into.
-    pub(super) fn parts(&self) -> usize {
-        self.parts.len()
-    }
-
-    /// Takes all others out of `rows`.
-    pub(super) fn narrow(&self, rows: RoaringBitmap) -> RoaringBitmap {
-        match self.parts.as_slice() {
-            [] => RoaringBitmap::new(),
-            [one] => rows & one.as_ref(),
-            _ => rows & self.to_bitmap(),
-        }
-    }
-
-    fn to_bitmap(&self) -> RoaringBitmap {
-        match self.parts.as_slice() {
-            [one] => one.as_ref().clone(),
-            many => {
-                let mut any = RoaringBitmap::new();
-                for part in many {
-                    any |= part.as_ref();
-                }
-                any
-            }
-        }
-    }
-}
-
-/// All rows that may meet every condition. Candidates are taken in order, the fewest first if that is wanted.
-pub(super) fn intersection(candidates: &[Candidates<'_>], all: &RoaringBitmap) -> RoaringBitmap {
-    let Some((first, rest)) = candidates.split_first() else {
-        return all.clone();
-    };
-    let mut rows = first.to_bitmap();
-    for next in rest {
-        if rows.is_empty() {
-            break;
-        }
-        rows = next.narrow(rows);
-    }
-    rows
+    up: Numbers<4>,
+    down: Numbers<6>,
+    latency: Numbers<6>,
+    reputation: Numbers<7>,
+    shortest: Numbers<2>,
+    longest: Numbers<3>,
 }
 
 impl Default for Index {
@@ -165,8 +72,10 @@ impl Default for Index {
             all: RoaringBitmap::new(),
             countries: HashMap::new(),
             regions: HashMap::new(),
+            places: Postings::default(),
             cities: HashMap::new(),
-            cells: BTreeMap::new(),
+            cells: HashMap::new(),
+            systems: Postings::default(),
             asns: HashMap::new(),
             v4: Addresses::new([8, 16]),
             v6: Addresses::new([16, 32]),
@@ -175,10 +84,12 @@ impl Default for Index {
             tiers: Default::default(),
             rare_ports: Default::default(),
             services: HashMap::new(),
-            up: Thresholds::new(UP),
-            down: Thresholds::new(DOWN),
-            latency: Thresholds::new(LATENCY),
-            reputation: Thresholds::new(REPUTATION),
+            up: Numbers::new(Side::AtLeast, UP),
+            down: Numbers::new(Side::AtLeast, DOWN),
+            latency: Numbers::new(Side::AtMost, LATENCY),
+            reputation: Numbers::new(Side::AtLeast, REPUTATION),
+            shortest: Numbers::new(Side::AtMost, SHORTEST),
+            longest: Numbers::new(Side::AtLeast, LONGEST),
         }
     }
 }
@@ -191,54 +102,42 @@ impl Index {
         let facts = rows.facts(row);
         self.all.insert(at);
         if let Some(country) = facts.country() {
-            self.countries.entry(country).or_default().insert(at);
+            let posting = self.countries.entry(country).or_default();
+            posting.insert(at, rows);
         }
         if let Some(region) = facts.region() {
-            self.regions.entry(region).or_default().insert(at);
+            self.regions.entry(region).or_default().insert(at, rows);
         }
-        if let Some(city) = facts.city() {
-            add(&mut self.cities, city, at);
-        }
-        if let Some(point) = rows.point(row) {
-            self.cells.entry(point.cell()).or_default().insert(at);
-        }
-        if let Some(asn) = facts.asn() {
-            self.asns.entry(asn).or_default().insert(at);
-        }
-        self.family(row.address).insert(bits(row.address), at);
-        if let Some(kind) = row.address_type {
-            self.address_types[kind as usize].insert(at);
-        }
-        for (set, protocol) in self.protocols.iter_mut().zip(Protocol::ALL) {
-            if row.protocols.contains([protocol].into_iter().collect()) {
-                set.insert(at);
+        let cell = rows.point(row).map(|point| point.cell());
+        let somewhere = cell.is_some() || facts.city().is_some();
+        if somewhere && self.places.insert(row.place, at, rows) {
+            if let Some(city) = facts.city() {
+                let places = self.cities.entry(city.clone()).or_default();
+                places.push(row.place);
+            }
+            if let Some(cell) = cell {
+                self.cells.entry(cell).or_default().push(row.place);
             }
         }
-        self.tiers[row.tier as usize].insert(at);
-        for (set, port) in self.rare_ports.iter_mut().zip(RARE_PORTS) {
-            if has_port(facts.ports(), port) {
-                set.insert(at);
-            }
+        if let Some(asn) = facts.asn()
+            && self.systems.insert(row.system, at, rows)
+        {
+            self.asns.entry(asn).or_default().push(row.system);
         }
+        let address_of = |at| rows.get(at).map_or(0, |row| bits(row.address));
+        self.family(row.address).insert(at, address_of);
         for service in facts.services() {
-            add(&mut self.services, service, at);
+            if let Some(set) = self.services.get_mut(service) {
+                set.insert(at);
+            } else {
+                let first = RoaringBitmap::from_iter([at]);
+                self.services.insert(service.clone(), first);
+            }
         }
-        self.insert_numbers(at, row);
-    }
-
-    fn insert_numbers(&mut self, at: RowId, row: &Row) {
-        let measured = row.measured;
-        let up = row.mbit_up.min(measured.mbit_up.unwrap_or(u32::MAX));
-        let down = row.mbit_down.min(measured.mbit_down.unwrap_or(u32::MAX));
-        self.up.insert(at, |limit| up >= limit);
-        self.down.insert(at, |limit| down >= limit);
-        if let Some(ms) = measured.latency_ms {
-            self.latency.insert(at, |limit| u32::from(ms) <= limit);
+        for set in self.flags(&facts) {
+            set.insert(at);
         }
-        if let Some(score) = measured.reputation {
-            self.reputation
-                .insert(at, |limit| u32::from(score) >= limit);
-        }
+        self.change_numbers(at, [None; 6], numbers(row, row.measured));
     }
 
     pub(super) fn remove(&mut self, at: RowId, rows: &Rows) {
@@ -248,38 +147,54 @@ impl Index {
         let facts = rows.facts(row);
         self.all.remove(at);
         if let Some(country) = facts.country() {
-            take_out(&mut self.countries, &country, at);
+            take_out(&mut self.countries, country, at, rows);
         }
         if let Some(region) = facts.region() {
-            take_out(&mut self.regions, &region, at);
+            take_out(&mut self.regions, region, at, rows);
         }
-        if let Some(city) = facts.city() {
-            take_out(&mut self.cities, city, at);
-        }
-        if let Some(point) = rows.point(row)
-            && let Some(set) = self.cells.get_mut(&point.cell())
-        {
-            set.remove(at);
-            if set.is_empty() {
-                self.cells.remove(&point.cell());
+        if self.places.remove(row.place, at, rows) {
+            if let Some(city) = facts.city() {
+                forget(&mut self.cities, city, row.place);
+            }
+            if let Some(point) = rows.point(row) {
+                forget(&mut self.cells, &point.cell(), row.place);
             }
         }
-        if let Some(asn) = facts.asn() {
-            take_out(&mut self.asns, &asn, at);
-        }
-        for service in facts.services() {
-            take_out(&mut self.services, service, at);
+        if self.systems.remove(row.system, at, rows)
+            && let Some(asn) = facts.asn()
+        {
+            forget(&mut self.asns, &asn, row.system);
         }
         self.family(row.address).remove(bits(row.address), at);
-        let few = self.address_types.iter_mut().chain(&mut self.protocols);
-        let few = few.chain(&mut self.tiers).chain(&mut self.rare_ports);
-        for set in few {
+        for service in facts.services() {
+            if let Some(set) = self.services.get_mut(service) {
+                set.remove(at);
+                if set.is_empty() {
+                    self.services.remove(service);
+                }
+            }
+        }
+        for set in self.flags(&facts) {
             set.remove(at);
         }
-        self.up.remove(at);
-        self.down.remove(at);
-        self.latency.remove(at);
-        self.reputation.remove(at);
+        self.change_numbers(at, numbers(row, row.measured), [None; 6]);
+    }
+
+    /// Of a row that is in already, only what was measured and the prices have changed.
+    pub(super) fn renew(&mut self, at: RowId, was: &Was, rows: &Rows) {
+        let Some(row) = rows.get(at) else {
+            return;
+        };
+        let before = numbers(row, was.measured);
+        self.change_numbers(at, before, numbers(row, row.measured));
+        let facts = rows.facts(row);
+        let country = facts.country().and_then(|c| self.countries.get_mut(&c));
+        let region = facts.region().and_then(|r| self.regions.get_mut(&r));
+        let place = self.places.get_mut(row.place);
+        let system = self.systems.get_mut(row.system);
+        for posting in [country, region, place, system].into_iter().flatten() {
+            posting.reposition(at, &was.rank, rows);
+        }
     }
 
     /// Every row.
@@ -287,98 +202,32 @@ impl Index {
         &self.all
     }
 
-    /// Candidates for each condition of a filter that says anything and that is indexed, in the conditions' order.
-    pub(super) fn candidates(&self, filter: &Filter) -> Vec<Candidates<'_>> {
-        let mut found = Vec::new();
-        self.of_place(filter, &mut found);
-        self.of_exit(filter, &mut found);
-        found
+    /// Bitmaps that a row with these facts is in.
+    fn flags(&mut self, facts: &impl Facts) -> impl Iterator<Item = &mut RoaringBitmap> {
+        let kind = facts.address_type();
+        let kinds = AddressType::ALL.into_iter().zip(&mut self.address_types);
+        let kinds = kinds.filter(move |(other, _)| kind == Some(*other));
+        let spoken = facts.protocols();
+        let protocols = Protocol::ALL.into_iter().zip(&mut self.protocols);
+        let protocols =
+            protocols.filter(move |(other, _)| spoken.contains([*other].into_iter().collect()));
+        let open = RARE_PORTS.map(|port| has_port(facts.ports(), port));
+        let ports = open.into_iter().zip(&mut self.rare_ports);
+        let ports = ports.filter(|(open, _)| *open);
+        let tier = self.tiers.get_mut(facts.tier() as usize);
+        let kinds = kinds.map(|(_, set)| set);
+        let protocols = protocols.map(|(_, set)| set);
+        let ports = ports.map(|(_, set)| set);
+        kinds.chain(protocols).chain(ports).chain(tier)
     }
 
-    fn of_place<'i>(&'i self, filter: &Filter, found: &mut Vec<Candidates<'i>>) {
-        let mut add = |condition, parts| found.push(Candidates { condition, parts });
-        if !filter.countries.is_empty() {
-            add(Condition::Country, some(&self.countries, &filter.countries));
-        }
-        if !filter.regions.is_empty() {
-            add(Condition::Region, some(&self.regions, &filter.regions));
-        }
-        if !filter.cities.is_empty() {
-            add(Condition::City, some(&self.cities, &filter.cities));
-        }
-        let cells: Option<Vec<_>> = filter.circles.iter().map(geo::cells).collect();
-        if let Some(cells) = cells.filter(|_| !filter.circles.is_empty()) {
-            let mut cells = cells.concat();
-            cells.sort_unstable();
-            cells.dedup();
-            let sets = cells.iter().filter_map(|cell| self.cells.get(cell));
-            add(Condition::Distance, sets.map(Cow::Borrowed).collect());
-        }
-        if !filter.asns.is_empty() {
-            add(Condition::Asn, some(&self.asns, &filter.asns));
-        }
-        if !filter.prefixes.is_empty() {
-            let within = filter
-                .prefixes
-                .iter()
-                .flat_map(|prefix| self.within(*prefix));
-            add(Condition::Prefix, within.collect());
-        }
-        if !filter.address_types.is_empty() {
-            let wanted = AddressType::ALL.iter().zip(&self.address_types);
-            let wanted = wanted.filter(|(kind, _)| filter.address_types.contains(kind));
-            let sets = wanted.map(|(_, set)| Cow::Borrowed(set));
-            add(Condition::AddressType, sets.collect());
-        }
-        match filter.ip_version {
-            IpVersion::Any => {}
-            IpVersion::V4 => add(Condition::IpVersion, self.v4.all()),
-            IpVersion::V6 => add(Condition::IpVersion, self.v6.all()),
-        }
-    }
-
-    fn of_exit<'i>(&'i self, filter: &Filter, found: &mut Vec<Candidates<'i>>) {
-        let mut add = |condition, parts| found.push(Candidates { condition, parts });
-        for (set, protocol) in self.protocols.iter().zip(Protocol::ALL) {
-            if filter.protocols.contains([protocol].into_iter().collect()) {
-                add(Condition::Protocols, vec![Cow::Borrowed(set)]);
-            }
-        }
-        if filter.tier > Tier::Web {
-            let enough = TIERS.iter().zip(&self.tiers);
-            let enough = enough.filter(|(tier, _)| **tier >= filter.tier);
-            add(
-                Condition::Tier,
-                enough.map(|(_, set)| Cow::Borrowed(set)).collect(),
-            );
-        }
-        for (set, port) in self.rare_ports.iter().zip(RARE_PORTS) {
-            if filter.ports.contains(&port) {
-                add(Condition::Ports, vec![Cow::Borrowed(set)]);
-            }
-        }
-        for service in &filter.services {
-            let set = self.services.get(service).map(Cow::Borrowed);
-            add(Condition::Services, set.into_iter().collect());
-        }
-        let (ms, score) = (
-            u32::from(filter.max_latency_ms),
-            u32::from(filter.min_reputation),
-        );
-        let thresholds = [
-            (Condition::Rate, self.up.find(|l| filter.mbit_up >= l)),
-            (Condition::Rate, self.down.find(|l| filter.mbit_down >= l)),
-            (
-                Condition::Latency,
-                self.latency.find(|l| (1..=l).contains(&ms)),
-            ),
-            (Condition::Reputation, self.reputation.find(|l| score >= l)),
-        ];
-        for (condition, set) in thresholds {
-            if let Some(set) = set {
-                add(condition, vec![Cow::Borrowed(set)]);
-            }
-        }
+    fn change_numbers(&mut self, at: RowId, was: [Option<u32>; 6], is: [Option<u32>; 6]) {
+        self.up.change(at, was[0], is[0]);
+        self.down.change(at, was[1], is[1]);
+        self.latency.change(at, was[2], is[2]);
+        self.reputation.change(at, was[3], is[3]);
+        self.shortest.change(at, was[4], is[4]);
+        self.longest.change(at, was[5], is[5]);
     }
 
     fn family(&mut self, address: IpAddr) -> &mut Addresses {
@@ -387,40 +236,36 @@ impl Index {
             IpAddr::V6(_) => &mut self.v6,
         }
     }
-
-    fn within(&self, prefix: IpNet) -> Parts<'_> {
-        let family = match prefix {
-            IpNet::V4(_) => &self.v4,
-            IpNet::V6(_) => &self.v6,
-        };
-        family.within(bits(prefix.addr()), prefix.prefix_len())
-    }
 }
 
-fn some<'i, K: Eq + Hash>(sets: &'i HashMap<K, RoaringBitmap>, wanted: &[K]) -> Parts<'i> {
-    let mut distinct: Vec<&K> = Vec::with_capacity(wanted.len());
-    for key in wanted {
-        if !distinct.contains(&key) {
-            distinct.push(key);
+/// Rates up and down, round trip, reputation, shortest and longest lease.
+fn numbers(row: &Row, measured: Measured) -> [Option<u32>; 6] {
+    let reached = |offered: u32, rate: Option<u32>| offered.min(rate.unwrap_or(u32::MAX));
+    [
+        Some(reached(row.mbit_up, measured.mbit_up)),
+        Some(reached(row.mbit_down, measured.mbit_down)),
+        measured.latency_ms.map(u32::from),
+        measured.reputation.map(u32::from),
+        Some(row.min_seconds),
+        Some(row.max_seconds),
+    ]
+}
+
+fn take_out<K: Eq + Hash>(sets: &mut HashMap<K, Posting>, key: K, at: RowId, rows: &Rows) {
+    if let Some(posting) = sets.get_mut(&key) {
+        posting.remove(at, rows);
+        if posting.is_empty() {
+            sets.remove(&key);
         }
     }
-    let found = distinct.iter().filter_map(|key| sets.get(*key));
-    found.map(Cow::Borrowed).collect()
 }
 
-fn add<K: Clone + Eq + Hash>(sets: &mut HashMap<K, RoaringBitmap>, key: &K, at: RowId) {
-    if let Some(set) = sets.get_mut(key) {
-        set.insert(at);
-    } else {
-        sets.entry(key.clone()).or_default().insert(at);
-    }
-}
-
-fn take_out<K: Eq + Hash>(sets: &mut HashMap<K, RoaringBitmap>, key: &K, at: RowId) {
-    if let Some(set) = sets.get_mut(key) {
-        set.remove(at);
-        if set.is_empty() {
-            sets.remove(key);
+/// No row has this any more.
+fn forget<K: Eq + Hash>(groups: &mut HashMap<K, Vec<ShareId>>, key: &K, id: ShareId) {
+    if let Some(ids) = groups.get_mut(key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            groups.remove(key);
         }
     }
 }

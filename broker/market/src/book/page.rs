@@ -94,12 +94,12 @@ impl OfferBook {
         after: Option<Position>,
     ) -> Vec<Found> {
         let after = after.map(|Position(rank)| rank);
-        let ranks = self.look_for(wanted, now, &[]).list(limit, after);
+        let conditions = wanted.conditions(now);
+        let ranks = self.look_for(&conditions, &[]).list(limit, after);
         let found = ranks.into_iter().filter_map(|rank| {
-            let row = self.rows.get(rank.row)?;
             Some(Found {
-                listing: self.rows.listing(row),
-                free_leases: row.free_leases(),
+                listing: self.rows.listing(rank.row)?,
+                free_leases: self.rows.get(rank.row)?.free_leases(),
                 position: Position(rank),
             })
         });

@@ -32,11 +32,22 @@ pub(super) struct Rank {
     pub(super) per_second: u128,
     pub(super) per_gib: u128,
     pub(super) standing: u32,
+    /// Its age.
     pub(super) sequence: u64,
     pub(super) row: RowId,
 }
 
 impl Rank {
+    fn of(offer: &Offer, measured: &Measured, sequence: u64, row: RowId) -> Self {
+        Self {
+            per_second: offer.prices.per_second.0.0,
+            per_gib: offer.prices.per_gib.0.0,
+            standing: standing(measured),
+            sequence,
+            row,
+        }
+    }
+
     /// Before every row of a price per second.
     pub(super) fn first_at(per_second: u128) -> Self {
         Self {
@@ -48,13 +59,20 @@ impl Rank {
         }
     }
 
-    /// Its price per second beside some price per GiB.
-    pub(super) fn prices(&self, per_gib: u128) -> Prices {
+    /// What its offer asks.
+    pub(super) fn prices(&self) -> Prices {
         Prices {
             per_second: PricePerSecond(Amount(self.per_second)),
-            per_gib: PricePerGib(Amount(per_gib)),
+            per_gib: PricePerGib(Amount(self.per_gib)),
         }
     }
+}
+
+/// Orders by the best reputation, then by the shortest round trip.
+fn standing(measured: &Measured) -> u32 {
+    let score = measured.reputation.unwrap_or(0).min(MAX_REPUTATION);
+    let latency = measured.latency_ms.unwrap_or(u16::MAX);
+    u32::from(MAX_REPUTATION - score) << 16 | u32::from(latency)
 }
 
 /// How much of a slot is let.
@@ -87,11 +105,8 @@ struct Exit {
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) id: OfferId,
-    pub(super) prices: Prices,
     pub(super) nonce: u64,
     pub(super) expires_at: UnixSeconds,
-    /// Its age.
-    pub(super) sequence: u64,
     pub(super) bytes_per_month: u64,
     /// What is let of its slot, kept equal to the book's own count.
     pub(super) held: Held,
@@ -100,15 +115,15 @@ pub(super) struct Row {
     pub(super) provider: Address,
     pub(super) address: IpAddr,
     pub(super) measured: Measured,
-    leases: u32,
+    pub(super) leases: u32,
     pub(super) mbit_up: u32,
     pub(super) mbit_down: u32,
     pub(super) min_seconds: u32,
     pub(super) max_seconds: u32,
     exit: ShareId,
     hours: ShareId,
-    place: ShareId,
-    system: ShareId,
+    pub(super) place: ShareId,
+    pub(super) system: ShareId,
     /// The provider's next row.
     next: RowId,
     pub(super) country: Option<Country>,
@@ -118,18 +133,6 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn rank(&self, row: RowId) -> Rank {
-        let score = self.measured.reputation.unwrap_or(0).min(MAX_REPUTATION);
-        let latency = self.measured.latency_ms.unwrap_or(u16::MAX);
-        Rank {
-            per_second: self.prices.per_second.0.0,
-            per_gib: self.prices.per_gib.0.0,
-            standing: u32::from(MAX_REPUTATION - score) << 16 | u32::from(latency),
-            sequence: self.sequence,
-            row,
-        }
-    }
-
     pub(super) fn prefixes(&self) -> &[IpNet] {
         self.prefixes.as_deref().unwrap_or_default()
     }
@@ -147,13 +150,20 @@ impl Row {
     }
 }
 
+/// What a row had before it was [renewed](Rows::renew).
+pub(super) struct Was {
+    pub(super) measured: Measured,
+    pub(super) expires_at: UnixSeconds,
+    pub(super) rank: Rank,
+}
+
 /// Every row, and the values they share.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
     rows: Vec<Option<Row>>,
     vacant: Vec<RowId>,
-    /// The price per second of each row, as something that compares quickly; see [`coarse`].
-    coarse: Vec<u64>,
+    /// Each row's place in the order of price, apart from the rest: this is what most rows are passed over by.
+    ranks: Vec<Rank>,
     hasher: RandomState,
     by_id: HashTable<RowId>,
     /// The first row of each provider.
@@ -167,29 +177,25 @@ pub(super) struct Rows {
 impl Rows {
     /// Adds an offer; `sequence` is its age.
     pub(super) fn insert(&mut self, listing: Listing, sequence: u64, held: Held) -> RowId {
-        let row = self.row(listing, sequence, held);
+        let at = self.vacant.pop().unwrap_or(self.rows.len() as RowId);
+        let rank = Rank::of(&listing.offer, &listing.placement.measured, sequence, at);
+        let row = self.row(listing, held);
         let (id, provider) = (row.id, row.provider);
-        let price = coarse(row.prices.per_second.0.0);
-        let at = if let Some(at) = self.vacant.pop() {
-            self.rows[at as usize] = Some(row);
-            self.coarse[at as usize] = price;
-            at
+        if let Some(place) = self.rows.get_mut(at as usize) {
+            *place = Some(row);
+            self.ranks[at as usize] = rank;
         } else {
             self.rows.push(Some(row));
-            self.coarse.push(price);
-            (self.rows.len() - 1) as RowId
-        };
+            self.ranks.push(rank);
+        }
+        self.enter_id(at, id);
         let Self {
             rows,
             hasher,
-            by_id,
             by_provider,
             ..
         } = self;
         let of = |at: &RowId| rows.get(*at as usize).and_then(Option::as_ref);
-        by_id.insert_unique(hasher.hash_one(id), at, |at| {
-            of(at).map_or(0, |row| hasher.hash_one(row.id))
-        });
         let hash = hasher.hash_one(provider);
         let same = |at: &RowId| of(at).is_some_and(|row| row.provider == provider);
         let mut next = NONE;
@@ -206,7 +212,27 @@ impl Rows {
         at
     }
 
-    fn row(&mut self, listing: Listing, sequence: u64, held: Held) -> Row {
+    fn enter_id(&mut self, at: RowId, id: OfferId) {
+        let Self {
+            rows,
+            hasher,
+            by_id,
+            ..
+        } = self;
+        by_id.insert_unique(hasher.hash_one(id), at, |at| {
+            let row = rows.get(*at as usize).and_then(Option::as_ref);
+            row.map_or(0, |row| hasher.hash_one(row.id))
+        });
+    }
+
+    fn forget_id(&mut self, at: RowId, id: OfferId) {
+        let hash = self.hasher.hash_one(id);
+        if let Ok(entry) = self.by_id.find_entry(hash, |other| *other == at) {
+            entry.remove();
+        }
+    }
+
+    fn row(&mut self, listing: Listing, held: Held) -> Row {
         let Listing {
             id,
             offer,
@@ -214,10 +240,8 @@ impl Rows {
         } = listing;
         Row {
             id,
-            prices: offer.prices,
             nonce: offer.nonce,
             expires_at: offer.expires_at,
-            sequence,
             bytes_per_month: offer.capacity.bytes_per_month,
             held,
             prefixes: (!offer.prefixes.is_empty()).then(|| offer.prefixes.into_boxed_slice()),
@@ -267,12 +291,10 @@ impl Rows {
     /// Takes a row out of both tables.
     fn unlink(&mut self, at: RowId) -> Option<()> {
         let row = self.get(at)?;
-        let (id_hash, next) = (self.hasher.hash_one(row.id), row.next);
+        let (id, next) = (row.id, row.next);
         let hash = self.hasher.hash_one(row.provider);
         let mut before = self.first_of(row.provider)?;
-        if let Ok(entry) = self.by_id.find_entry(id_hash, |other| *other == at) {
-            entry.remove();
-        }
+        self.forget_id(at, id);
         if before != at {
             while let Some(row) = self.get(before).filter(|row| row.next != at) {
                 before = row.next;
@@ -326,9 +348,55 @@ impl Rows {
         self.by_provider.find(hash, same).copied()
     }
 
-    /// Orders as the price per second does, as far as 64 bits go.
-    pub(super) fn coarse_price(&self, at: RowId) -> u64 {
-        self.coarse[at as usize]
+    /// A row's place in the order of price.
+    pub(super) fn rank(&self, at: RowId) -> &Rank {
+        &self.ranks[at as usize]
+    }
+
+    /// A row's place in the order of expiry.
+    pub(super) fn expiry(&self, at: RowId) -> (UnixSeconds, RowId) {
+        let row = self.get(at);
+        (row.map_or(UnixSeconds(0), |row| row.expires_at), at)
+    }
+
+    /// Puts an offer in the place of one that [differs](Self::differs_in_terms) in nothing else than its nonce, its
+    /// prices, its expiry and what was measured. Returns what of these its places in the indexes depend on.
+    pub(super) fn renew(&mut self, at: RowId, listing: &Listing, sequence: u64) -> Option<Was> {
+        let (id, offer) = (listing.id, &listing.offer);
+        let measured = listing.placement.measured;
+        let rank = Rank::of(offer, &measured, sequence, at);
+        let row = self.get_mut(at)?;
+        let was_id = std::mem::replace(&mut row.id, id);
+        row.nonce = offer.nonce;
+        let was = Was {
+            measured: std::mem::replace(&mut row.measured, measured),
+            expires_at: std::mem::replace(&mut row.expires_at, offer.expires_at),
+            rank: std::mem::replace(&mut self.ranks[at as usize], rank),
+        };
+        if was_id != id {
+            self.forget_id(at, was_id);
+            self.enter_id(at, id);
+        }
+        Some(was)
+    }
+
+    /// Whether an offer of the same slot, at the same place, differs in nothing else than [`Self::renew`] changes.
+    pub(super) fn differs_in_terms(&self, row: &Row, listing: &Listing) -> bool {
+        let offer = &listing.offer;
+        let exit = self.exits.get(row.exit);
+        let (sold, rates) = (offer.capacity, (row.mbit_up, row.mbit_down));
+        self.is_at(row, &listing.placement)
+            && exit.network == offer.network
+            && exit.policy_hash == offer.policy_hash
+            && *exit.ports == *offer.ports
+            && *exit.services == *offer.services
+            && *self.hours.get(row.hours) == offer.weekly_hours
+            && row.prefixes() == offer.prefixes
+            && row.protocols == offer.protocols
+            && row.tier == offer.tier
+            && (row.leases, row.bytes_per_month) == (sold.leases, sold.bytes_per_month)
+            && rates == (sold.mbit_up, sold.mbit_down)
+            && (row.min_seconds, row.max_seconds) == (offer.min_seconds, offer.max_seconds)
     }
 
     /// What conditions are checked by.
@@ -341,8 +409,29 @@ impl Rows {
         self.places.get(row.place).point.map(|(point, _)| point)
     }
 
+    /// Where a place is that rows share.
+    pub(super) fn direction(&self, place: ShareId) -> Option<Direction> {
+        self.places.get(place).point.map(|(_, direction)| direction)
+    }
+
+    /// Whether a row is where this says, whatever was measured.
+    pub(super) fn is_at(&self, row: &Row, placement: &Placement) -> bool {
+        let place = self.places.get(row.place);
+        let (asn, as_name) = self.systems.get(row.system);
+        let city = place.city.as_ref().map(|(_, city)| city.as_str());
+        row.address == placement.address
+            && row.country == placement.country
+            && place.region == placement.region
+            && city == placement.city.as_ref().map(City::as_str)
+            && place.point.map(|(point, _)| point) == placement.point
+            && *asn == placement.asn
+            && as_name.as_deref() == placement.as_name.as_deref()
+            && row.address_type == placement.address_type
+    }
+
     /// The offer as it was given.
-    pub(super) fn listing(&self, row: &Row) -> Listing {
+    pub(super) fn listing(&self, at: RowId) -> Option<Listing> {
+        let row = self.get(at)?;
         let exit = self.exits.get(row.exit);
         let place = self.places.get(row.place);
         let (asn, as_name) = self.systems.get(row.system);
@@ -362,7 +451,7 @@ impl Rows {
                 mbit_down: row.mbit_down,
                 bytes_per_month: row.bytes_per_month,
             },
-            prices: row.prices,
+            prices: self.rank(at).prices(),
             min_seconds: row.min_seconds,
             max_seconds: row.max_seconds,
             weekly_hours: *self.hours.get(row.hours),
@@ -379,43 +468,21 @@ impl Rows {
             address_type: row.address_type,
             measured: row.measured,
         };
-        Listing {
+        Some(Listing {
             id: row.id,
             offer,
             placement,
-        }
+        })
     }
-}
-
-/// A number that orders as the price does, equal ones apart: how many bits it has, and the first 57 of them.
-pub(super) fn coarse(price: u128) -> u64 {
-    if price == 0 {
-        return 0;
-    }
-    let bits = 128 - price.leading_zeros();
-    let aligned = price << (128 - bits);
-    // The first bit is always set, and says nothing.
-    (u64::from(bits) << 56) | ((aligned << 1) >> 72) as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn coarse_prices_never_contradict_the_exact_ones(a in any::<u128>(), b in any::<u128>(), shift in 0u32..128) {
-            let (a, b) = (a >> shift, b >> shift);
-            for (a, b) in [(a, b), (a, a.saturating_add(1)), (a, a / 2)] {
-                prop_assert!(coarse(a).cmp(&coarse(b)) == a.cmp(&b) || coarse(a) == coarse(b));
-            }
-        }
-    }
 
     #[test]
     fn a_row_is_small() {
-        let bytes = size_of::<Option<Row>>();
-        assert!(bytes <= 256, "{bytes}");
+        let bytes = size_of::<Option<Row>>() + size_of::<Rank>();
+        assert!(bytes <= 264, "{bytes}");
     }
 }

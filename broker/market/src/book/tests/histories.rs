@@ -19,6 +19,7 @@ use crate::services::ServiceName;
 #[derive(Clone, Debug)]
 enum Step {
     Place(Offer, Placement),
+    Measure(usize, Placement),
     Withdraw(usize, u8),
     WithdrawAll(u8),
     Take(Filter, Prices, u32, u64, bool),
@@ -27,7 +28,7 @@ enum Step {
     Search(Filter, Prices, u64),
 }
 
-fn prices() -> impl Strategy<Value = Prices> {
+pub(super) fn prices() -> impl Strategy<Value = Prices> {
     (0u128..4, 0u128..3).prop_map(|(second, gib)| Prices {
         per_second: PricePerSecond(Amount(second)),
         per_gib: PricePerGib(Amount(gib)),
@@ -117,7 +118,7 @@ fn placement() -> impl Strategy<Value = Placement> {
     })
 }
 
-fn offer() -> impl Strategy<Value = (Offer, Placement)> {
+pub(super) fn offer() -> impl Strategy<Value = (Offer, Placement)> {
     let who = (0u8..3, 0u64..4, prefixes(), protocols(), tier(), services());
     let what = (
         0u32..3,
@@ -165,7 +166,7 @@ fn rarely<T: std::fmt::Debug + Clone + 'static>(
     prop_oneof![5 => Just(Vec::new()), 1 => prop::collection::vec(value, 1..3)]
 }
 
-fn filter() -> impl Strategy<Value = Filter> {
+pub(super) fn filter() -> impl Strategy<Value = Filter> {
     let circles = vec!["0,179.9,30", "1,180,150", "0.9,-179,120"];
     let circle = prop::sample::select(circles).prop_map(|c| c.parse().unwrap());
     let places = (
@@ -222,13 +223,14 @@ fn filter() -> impl Strategy<Value = Filter> {
 }
 
 /// Bytes beside which a second costs much, something or nothing.
-fn bytes() -> impl Strategy<Value = u64> {
+pub(super) fn bytes() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![0, 0, 1, 5 << 30, 1 << 40])
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => offer().prop_map(|(o, p)| Step::Place(o, p)),
+        2 => (any::<usize>(), placement()).prop_map(|(n, p)| Step::Measure(n, p)),
         1 => (any::<usize>(), 0u8..3).prop_map(|(n, p)| Step::Withdraw(n, p)),
         1 => (0u8..3).prop_map(Step::WithdrawAll),
         8 => (filter(), prices(), 5u32..40, bytes(), any::<bool>()).prop_map(|(f, p, s, b, x)| Step::Take(f, p, s, b, x)),
@@ -255,6 +257,18 @@ fn run(steps: Vec<Step>, effort: Effort) {
             Step::Place(offer, placement) => {
                 let real = book.place(offer.clone(), placement.clone());
                 assert_eq!(real, model.place(offer, placement));
+            }
+            Step::Measure(n, other) => {
+                let Some((offer, placement)) = model.offers.get(n % 8).cloned() else {
+                    continue;
+                };
+                let measured = other.measured;
+                let anew = Placement {
+                    measured,
+                    ..placement
+                };
+                let real = book.place(offer.clone(), anew.clone());
+                assert_eq!(real, model.place(offer, anew));
             }
             Step::Withdraw(n, by) => {
                 let Some((offer, _)) = model.offers.get(n % 8).cloned() else {

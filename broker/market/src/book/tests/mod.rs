@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod histories;
+mod large;
 mod model;
 
 use ipsx_metering::{
