@@ -25,6 +25,9 @@ pub const ALPN: &[u8] = b"ipsx/1";
 /// Label of the TLS exporter whose output both sides sign.
 pub const SESSION_LABEL: &[u8] = b"EXPORTER-ipsx-session";
 
+/// The code that a connection is closed with when a newer one of the same wallet took over.
+pub const CLOSED_REPLACED: u32 = 3;
+
 /// Proof that an agent acts for a provider's wallet, on one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentAuthentication {

@@ -1,9 +1,14 @@
 //! Agents over QUIC: listening, the handshake, and one stream of messages each way for each.
 
+mod gate;
 mod listener;
+mod outbox;
 mod registry;
+mod resets;
 mod session;
+mod tls;
 
-pub(crate) use listener::{Listener, close};
+pub(crate) use gate::Limits;
+pub(crate) use listener::{Listener, close, run};
+pub(crate) use outbox::Outbox;
 pub(crate) use registry::Registry;
-pub(crate) use session::Limits;

@@ -47,6 +47,11 @@ pub struct Limits {
     pub offers_per_provider: u32,
     /// Messages a second from one agent, on average; bursts of ten times as many.
     pub messages_per_second: u32,
+    /// Agents' connections a second from one /24 of IPv4 or /48 of IPv6, on average, bursts of ten times as many; 0 for any
+    /// number.
+    pub prefix_connects_per_second: u32,
+    /// Messages a second from all agents there; more wait.
+    pub prefix_messages_per_second: u32,
     /// Proposed and unstarted deals of one payer.
     pub unstarted_deals: u32,
     /// HTTP requests at work at the same time.
@@ -62,10 +67,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            agents: 10_000,
+            agents: 25_000,
             offers: 100_000,
             offers_per_provider: 256,
             messages_per_second: 100,
+            prefix_connects_per_second: 50,
+            prefix_messages_per_second: 2_000,
             unstarted_deals: 8,
             http_requests: 1_024,
             address_requests_per_second: 200,

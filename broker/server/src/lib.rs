@@ -127,12 +127,15 @@ impl Broker {
             streams: Streams::new(config.limits.http_requests as usize / 2),
             stop: stopping.clone(),
         });
-        let endpoint = listener.endpoint();
+        let endpoint = listener.open(&nonce_key)?;
         let limits = agents::Limits {
             handshake: HANDSHAKE,
             messages_per_second: config.limits.messages_per_second,
+            agents: config.limits.agents,
+            prefix_connects_per_second: config.limits.prefix_connects_per_second,
+            prefix_messages_per_second: config.limits.prefix_messages_per_second,
         };
-        let agents = listener.run(Arc::clone(&desk), limits, config.limits.agents as usize);
+        let agents = agents::run(endpoint.clone(), Arc::clone(&desk), limits);
         let connections = config.limits.http_requests as usize;
         let requesters = http::router(Arc::clone(&app));
         let mut tasks = vec![

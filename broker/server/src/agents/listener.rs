@@ -5,51 +5,42 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_market::messages::ALPN;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, TokioRuntime, TransportConfig, VarInt};
 use rustls::pki_types::PrivatePkcs8KeyDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use rustls::server::NoServerSessionStorage;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::task::JoinSet;
 
+use super::gate::{Gate, Limits, Verdict};
 use super::registry::code;
+use super::resets::endpoint_config;
 use super::session;
+use super::tls::LeanTls;
 use crate::desk::Desk;
 use crate::error::StartError;
 
-/// A silent connection is given up after this long. The time begins with the last keep-alive that was sent after the
-/// last packet that came, so a killed agent is noticed within 10 s.
-const IDLE: Duration = Duration::from_secs(6);
-/// How often a quiet connection shows that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Bytes in flight that one agent may make the broker hold.
-const WINDOW: u32 = 256 * 1024;
+/// An agent that is silent for as long is given up. Agents keep their connection alive every 5 s, so two of their
+/// packets may be lost.
+const IDLE: Duration = Duration::from_secs(15);
+/// Bytes that one agent may make the broker hold that it has not read yet, and bytes sent to it and not acknowledged.
+const WINDOW: u32 = 64 * 1024;
+/// What the kernel may hold while all agents come back at once; it gives what it allows.
+const SOCKET_BUFFER: usize = 8 << 20;
 
-/// The agents' endpoint.
+/// The agents' socket, before anybody is answered.
 pub(crate) struct Listener {
-    endpoint: Endpoint,
+    socket: UdpSocket,
     address: SocketAddr,
 }
 
 impl Listener {
     /// Binds the socket.
     pub(crate) fn bind(address: SocketAddr) -> Result<Self, StartError> {
-        let config = server_config().map_err(|error| StartError::Tls(error.to_string()))?;
-        let listen = |reason| StartError::Listen {
-            address,
-            purpose: "agents",
-            key: "agents_listen",
-            reason,
-        };
-        let socket = UdpSocket::bind(address).map_err(listen)?;
-        let endpoint = Endpoint::new(
-            EndpointConfig::default(),
-            Some(config),
-            socket,
-            Arc::new(TokioRuntime),
-        );
-        let endpoint = endpoint.map_err(listen)?;
-        let address = endpoint.local_addr().map_err(listen)?;
-        Ok(Self { endpoint, address })
+        let socket = bind(address).map_err(|reason| listen_error(address, reason))?;
+        let address = socket
+            .local_addr()
+            .map_err(|reason| listen_error(address, reason))?;
+        Ok(Self { socket, address })
     }
 
     /// Where it listens.
@@ -57,57 +48,72 @@ impl Listener {
         self.address
     }
 
-    /// A handle that closes the endpoint.
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
-    }
-
-    /// Serves agents until the endpoint is closed.
-    pub(crate) async fn run(self, desk: Arc<Desk>, limits: session::Limits, agents: usize) {
-        let places = Arc::new(Semaphore::new(agents));
-        let mut sessions = JoinSet::new();
-        while let Some(incoming) = self.endpoint.accept().await {
-            // Finished ones are let go as new ones come.
-            while sessions.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                desk.metrics.refused("agents_full");
-                incoming.refuse();
-                continue;
-            };
-            if !incoming.remote_address_validated() && places.available_permits() < agents / 2 {
-                // Under load, whoever connects shows first that it can be reached at its address.
-                if incoming.retry().is_err() {
-                    desk.metrics.refused("handshake");
-                }
-                continue;
-            }
-            sessions.spawn(serve(incoming, Arc::clone(&desk), limits, place));
-        }
-        while sessions.join_next().await.is_some() {}
+    /// Begins to take packets. With the same secret, a broker that was killed and started again tells agents that their
+    /// connection is gone as soon as they say something.
+    pub(crate) fn open(self, secret: &[u8; 32]) -> Result<Endpoint, StartError> {
+        let config = server_config().map_err(|error| StartError::Tls(error.to_string()))?;
+        let endpoint = Endpoint::new(
+            endpoint_config(secret),
+            Some(config),
+            self.socket,
+            Arc::new(TokioRuntime),
+        );
+        endpoint.map_err(|reason| listen_error(self.address, reason))
     }
 }
 
-async fn serve(
-    incoming: Incoming,
-    desk: Arc<Desk>,
-    limits: session::Limits,
-    _place: OwnedSemaphorePermit,
-) {
-    let remote = incoming.remote_address();
-    let connected = tokio::time::timeout(limits.handshake, incoming).await;
-    let connection = match connected {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::debug!(%remote, %error, "no connection");
-            desk.metrics.refused("handshake");
-            return;
+fn bind(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let kind = Domain::for_address(address);
+    let socket = Socket::new(kind, Type::DGRAM, Some(Protocol::UDP))?;
+    // Smaller buffers lose packets that are sent again.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn listen_error(address: SocketAddr, reason: std::io::Error) -> StartError {
+    StartError::Listen {
+        address,
+        purpose: "agents",
+        key: "agents_listen",
+        reason,
+    }
+}
+
+/// Serves agents until the endpoint is closed.
+pub(crate) async fn run(endpoint: Endpoint, desk: Arc<Desk>, limits: Limits) {
+    let gate = Gate::new(limits);
+    let mut sessions = JoinSet::new();
+    while let Some(incoming) = endpoint.accept().await {
+        // Finished ones are let go as new ones come.
+        while sessions.try_join_next().is_some() {}
+        let (remote, reachable) = (
+            incoming.remote_address(),
+            incoming.remote_address_validated(),
+        );
+        match gate.judge(remote.ip(), reachable) {
+            Verdict::Admit(pending) => {
+                sessions.spawn(session::run(
+                    incoming,
+                    pending,
+                    Arc::clone(&desk),
+                    Arc::clone(&gate),
+                ));
+            }
+            Verdict::Retry => {
+                // One that has been asked already is not asked again.
+                if incoming.retry().is_err() {
+                    desk.metrics.refused("handshake");
+                }
+            }
+            Verdict::Refuse(label) => {
+                desk.metrics.refused(label);
+                incoming.refuse();
+            }
         }
-        Err(_) => {
-            desk.metrics.refused("handshake_timeout");
-            return;
-        }
-    };
-    session::run(connection, &desk, limits).await;
+    }
+    while sessions.join_next().await.is_some() {}
 }
 
 fn server_config() -> Result<quinn::ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
@@ -119,23 +125,33 @@ fn server_config() -> Result<quinn::ServerConfig, Box<dyn std::error::Error + Se
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key.into())?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    // A ticket would spare a returning agent one signature of three, and is forgotten in a restart, when it would count.
+    tls.session_storage = Arc::new(NoServerSessionStorage {});
+    tls.send_tls13_tickets = 0;
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(LeanTls::new(tls)?));
     config.transport_config(Arc::new(transport()?));
     // An agent is placed by the address that it comes from; from another one it connects anew.
     config.migration(false);
     Ok(config)
 }
 
+/// Made for thousands of agents that say little: what each costs is in `docs/scale.md`.
 fn transport() -> Result<TransportConfig, quinn::VarIntBoundsExceeded> {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
         .stream_receive_window(VarInt::from_u32(WINDOW))
         .receive_window(VarInt::from_u32(WINDOW))
         .send_window(u64::from(WINDOW))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        // Each connection keeps a buffer for what it sends at once: one packet, not a batch of ten.
+        .enable_segmentation_offload(false)
+        // Messages fit the packets that every path carries.
+        .mtu_discovery_config(None)
+        // Agents keep their connections alive: half as many timers and packets as when both sides do.
+        .keep_alive_interval(None)
         .max_idle_timeout(Some(IDLE.try_into()?));
     Ok(transport)
 }

@@ -1,18 +1,17 @@
 //! Which agents are connected, one connection for each provider.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipsx_market::messages::BrokerMessage;
+use ipsx_market::messages::{BrokerMessage, CLOSED_REPLACED};
 use ipsx_metering::Address;
 use quinn::{Connection, VarInt};
-use tokio::sync::mpsc;
 
-/// Messages that may wait for a slow agent before it is dropped.
-pub(crate) const QUEUE: usize = 1_024;
+use super::outbox::Outbox;
 
 /// Close codes of the agents' connections.
 pub(crate) mod code {
+    use super::CLOSED_REPLACED;
     use quinn::VarInt;
 
     /// The broker stops.
@@ -20,7 +19,7 @@ pub(crate) mod code {
     /// The agent broke the protocol; the last message says how.
     pub(crate) const REFUSED: VarInt = VarInt::from_u32(2);
     /// A newer connection of the same provider took over.
-    pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
+    pub(crate) const REPLACED: VarInt = VarInt::from_u32(CLOSED_REPLACED);
     /// The agent does not read what it is sent.
     pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 }
@@ -28,7 +27,7 @@ pub(crate) mod code {
 /// A connected agent.
 struct Handle {
     number: u64,
-    queue: mpsc::Sender<BrokerMessage>,
+    outbox: Arc<Outbox>,
     connection: Connection,
 }
 
@@ -49,7 +48,7 @@ impl Registry {
     pub(crate) fn insert(
         &self,
         provider: Address,
-        queue: mpsc::Sender<BrokerMessage>,
+        outbox: Arc<Outbox>,
         connection: Connection,
     ) -> (u64, bool) {
         let mut inner = self.lock();
@@ -57,7 +56,7 @@ impl Registry {
         let number = inner.counter;
         let handle = Handle {
             number,
-            queue,
+            outbox,
             connection,
         };
         let old = inner.handles.insert(provider, handle);
@@ -81,11 +80,11 @@ impl Registry {
         current && inner.handles.remove(&provider).is_some()
     }
 
-    /// Queues a message, in order, if the agent is connected. One that does not keep up is dropped.
+    /// Leaves a message for an agent, in order, if it is connected. One that does not keep up is dropped.
     pub(crate) fn send(&self, provider: Address, message: BrokerMessage) {
         let inner = self.lock();
         if let Some(handle) = inner.handles.get(&provider)
-            && handle.queue.try_send(message).is_err()
+            && handle.outbox.send(&message).is_err()
         {
             close(
                 handle,
@@ -95,12 +94,11 @@ impl Registry {
         }
     }
 
-    /// Queues a message that may be lost, and that must not push out those that may not. False if it is lost.
+    /// Leaves a message that may be lost, and that must not push out those that may not. False if it is lost.
     pub(crate) fn offer(&self, provider: Address, message: BrokerMessage) -> bool {
         let inner = self.lock();
-        inner.handles.get(&provider).is_some_and(|handle| {
-            handle.queue.capacity() > QUEUE / 2 && handle.queue.try_send(message).is_ok()
-        })
+        let handle = inner.handles.get(&provider);
+        handle.is_some_and(|handle| handle.outbox.offer(&message).is_ok())
     }
 
     /// Agents connected.
@@ -115,5 +113,6 @@ impl Registry {
 }
 
 fn close(handle: &Handle, code: VarInt, reason: &str) {
+    handle.outbox.close();
     handle.connection.close(code, reason.as_bytes());
 }

@@ -1,5 +1,6 @@
 //! One agent's connection: handshake, then messages until either side ends it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,21 +10,19 @@ use ipsx_market::messages::{
     SESSION_LABEL,
 };
 use ipsx_metering::{Address, B256, TypedData, verify};
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use quinn::{Connection, Incoming, RecvStream, SendStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::registry::{QUEUE, code};
+use super::gate::{Gate, Pending, prefix};
+use super::outbox::Outbox;
+use super::registry::code;
 use crate::desk::{Desk, DeskError};
 
-/// What an agent may do.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Time for the whole handshake.
-    pub(crate) handshake: Duration,
-    /// Messages a second, on average; ten times as many at once.
-    pub(crate) messages_per_second: u32,
-}
+/// The rest of a message comes within this time of its length; a slow line brings 64 KiB in it.
+const MESSAGE: Duration = Duration::from_secs(20);
+/// Room that is made for a message before its content has come.
+const AT_FIRST: usize = 2 * 1024;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -51,33 +50,126 @@ fn refused(label: &'static str, reason: impl Into<String>) -> Ended {
     }
 }
 
-/// Serves one agent until it or the broker ends the connection.
-pub(crate) async fn run(connection: Connection, desk: &Arc<Desk>, limits: Limits) {
-    let remote = connection.remote_address();
-    let accepted = timeout(limits.handshake, connection.accept_bi()).await;
-    let Ok(Ok((send, recv))) = accepted else {
-        desk.metrics.refused("handshake_timeout");
-        connection.close(code::REFUSED, b"no stream was opened in time");
-        return;
+/// An agent that has proved its wallet.
+struct Agent {
+    provider: Address,
+    connection: Connection,
+    send: SendStream,
+    recv: RecvStream,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Serves one connection until it or the broker ends it.
+pub(crate) fn run(
+    incoming: Incoming,
+    pending: Pending,
+    desk: Arc<Desk>,
+    gate: Arc<Gate>,
+) -> impl Future<Output = ()> {
+    // Each part on the heap, and gone when it is done: what is left waits for months and has to be small.
+    let turn = Box::pin(wait(
+        incoming,
+        pending,
+        Arc::clone(&desk),
+        Arc::clone(&gate),
+    ));
+    async move {
+        let Some(admitted) = turn.await else {
+            return;
+        };
+        if let Some(agent) = admitted.await {
+            Box::pin(serve(agent, desk, gate)).await;
+        }
+    }
+}
+
+type Admitted = Pin<Box<dyn Future<Output = Option<Agent>> + Send>>;
+
+/// Waits for a handshake's turn. Thousands may, so what the handshake takes is made afterwards.
+async fn wait(
+    incoming: Incoming,
+    pending: Pending,
+    desk: Arc<Desk>,
+    gate: Arc<Gate>,
+) -> Option<Admitted> {
+    let Some(turn) = gate.turn().await else {
+        desk.metrics.refused("handshakes_full");
+        incoming.refuse();
+        return None;
     };
-    let (mut send, mut recv) = (send, recv);
-    let shaken = timeout(
-        limits.handshake,
-        handshake(&connection, &mut send, &mut recv, desk),
-    )
-    .await;
-    let provider = match shaken {
-        Ok(Ok(provider)) => provider,
-        Ok(Err(ended)) => return say_goodbye(&connection, Some(&mut send), &ended, desk).await,
+    Some(Box::pin(admit(incoming, pending, turn, desk, gate)))
+}
+
+async fn serve(agent: Agent, desk: Arc<Desk>, gate: Arc<Gate>) {
+    let (provider, connection) = (agent.provider, agent.connection.clone());
+    let remote = connection.remote_address();
+    tracing::info!(%provider, %remote, "agent connected");
+    let ended = converse(agent, &desk, &gate).await;
+    tracing::info!(%provider, %remote, reason = %ended, "agent disconnected");
+    Box::pin(say_goodbye(&connection, None, &ended, &desk)).await;
+}
+
+/// From the first packet to a proved wallet. What is not done in time is refused.
+async fn admit(
+    incoming: Incoming,
+    mut pending: Pending,
+    _turn: OwnedSemaphorePermit,
+    desk: Arc<Desk>,
+    gate: Arc<Gate>,
+) -> Option<Agent> {
+    let remote = incoming.remote_address();
+    let until = Instant::now() + gate.limits.handshake;
+    let connection = match timeout_at(until, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "no connection");
+            desk.metrics.refused("handshake");
+            return None;
+        }
         Err(_) => {
-            let ended = refused("handshake_timeout", "the handshake took too long");
-            return say_goodbye(&connection, Some(&mut send), &ended, desk).await;
+            desk.metrics.refused("handshake_timeout");
+            return None;
         }
     };
-    tracing::info!(%provider, %remote, "agent connected");
-    let ended = converse(provider, &connection, send, recv, desk, limits).await;
-    tracing::info!(%provider, %remote, reason = %ended, "agent disconnected");
-    say_goodbye(&connection, None, &ended, desk).await;
+    if !pending.reached() {
+        desk.metrics.refused("prefix_connect_rate");
+        connection.close(code::REFUSED, b"too many connections from this network");
+        return None;
+    }
+    let Ok(Ok((mut send, mut recv))) = timeout_at(until, connection.accept_bi()).await else {
+        desk.metrics.refused("handshake_timeout");
+        connection.close(code::REFUSED, b"no stream was opened in time");
+        return None;
+    };
+    let shaken = handshake(&connection, &mut send, &mut recv, &desk);
+    let shaken = match timeout_at(until, shaken).await {
+        Ok(shaken) => shaken.and_then(|provider| Ok((provider, seat(provider, &gate)?))),
+        Err(_) => Err(refused("handshake_timeout", "the handshake took too long")),
+    };
+    match shaken {
+        Ok((provider, place)) => Some(Agent {
+            provider,
+            connection,
+            send,
+            recv,
+            _place: place,
+        }),
+        Err(ended) => {
+            say_goodbye(&connection, Some(&mut send), &ended, &desk).await;
+            None
+        }
+    }
+}
+
+/// A place for a wallet that is proved.
+fn seat(provider: Address, gate: &Gate) -> Result<OwnedSemaphorePermit, Ended> {
+    if !gate.may_join(provider) {
+        let reason =
+            "this wallet connects again and again; if another machine uses it, stop one of them";
+        return Err(refused("wallet_connect_rate", reason));
+    }
+    let full = "this broker has as many agents as it takes; try again later or use another";
+    gate.place().ok_or_else(|| refused("agents_full", full))
 }
 
 async fn handshake(
@@ -110,7 +202,7 @@ async fn handshake(
         operator: operator.wallet().key().address(),
         signature: proof.signature,
     };
-    write(send, &welcome).await?;
+    say(send, &welcome).await?;
     let AgentMessage::Authenticate {
         provider,
         signature,
@@ -137,58 +229,75 @@ async fn handshake(
 }
 
 /// Both directions, until one ends.
-async fn converse(
-    provider: Address,
-    connection: &Connection,
-    mut send: SendStream,
-    mut recv: RecvStream,
-    desk: &Arc<Desk>,
-    limits: Limits,
-) -> Ended {
-    let (queue, mut waiting) = mpsc::channel(QUEUE);
+async fn converse(agent: Agent, desk: &Arc<Desk>, gate: &Gate) -> Ended {
+    let Agent {
+        provider,
+        connection,
+        mut send,
+        mut recv,
+        _place,
+    } = agent;
+    if let Some(reason) = connection.close_reason() {
+        // It has given up meanwhile, and must not push out the connection that it made since.
+        return Ended::Lost(reason.to_string());
+    }
+    let outbox = Arc::new(Outbox::default());
     let observed = connection.remote_address().ip().to_canonical();
-    let joined = desk
-        .join(provider, observed, queue, connection.clone())
-        .await;
-    let number = match joined {
+    let joined = desk.join(provider, observed, Arc::clone(&outbox), connection);
+    let number = match Box::pin(joined).await {
         Ok(number) => number,
         Err(error) => return error.into(),
     };
     let writing = async {
-        while let Some(message) = waiting.recv().await {
-            write(&mut send, &message).await?;
+        while let Some(frames) = outbox.take().await {
+            for frame in frames {
+                write(&mut send, &frame).await?;
+            }
         }
         Ok::<(), Ended>(())
     };
     let reading = async {
-        let mut allowance = Allowance::new(limits.messages_per_second);
+        let mut allowance = Allowance::new(gate.limits.messages_per_second);
         loop {
-            let message = read(&mut recv).await?;
-            if !allowance.take() {
-                let reason = format!("more than {} messages a second", limits.messages_per_second);
-                return Err(refused("message_rate", reason));
-            }
-            desk.hear(provider, observed, message).await?;
+            let length = read_length(&mut recv).await?;
+            // On the heap for as long as there is a message.
+            Box::pin(async {
+                let message = read_content(&mut recv, length).await?;
+                if !allowance.take() {
+                    let most = gate.limits.messages_per_second;
+                    let reason = format!("more than {most} messages a second");
+                    return Err(refused("message_rate", reason));
+                }
+                gate.pace(prefix(observed)).await;
+                Ok(desk.hear(provider, observed, message).await?)
+            })
+            .await?;
         }
     };
     let ended = tokio::select! {
         Err(ended) = writing => ended,
         Err::<(), _>(ended) = reading => ended,
-        lost = connection.closed() => Ended::Lost(lost.to_string()),
         else => Ended::Lost("replaced".into()),
     };
+    Box::pin(leave(provider, number, &mut send, &ended, desk)).await;
+    ended
+}
+
+async fn leave(provider: Address, number: u64, send: &mut SendStream, ended: &Ended, desk: &Desk) {
     if let Err(error) = desk.leave(provider, number).await {
         tracing::warn!(%provider, %error, "the agent's leaving was not noted");
     }
-    if let Ended::Refused { reason, .. } = &ended {
-        let goodbye = BrokerMessage::Refused {
-            reason: reason.clone(),
-        };
+    if let Ended::Refused { reason, .. } = ended {
         // The connection may be gone already.
-        let _ = write(&mut send, &goodbye).await;
-        linger(&mut send).await;
+        let _ = say(send, &goodbye(reason)).await;
+        linger(send).await;
     }
-    ended
+}
+
+fn goodbye(reason: &str) -> BrokerMessage {
+    BrokerMessage::Refused {
+        reason: reason.into(),
+    }
 }
 
 async fn say_goodbye(
@@ -203,11 +312,8 @@ async fn say_goodbye(
             tracing::info!(%remote, label, reason, "agent refused");
             desk.metrics.refused(label);
             if let Some(send) = send {
-                let goodbye = BrokerMessage::Refused {
-                    reason: reason.clone(),
-                };
                 // Whoever sends garbage may not be there to read the answer.
-                let _ = write(send, &goodbye).await;
+                let _ = say(send, &goodbye(reason)).await;
                 linger(send).await;
             }
             connection.close(code::REFUSED, reason.as_bytes());
@@ -228,22 +334,47 @@ async fn linger(send: &mut SendStream) {
 }
 
 async fn read(recv: &mut RecvStream) -> Result<AgentMessage, Ended> {
+    let length = read_length(recv).await?;
+    read_content(recv, length).await
+}
+
+async fn read_length(recv: &mut RecvStream) -> Result<usize, Ended> {
     let mut prefix = [0; LENGTH_BYTES];
-    recv.read_exact(&mut prefix).await.map_err(lost)?;
-    let length = codec::frame_length(prefix).map_err(malformed)?;
-    let mut content = vec![0; length];
-    recv.read_exact(&mut content).await.map_err(lost)?;
+    let read = recv.read_exact(&mut prefix).await;
+    read.map_err(|error| Ended::Lost(error.to_string()))?;
+    codec::frame_length(prefix).map_err(malformed)
+}
+
+/// Room is made as the content comes: a length alone would make the broker hold as much for each agent that names it.
+async fn read_content(recv: &mut RecvStream, length: usize) -> Result<AgentMessage, Ended> {
+    let content = async {
+        let mut content = Vec::with_capacity(length.min(AT_FIRST));
+        while content.len() < length {
+            let chunk = recv.read_chunk(length - content.len(), true).await;
+            match chunk.map_err(|error| Ended::Lost(error.to_string()))? {
+                Some(chunk) => content.extend_from_slice(&chunk.bytes),
+                None => return Err(Ended::Lost("the stream ended within a message".into())),
+            }
+        }
+        Ok(content)
+    };
+    let content = timeout(MESSAGE, content).await.map_err(|_| {
+        let reason = format!(
+            "the rest of a message did not come within {} s",
+            MESSAGE.as_secs()
+        );
+        refused("message_timeout", reason)
+    })??;
     codec::decode(&content).map_err(malformed)
 }
 
-async fn write(send: &mut SendStream, message: &BrokerMessage) -> Result<(), Ended> {
-    let frame = codec::encode_frame(message).map_err(malformed)?;
-    let written = send.write_all(&frame).await;
-    written.map_err(|error| Ended::Lost(error.to_string()))
+async fn say(send: &mut SendStream, message: &BrokerMessage) -> Result<(), Ended> {
+    write(send, &codec::encode_frame(message).map_err(malformed)?).await
 }
 
-fn lost(error: ReadExactError) -> Ended {
-    Ended::Lost(error.to_string())
+async fn write(send: &mut SendStream, frame: &[u8]) -> Result<(), Ended> {
+    let written = send.write_all(frame).await;
+    written.map_err(|error| Ended::Lost(error.to_string()))
 }
 
 fn malformed(error: CodecError) -> Ended {

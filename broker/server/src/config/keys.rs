@@ -91,17 +91,19 @@ pub(super) const TEXTS: [(&str, &str, &str); 22] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 15] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 17] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
     ("sign_seconds", 5, 600, 20),
     ("start_seconds", 10, 3_600, 60),
     ("grace_seconds", 1, 3_600, 30),
-    ("max_agents", 1, 1_000_000, 10_000),
+    ("max_agents", 1, 1_000_000, 25_000),
     ("max_offers", 1, 1_000_000, 100_000),
     ("max_offers_per_provider", 1, 100_000, 256),
     ("max_messages_per_second", 1, 100_000, 100),
+    ("max_prefix_connects_per_second", 0, 1_000_000, 50),
+    ("max_prefix_messages_per_second", 0, 1_000_000, 2_000),
     ("max_unstarted_deals", 1, 10_000, 8),
     ("max_http_requests", 1, 1_000_000, 1_024),
     ("max_address_requests_per_second", 0, 1_000_000, 200),

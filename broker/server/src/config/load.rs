@@ -220,6 +220,16 @@ fn check_limits(settings: &Settings, config: &mut BrokerConfig) -> Result<(), Co
         settings.max_messages_per_second,
         l.messages_per_second,
     )?;
+    l.prefix_connects_per_second = number(
+        "max_prefix_connects_per_second",
+        settings.max_prefix_connects_per_second,
+        l.prefix_connects_per_second,
+    )?;
+    l.prefix_messages_per_second = number(
+        "max_prefix_messages_per_second",
+        settings.max_prefix_messages_per_second,
+        l.prefix_messages_per_second,
+    )?;
     l.unstarted_deals = number(
         "max_unstarted_deals",
         settings.max_unstarted_deals,

@@ -124,7 +124,7 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u64>,
-    /// Agents connected at the same time, 1 to 1000000 [default: 10000]
+    /// Agents connected at the same time, 1 to 1000000 [default: 25000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_agents: Option<u64>,
@@ -140,6 +140,15 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_messages_per_second: Option<u64>,
+    /// Connections a second from agents of one network (a /24 of IPv4, a /48 of IPv6), 0 to 1000000; bursts of ten times
+    /// as many; 0 for any number [default: 50]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prefix_connects_per_second: Option<u64>,
+    /// Messages a second from all agents of one such network, in the same way; more wait [default: 2000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prefix_messages_per_second: Option<u64>,
     /// Deals of one requester that are proposed or not yet started, 1 to 10000 [default: 8]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

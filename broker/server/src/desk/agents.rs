@@ -9,9 +9,9 @@ use ipsx_market::offer::Offer;
 use ipsx_market::sealed::MAX_SEALED;
 use ipsx_metering::{Address, DealId, Signed};
 use quinn::Connection;
-use tokio::sync::mpsc;
 
 use super::{Books, Desk, DeskError};
+use crate::agents::Outbox;
 use crate::clock;
 
 impl Desk {
@@ -20,12 +20,12 @@ impl Desk {
         &self,
         provider: Address,
         observed: IpAddr,
-        queue: mpsc::Sender<BrokerMessage>,
+        outbox: Arc<Outbox>,
         connection: Connection,
     ) -> Result<u64, DeskError> {
         let now = clock::now();
         let mut books = self.books().await?;
-        let (number, replaced) = self.registry.insert(provider, queue, connection);
+        let (number, replaced) = self.registry.insert(provider, outbox, connection);
         if replaced {
             let commands = books.market.agent_left(provider, now);
             self.execute(&mut books, commands, now).await?;

@@ -115,6 +115,11 @@ impl<K: Eq + Hash + Copy> Buckets<K> {
 }
 
 impl Verdict {
+    /// For a refusal: until the next one is let through.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.wait
+    }
+
     /// The refusal, if it is one.
     pub(super) fn refusal(&self) -> Option<ProblemResponse> {
         self.wait?;

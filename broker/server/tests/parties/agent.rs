@@ -18,7 +18,7 @@ use ipsx_metering::{
 };
 use ipsx_settlement::{Signer, Wallet};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
@@ -58,7 +58,16 @@ pub fn client_config(alpn: &[u8]) -> ClientConfig {
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
     tls.alpn_protocols = vec![alpn.to_vec()];
-    ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    config.transport_config(Arc::new(transport()));
+    config
+}
+
+/// An agent keeps its connection alive.
+pub fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    transport
 }
 
 pub fn exporter(connection: &Connection) -> B256 {
@@ -99,6 +108,11 @@ impl TestAgent {
 
     pub async fn connect_as(wallet: Wallet, to: SocketAddr, from: &str) -> Self {
         let (endpoint, connection) = dial(from, to).await;
+        Self::shake_hands(wallet, endpoint, connection).await
+    }
+
+    /// The handshake above QUIC's.
+    pub async fn shake_hands(wallet: Wallet, endpoint: Endpoint, connection: Connection) -> Self {
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         say(&mut send, &hello()).await;
         let welcome = hear(&mut recv).await.unwrap();

@@ -23,12 +23,8 @@ pub fn command(directory: &Path) -> Command {
         .env_clear()
         .arg("--data-dir")
         .arg(directory.join("data"))
-        .args([
-            "--http-listen",
-            "127.0.0.1:0",
-            "--agents-listen",
-            "127.0.0.1:0",
-        ])
+        .args(["--http-listen", "127.0.0.1:0"])
+        .env("IPSX_BROKER_AGENTS_LISTEN", "127.0.0.1:0")
         .env("IPSX_BROKER_ADMIN_LISTEN", "127.0.0.1:0")
         .env("IPSX_BROKER_LOG", "warn")
         .arg("--country-db")
