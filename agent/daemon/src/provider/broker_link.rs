@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use ipsx_agent_core::provider::{Network, authentication_hash, check_welcome};
 use ipsx_market::codec::{self, LENGTH_BYTES};
-use ipsx_market::messages::{ALPN, AgentMessage, BrokerMessage, PROTOCOL_VERSION, SESSION_LABEL};
+use ipsx_market::messages::{
+    ALPN, AgentMessage, BrokerMessage, CLOSED_REPLACED, PROTOCOL_VERSION, SESSION_LABEL,
+};
 use ipsx_metering::{B256, DealId};
 use ipsx_settlement::{Signer, Wallet};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{
+    ApplicationClose, Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt,
+};
 use rand::Rng;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -25,14 +29,19 @@ use super::error::ProviderError;
 
 /// Messages that wait in either direction; a link that can't keep up is dropped, not buffered.
 const QUEUE: usize = 256;
-/// Connecting, proving both sides and each write must be done in this time.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Connecting and proving both sides must be done in this time. A broker to which thousands come back at once lets them in one
+/// after the other, and begins with nobody after 12 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The broker has this long to read the last messages.
 const FAREWELL: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// A link that lived this long starts the retries anew.
 const SETTLED: Duration = Duration::from_secs(30);
+/// Whoever is pushed out by another machine with the same wallet leaves it in peace for this long: each taking over from the
+/// other at once would leave neither with an offer in the book.
+const REPLACED_RETRY: Duration = Duration::from_secs(300);
+/// The broker gives up who is silent for 15 s, and sends nothing by itself.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 /// What the connection is closed with: the agent goes in peace.
@@ -141,22 +150,48 @@ enum LinkError {
     NoExporter,
     #[error("it ended the connection: {0}")]
     Refused(String),
+    #[error(
+        "another machine connected with this wallet: one wallet serves one machine, so stop one of them"
+    )]
+    Replaced,
     #[error("this side ended the connection")]
     Ended,
 }
 
+/// Waits between attempts.
+struct Retries {
+    wait: Duration,
+}
+
+impl Retries {
+    fn new() -> Self {
+        Self { wait: FIRST_RETRY }
+    }
+
+    /// How long to wait after a connection that lived this long, `part` of the whole wait: half to all of it, so that
+    /// agents do not come back all at once.
+    fn next(&mut self, error: &LinkError, lived: Duration, part: f64) -> Duration {
+        if matches!(error, LinkError::Replaced) {
+            self.wait = FIRST_RETRY;
+            return REPLACED_RETRY.mul_f64(part);
+        }
+        if lived > SETTLED {
+            self.wait = FIRST_RETRY;
+        }
+        let wait = self.wait;
+        self.wait = (wait * 2).min(LONGEST_RETRY);
+        wait.mul_f64(part)
+    }
+}
+
 impl Dialer {
     async fn run(self) {
-        let mut wait = FIRST_RETRY;
+        let mut retries = Retries::new();
         loop {
             let started = Instant::now();
             let Err(error) = self.serve_once().await;
-            if started.elapsed() > SETTLED {
-                wait = FIRST_RETRY;
-            }
-            // Half to all of the wait, so that agents do not come back all at once.
-            let retry_in = wait.mul_f64(rand::rngs::OsRng.gen_range(0.5..1.0));
-            wait = (wait * 2).min(LONGEST_RETRY);
+            let part = rand::rngs::OsRng.gen_range(0.5..1.0);
+            let retry_in = retries.next(&error, started.elapsed(), part);
             let reason = error.to_string();
             if self
                 .events
@@ -221,8 +256,14 @@ impl Dialer {
             result = outgoing => result,
             result = incoming => result,
         };
+        let replaced = connection
+            .close_reason()
+            .is_some_and(|reason| is_replaced(&reason));
         connection.close(CLOSE_DONE, b"done");
         self.endpoint.wait_idle().await;
+        if replaced {
+            return Err(LinkError::Replaced);
+        }
         result
     }
 
@@ -258,6 +299,11 @@ impl Dialer {
     }
 }
 
+fn is_replaced(reason: &ConnectionError) -> bool {
+    let replaced = VarInt::from_u32(CLOSED_REPLACED);
+    matches!(reason, ConnectionError::ApplicationClosed(ApplicationClose { error_code, .. }) if *error_code == replaced)
+}
+
 async fn write(stream: &mut SendStream, message: &AgentMessage) -> Result<(), LinkError> {
     stream.write_all(&codec::encode_frame(message)?).await?;
     Ok(())
@@ -286,9 +332,49 @@ fn client_config() -> Result<quinn::ClientConfig, ProviderError> {
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IDLE_LIMIT.try_into().ok())
+        // Messages fit the packets that every path carries.
+        .mtu_discovery_config(None)
         .max_concurrent_bidi_streams(0u8.into())
         .max_concurrent_uni_streams(0u8.into());
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(Arc::new(transport));
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lost() -> LinkError {
+        LinkError::Connection(ConnectionError::Reset)
+    }
+
+    #[test]
+    fn waits_grow_to_half_a_minute_and_begin_anew_after_a_link_that_lasted() {
+        let mut retries = Retries::new();
+        let waits: Vec<_> = (0..9)
+            .map(|_| retries.next(&lost(), Duration::ZERO, 1.0).as_millis())
+            .collect();
+        assert_eq!(
+            waits,
+            [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
+        );
+        let after = retries.next(&lost(), SETTLED + Duration::from_secs(1), 0.5);
+        assert_eq!(after.as_millis(), 125);
+    }
+
+    #[test]
+    fn who_was_pushed_out_leaves_the_other_in_peace() {
+        let close = |code: u32| {
+            ConnectionError::ApplicationClosed(ApplicationClose {
+                error_code: VarInt::from_u32(code),
+                reason: Vec::new().into(),
+            })
+        };
+        assert!(is_replaced(&close(CLOSED_REPLACED)));
+        assert!(!is_replaced(&close(1)) && !is_replaced(&ConnectionError::Reset));
+        let mut retries = Retries::new();
+        let wait = retries.next(&LinkError::Replaced, Duration::ZERO, 0.5);
+        assert!(wait >= Duration::from_secs(150), "{wait:?}");
+    }
 }
