@@ -6,10 +6,10 @@
     reason = "a test acts and fails by panicking"
 )]
 
-use std::fs;
 use std::time::Duration;
 
 use ipsx_tests::market::Market;
+use ipsx_tests::program::status_figure;
 
 /// The most memory that a provider without leases may have in all, in KiB. A program that is built without optimisation
 /// is several times as large.
@@ -17,16 +17,6 @@ const RESIDENT: u64 = 12 << 10;
 /// The most that is its own. Pages of the program's file and of the libraries are not in it: they are the system's
 /// cache.
 const OWN: u64 = 5 << 10;
-
-/// A figure of `/proc/PID/status`, such as `VmRSS` in KiB.
-fn status(id: u32, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
 
 #[test]
 fn an_idle_provider_takes_little_memory() {
@@ -38,7 +28,7 @@ fn an_idle_provider_takes_little_memory() {
     // What only starting needs is given back by then.
     std::thread::sleep(Duration::from_secs(7));
     let [resident, own, threads] =
-        ["VmRSS", "RssAnon", "Threads"].map(|name| status(provider.id(), name));
+        ["VmRSS", "RssAnon", "Threads"].map(|name| status_figure(provider.id(), name));
     println!("{resident} KiB resident, {own} KiB of it not from files; {threads} threads");
     assert!(own < OWN, "{own} KiB are its own");
     assert!(

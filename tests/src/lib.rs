@@ -11,6 +11,7 @@
     reason = "a harness that cannot go on has failed the test"
 )]
 
+pub mod crowd;
 pub mod end;
 pub mod flood;
 pub mod geography;

@@ -116,6 +116,11 @@ impl Market {
         &self.http
     }
 
+    /// Where the broker's agents connect.
+    pub fn agents(&self) -> &str {
+        &self.agents
+    }
+
     /// Where the broker's operator looks.
     pub fn admin(&self) -> &str {
         &self.admin

@@ -20,6 +20,16 @@ pub fn built(name: &str) -> Command {
     Command::new(path)
 }
 
+/// A figure of `/proc/PROCESS/status`, such as `VmRSS` in KiB.
+pub fn status_figure(process: u32, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_else(|| panic!("no {name} in {text}"));
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// A running process whose output is being read. It is killed when dropped.
 pub struct Program {
     name: String,
