@@ -27,7 +27,7 @@ async fn refused(broker: &TestBroker, reason: &str) -> u64 {
     let mut stream = TcpStream::connect(broker.broker.admin_addr().unwrap())
         .await
         .unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
