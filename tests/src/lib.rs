@@ -19,6 +19,7 @@ pub mod market;
 pub mod namespace;
 pub mod node;
 pub mod origin;
+pub mod postgres;
 pub mod program;
 pub mod refused;
 pub mod soak;

@@ -82,6 +82,39 @@ impl Default for Limits {
     }
 }
 
+/// Where deals, promises and sessions are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// In SQLite: `broker.db` in the data directory.
+    Sqlite,
+    /// In the database that this URL names (`postgres://USER:PASSWORD@HOST:PORT/DATABASE`, or `?host=/run/postgresql` for a
+    /// socket's directory), which several brokers may share.
+    Postgres(Secret),
+}
+
+impl StoreConfig {
+    /// Server and database, without user and password, for whoever reads an error.
+    pub(crate) fn place(&self) -> String {
+        let Self::Postgres(url) = self else {
+            return "broker.db".into();
+        };
+        let text = url.expose();
+        let parsed = url::Url::parse(text).ok();
+        let socket = parsed.as_ref().and_then(|url| {
+            let mut pairs = url.query_pairs();
+            pairs.find_map(|(key, value)| (key == "host").then(|| value.into_owned()))
+        });
+        let host = socket.or_else(|| parsed.as_ref()?.host_str().map(str::to_owned));
+        let port = parsed.as_ref().and_then(url::Url::port);
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        let path = parsed.as_ref().map_or("", |url| url.path());
+        format!(
+            "PostgreSQL at {}{port}{path}",
+            host.unwrap_or_else(|| "localhost".into())
+        )
+    }
+}
+
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -109,6 +142,8 @@ impl fmt::Debug for Secret {
 pub struct BrokerConfig {
     /// Store, wallet and the embedded chain's state.
     pub data_dir: PathBuf,
+    /// Where deals, promises and sessions are kept.
+    pub store: StoreConfig,
     /// Where requesters connect (HTTP); port 0 takes a free one.
     pub http_listen: SocketAddr,
     /// Where agents connect (QUIC); port 0 takes a free one.
@@ -160,6 +195,7 @@ impl BrokerConfig {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
+            store: StoreConfig::Sqlite,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
             agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),

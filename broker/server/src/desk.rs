@@ -29,7 +29,7 @@ use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operator::Operator;
 use crate::placement::Placer;
-use crate::store::{Store, StoreError};
+use crate::store::{Entries, Entry, ForgetExpired, Store, StoreError};
 
 pub(crate) use error::DeskError;
 pub(crate) use overview::Overview;
@@ -115,7 +115,8 @@ impl Desk {
             CapacityLedger::restore(operator.network(), credit_line, store.accounts().await?);
         for record in store.deals_without_outcome().await? {
             let outcome = operator.outcome(record.deal_id, Binding::Aborted);
-            store.save_outcome(&outcome, now).await?;
+            let entry = Entry::Outcome(Box::new(outcome), now);
+            store.write(Entries(vec![entry])).await?;
         }
         let books = Books {
             market: Market::new(market_config, store.open_deals().await?, now),
@@ -163,17 +164,13 @@ impl Desk {
 
     /// Forgets sessions, nonces and promises whose time is over.
     pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
-        self.store.forget_expired(clock::now()).await?;
+        self.store.write(ForgetExpired(clock::now())).await?;
         let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());
         for payer in books.ledger.handle_final_time(time) {
-            self.durable(
-                self.store
-                    .save_account(payer, books.ledger.account(payer))
-                    .await,
-            )?;
+            self.keep_account(&books, payer).await?;
         }
         Ok(())
     }
@@ -189,6 +186,8 @@ impl Desk {
         self.metrics
             .leases_free
             .set(i64::try_from(book.leases_free()).unwrap_or(i64::MAX));
+        let commits = &self.metrics.store_commits;
+        commits.inc_by(self.store.commits().saturating_sub(commits.get()));
         self.metrics
             .set_money(books.ledger.accounts().map(|(_, account)| account));
         self.metrics
@@ -256,7 +255,11 @@ impl Desk {
                     record,
                     transitions,
                 } => {
-                    self.durable(self.store.save_deal(&record, &transitions).await)?;
+                    let entry = Entry::Deal {
+                        record: record.clone(),
+                        transitions: transitions.clone(),
+                    };
+                    self.durable(self.store.write(Entries(vec![entry])).await)?;
                     self.report(&record, &transitions);
                 }
                 Command::Answer { ticket, answer } => {
@@ -267,13 +270,21 @@ impl Desk {
                 }
                 Command::Abort { provider, deal_id } => {
                     let outcome = self.operator.outcome(deal_id, Binding::Aborted);
-                    self.durable(self.store.save_outcome(&outcome, now).await)?;
+                    let entry = Entry::Outcome(Box::new(outcome.clone()), now);
+                    self.durable(self.store.write(Entries(vec![entry])).await)?;
                     let message = BrokerMessage::DealAborted { deal_id, outcome };
                     self.registry.send(provider, message);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Writes a payer's row of the ledger as it is now.
+    async fn keep_account(&self, books: &Books, payer: Address) -> Result<(), DeskError> {
+        let account = books.ledger.account(payer).cloned().map(Box::new);
+        let entry = Entry::Account(payer, account);
+        self.durable(self.store.write(Entries(vec![entry])).await)
     }
 
     fn report(

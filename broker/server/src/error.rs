@@ -36,6 +36,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The store itself is fine, but not to be used as it is.
+    #[error("{0}")]
+    StoreUnusable(String),
     /// The operator's wallet.
     #[error("the operator's wallet: {0}")]
     Wallet(#[from] KeystoreError),
@@ -66,7 +69,7 @@ impl StartError {
         match self {
             Self::Config(_) => 2,
             Self::Listen { .. } => 3,
-            Self::Store { .. } => 4,
+            Self::Store { .. } | Self::StoreUnusable(_) => 4,
             Self::Chain(_) => 5,
             Self::Wallet(_) => 6,
             Self::Database { .. } => 7,
@@ -77,18 +80,23 @@ impl StartError {
 
 impl From<StoreError> for StartError {
     fn from(error: StoreError) -> Self {
-        let path = match &error {
-            StoreError::Database { path, .. } | StoreError::Damaged { path, .. } => path.clone(),
-            StoreError::OtherOutcome(_) => PathBuf::new(),
-        };
-        let reason = match error {
-            StoreError::Database { source, .. } => source.to_string(),
-            StoreError::Damaged { what, reason, .. } => {
-                format!("a {what} in it can't be read: {reason}. Restore it from a copy")
+        match error {
+            StoreError::Database { place, reason } | StoreError::Version { place, reason } => {
+                Self::Store {
+                    path: place.into(),
+                    reason,
+                }
             }
-            other => other.to_string(),
-        };
-        Self::Store { path, reason }
+            StoreError::Damaged {
+                place,
+                what,
+                reason,
+            } => Self::Store {
+                path: place.into(),
+                reason: format!("a {what} in it can't be read: {reason}. Restore it from a copy"),
+            },
+            other => Self::StoreUnusable(other.to_string()),
+        }
     }
 }
 

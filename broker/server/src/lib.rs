@@ -91,7 +91,7 @@ impl Broker {
         };
         let admin_addr = admin.as_ref().map(HttpServer::address);
         let listener = Listener::bind(config.agents_listen)?;
-        let store = Store::open(&config.data_dir.join("broker.db")).await?;
+        let store = Store::open(&config.store, &config.data_dir).await?;
         let operator = Arc::new(Operator::open(&config, &store).await?);
         let vouchers = open_vouchers(&config, &operator).await?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
@@ -321,9 +321,7 @@ async fn nonce_key(store: &Store) -> Result<[u8; 32], StartError> {
     if let Some(key) = store.meta::<B256>(KEY).await? {
         return Ok(key.0);
     }
-    let key = B256::from(random::<32>());
-    store.set_meta(KEY, &key).await?;
-    Ok(key.0)
+    Ok(store.first_meta(KEY, B256::from(random::<32>())).await?.0)
 }
 
 async fn claim_lapsing(desk: Arc<Desk>) {

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) reserved_channels: IntGauge,
     pub(crate) transitions: IntCounter,
     pub(crate) claimed_for_providers: IntCounter,
+    pub(crate) store_commits: IntCounter,
     pub(crate) http: HistogramVec,
 }
 
@@ -109,6 +110,10 @@ impl Metrics {
             claimed_for_providers: add.collector(IntCounter::new(
                 "ipsx_claimed_for_providers_total",
                 "Channels claimed on because their provider had not, and they were about to lapse.",
+            )?)?,
+            store_commits: add.collector(IntCounter::new(
+                "ipsx_store_commits_total",
+                "Transactions of the store, each with one sync; many writes share one when many ask at once.",
             )?)?,
             http: add.collector(HistogramVec::new(http, &["method", "route", "status"])?)?,
             registry,

@@ -1,19 +1,23 @@
 //! The same offers in PostgreSQL, started for this run on a socket in a temporary folder, as an unprivileged user.
 
 use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use tempfile::TempDir;
+use ipsx_tests::postgres::Server;
 
 use crate::questions::Question;
 use crate::spread::{SEED, Spread};
 use crate::sql::{INDEXES, TABLE, row, select};
 use crate::{Answer, Asked, MOST_MILLIS};
 
-/// Debian's user for it.
-const USER: &str = "postgres";
 const END: &str = "-- end --";
+/// It is asked, not kept.
+const SETTINGS: [&str; 4] = [
+    "shared_buffers=2GB",
+    "work_mem=64MB",
+    "fsync=off",
+    "jit=off",
+];
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -22,37 +26,19 @@ pub(crate) struct Postgres {
     client: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    programs: PathBuf,
-    folder: TempDir,
+    /// Stopped after the client.
+    _server: Server,
 }
 
 impl Postgres {
     /// Starts a server, and fills it with as many offers as the book; nothing where PostgreSQL is not installed.
     pub(crate) fn fill(offers: usize) -> Result<Option<Self>, Failed> {
-        let Some(programs) = programs() else {
+        let Some(server) = Server::start(&SETTINGS) else {
             return Ok(None);
         };
-        let folder = TempDir::new()?;
-        let data = folder.path().join("data");
-        run(Command::new("chown").arg(USER).arg(folder.path()))?;
-        run(unprivileged(&programs.join("initdb"))
-            .args(["-A", "trust", "-E", "UTF8", "--locale=C", "-D"])
-            .arg(&data))?;
-        let settings = format!(
-            "-c listen_addresses= -c unix_socket_directories={} -c shared_buffers=2GB -c work_mem=64MB -c fsync=off -c jit=off",
-            folder.path().display()
-        );
-        run(unprivileged(&programs.join("pg_ctl"))
-            .args(["-w", "-D"])
-            .arg(&data)
-            .args(["-l"])
-            .arg(folder.path().join("log"))
-            .args(["-o", &settings, "start"])
-            .stdout(Stdio::null()))?;
-        let mut client = unprivileged(&programs.join("psql"))
-            .args(["-qAtX", "-v", "ON_ERROR_STOP=0", "-h"])
-            .arg(folder.path())
-            .args(["-d", "postgres"])
+        let mut client = server
+            .psql("postgres")
+            .args(["-v", "ON_ERROR_STOP=0"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -63,8 +49,7 @@ impl Postgres {
             client,
             input,
             output: BufReader::new(output),
-            programs,
-            folder,
+            _server: server,
         };
         postgres.load(offers)?;
         Ok(Some(postgres))
@@ -142,42 +127,5 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         let _ = writeln!(self.input, "\\q");
         let _ = self.client.wait();
-        let mut stop = unprivileged(&self.programs.join("pg_ctl"));
-        stop.args(["-m", "immediate", "-D"])
-            .arg(self.folder.path().join("data"));
-        let _ = stop.arg("stop").stdout(Stdio::null()).status();
     }
-}
-
-/// Where Debian puts the newest version's programs.
-fn programs() -> Option<PathBuf> {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-    let newest = versions.filter_map(|entry| {
-        let entry = entry.ok()?;
-        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
-        Some((number, entry.path().join("bin")))
-    });
-    newest.max().map(|(_, path)| path)
-}
-
-fn unprivileged(program: &Path) -> Command {
-    let mut command = Command::new("setpriv");
-    let ids = [format!("--reuid={USER}"), format!("--regid={USER}")];
-    command
-        .args(ids)
-        .arg("--clear-groups")
-        .arg(program)
-        .current_dir("/");
-    command
-}
-
-fn run(command: &mut Command) -> Result<(), Failed> {
-    let status = command.stdout(Stdio::null()).status()?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(
-        format!("{command:?} failed ({status}); PostgreSQL is started as {USER}, which needs root")
-            .into(),
-    )
 }

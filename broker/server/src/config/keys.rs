@@ -13,6 +13,11 @@ pub(super) const TEXTS: [(&str, &str, &str); 22] = [
     ),
     ("data_dir", "a directory", "\"/var/lib/ipsx-broker\""),
     (
+        "store",
+        "sqlite, or a URL that begins with postgres://",
+        "\"postgres://ipsx@localhost/ipsx?host=/run/postgresql\"",
+    ),
+    (
         "http_listen",
         "an IP address and a port",
         "\"127.0.0.1:8480\"",

@@ -12,7 +12,7 @@ use ipsx_metering::{Address, Amount};
 use ipsx_settlement::FINALITY;
 
 use super::keys::{NUMBERS, allowed, bad_value};
-use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings};
+use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings, StoreConfig};
 
 /// Before every key in the environment.
 pub const ENV_PREFIX: &str = "IPSX_BROKER_";
@@ -122,6 +122,14 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         None => default_data_dir()?,
     };
     let mut config = BrokerConfig::new(data_dir);
+    config.store = match settings.store.as_deref() {
+        None | Some("sqlite") => StoreConfig::Sqlite,
+        Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+            StoreConfig::Postgres(Secret::new(url))
+        }
+        // It may hold a password, so it is not repeated.
+        Some(_) => return Err(bad_value("store", "\"…\"", None)),
+    };
     if let Some(listen) = parsed("http_listen", &settings.http_listen)? {
         config.http_listen = listen;
     }

@@ -11,6 +11,11 @@ pub struct Settings {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<String>,
+    /// Where deals and promises are kept: sqlite, which is broker.db in data-dir, or the URL of a PostgreSQL database, which
+    /// several brokers may share; one with a password belongs in the file or the environment [default: sqlite]
+    #[arg(long, value_name = "STORE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
     /// Address and port for requesters (HTTP) [default: 127.0.0.1:8480]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,7 @@ use quinn::Connection;
 use super::{Books, Desk, DeskError};
 use crate::agents::Outbox;
 use crate::clock;
+use crate::store::{Entries, Entry};
 
 impl Desk {
     /// Enters an agent that has proved its wallet, in place of an older connection; returns its number.
@@ -227,7 +228,11 @@ impl Desk {
                 // Given up long ago; its numbers still count.
                 let moved = record.late_report(report, now);
                 let moved: Vec<_> = moved.into_iter().collect();
-                self.durable(self.store.save_deal(&record, &moved).await)
+                let entry = Entry::Deal {
+                    record: Box::new(record),
+                    transitions: moved,
+                };
+                self.durable(self.store.write(Entries(vec![entry])).await)
             }
             Err(_) => Ok(()),
         }

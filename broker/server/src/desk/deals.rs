@@ -18,7 +18,7 @@ use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
 use crate::operator::random;
-use crate::store::NonceState;
+use crate::store::{NonceState, UseNonce};
 
 impl Desk {
     /// Who checks what is signed for this network, now.
@@ -91,10 +91,13 @@ impl Desk {
         self.check_appointed(&request.message).await?;
         self.check_deposit(&request.message).await?;
         let (nonce, expires_at) = (request.message.nonce, request.message.expires_at);
-        let used = self
-            .store
-            .use_request_nonce(requester, nonce, id, expires_at);
-        match used.await? {
+        let used = UseNonce {
+            requester,
+            nonce,
+            request: id,
+            expires_at,
+        };
+        match self.store.write(used).await? {
             NonceState::Fresh => {}
             // Begun before, and nothing came of it.
             NonceState::Same if again => {}

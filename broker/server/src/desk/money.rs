@@ -14,6 +14,7 @@ use ipsx_settlement::StoreError;
 
 use super::{Desk, DeskError};
 use crate::clock;
+use crate::store::{Entries, Entry};
 
 /// How long a reservation outlasts its lease, in seconds: time on hold, and clocks that differ.
 const RESERVATION_MARGIN: u64 = 3_600;
@@ -83,11 +84,7 @@ impl Desk {
             .reserve(&channel, capacity, valid_until, &chain);
         let reservation = reserved.map_err(as_deposit)?;
         // Memory first holds more than the disk, then the disk more than anybody knows: never the other way round.
-        self.durable(
-            self.store
-                .save_account(channel.payer, books.ledger.account(channel.payer))
-                .await,
-        )?;
+        self.keep_account(&books, channel.payer).await?;
         self.vouchers.add_channel(&channel).await?;
         let reservation = self.operator.sign(reservation);
         self.vouchers.accept_reservation(&reservation).await?;
@@ -154,11 +151,7 @@ impl Desk {
         let reservation = books
             .ledger
             .reserve(&channel, capacity, valid_until, &chain)?;
-        self.durable(
-            self.store
-                .save_account(channel.payer, books.ledger.account(channel.payer))
-                .await,
-        )?;
+        self.keep_account(&books, channel.payer).await?;
         let reservation = self.operator.sign(reservation);
         self.vouchers.accept_reservation(&reservation).await?;
         let commands = books.market.renewed(id, reservation, now)?;
@@ -200,15 +193,14 @@ impl Desk {
             deadline,
         };
         books.ledger.promise_withdrawal(&withdrawal)?;
-        self.durable(
-            self.store
-                .save_account(owner, books.ledger.account(owner))
-                .await,
-        )?;
+        self.keep_account(&books, owner).await?;
         let signed = self.operator.sign(withdrawal);
-        self.store
-            .save_withdrawal(&signed, key, clock::now())
-            .await?;
+        let entry = Entry::Withdrawal {
+            signed: Box::new(signed.clone()),
+            key: key.map(str::to_owned),
+            now: clock::now(),
+        };
+        self.store.write(Entries(vec![entry])).await?;
         Ok(signed)
     }
 
@@ -234,11 +226,7 @@ impl Desk {
         let freed = books.ledger.close(&channel, close, &self.operator.domain());
         let freed = freed.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
         tracing::info!(deal = %id, ?freed, "channel closed");
-        self.durable(
-            self.store
-                .save_account(channel.payer, books.ledger.account(channel.payer))
-                .await,
-        )
+        self.keep_account(&books, channel.payer).await
     }
 
     /// Keeps a voucher of a deal's channel, if it is one.

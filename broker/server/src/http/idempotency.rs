@@ -21,7 +21,7 @@ use super::extract::SignedIn;
 use super::problem::{self, ProblemResponse};
 use crate::clock;
 use crate::desk::DeskError;
-use crate::store::KeyState;
+use crate::store::{KeepAnswer, KeyState, TakeKey};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On an answer that is not the first.
@@ -91,11 +91,14 @@ pub(super) async fn once(
         ));
     };
     let fingerprint = fingerprint(&parts, &body);
-    let state = app
-        .desk
-        .store
-        .take_key(wallet, &key, &fingerprint, clock::now());
-    let again = match state.await.map_err(DeskError::from)? {
+    let taken = TakeKey {
+        wallet,
+        key: key.clone(),
+        fingerprint,
+        now: clock::now(),
+    };
+    let state = app.desk.store.write(taken).await;
+    let again = match state.map_err(DeskError::from)? {
         KeyState::New => false,
         KeyState::Unanswered => true,
         KeyState::Answered(status, body) => return Ok(replay(status, body)),
@@ -165,9 +168,13 @@ async fn keep(app: &App, wallet: Address, key: &str, response: Response) -> Resp
     let (parts, body) = response.into_parts();
     let kept = match to_bytes(body, usize::MAX).await {
         Ok(body) => {
-            let text = String::from_utf8_lossy(&body);
-            let store = &app.desk.store;
-            let kept = store.keep_answer(wallet, key, status.as_u16(), &text).await;
+            let answer = KeepAnswer {
+                wallet,
+                key: key.into(),
+                status: status.as_u16(),
+                body: String::from_utf8_lossy(&body).into_owned(),
+            };
+            let kept = app.desk.store.write(answer).await;
             kept.map(|()| body).map_err(DeskError::from)
         }
         Err(error) => Err(DeskError::Invalid(error.to_string())),

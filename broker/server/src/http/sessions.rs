@@ -17,6 +17,7 @@ use super::problem::{Answer, ProblemResponse};
 use crate::clock;
 use crate::desk::DeskError;
 use crate::operator::random;
+use crate::store::OpenSession;
 
 const TIME: usize = 8;
 const RANDOM: usize = 8;
@@ -72,17 +73,14 @@ pub(super) async fn open(State(app): State<Arc<App>>, Body(body): Body<SignIn>) 
     let expires_at = now.after(app.session_seconds);
     // Never closed, so there is always a place in time.
     let _place = app.sign_ins.acquire().await;
-    let opened = app
-        .desk
-        .store
-        .open_session(
-            (&signed_in.nonce, expires),
-            &token_hash(&token),
-            signed_in.wallet,
-            expires_at,
-        )
-        .await
-        .map_err(DeskError::from)?;
+    let session = OpenSession {
+        nonce: (signed_in.nonce, expires),
+        token_hash: token_hash(&token),
+        wallet: signed_in.wallet,
+        expires_at,
+    };
+    let opened = app.desk.store.write(session).await;
+    let opened = opened.map_err(DeskError::from)?;
     if !opened {
         return Err(ProblemResponse::unauthorized(
             "the sign-in's nonce was used before: get a new one",

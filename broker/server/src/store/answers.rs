@@ -1,9 +1,10 @@
-//! Idempotency keys, what was answered under them, and finding again what was done under one whose answer was lost.
+//! Idempotency keys, what was answered under them, and nonces that were used.
 
-use ipsx_market::record::DealRecord;
-use ipsx_metering::{Address, RequestId, Signed, UnixSeconds, Withdrawal};
+use async_trait::async_trait;
+use ipsx_metering::{Address, RequestId, UnixSeconds};
 
-use super::{Store, StoreError, hex, seconds};
+use super::rows::{hex, seconds};
+use super::{StoreError, Tx, Write};
 
 /// How long an answer is kept, seconds.
 pub(crate) const KEPT: u64 = 24 * 3_600;
@@ -36,151 +37,142 @@ pub(crate) enum NonceState {
     Other,
 }
 
-impl Store {
-    /// Takes a key for a request with this fingerprint, unless it is taken.
-    pub(crate) async fn take_key(
-        &self,
-        wallet: Address,
-        key: &str,
-        fingerprint: &str,
-        now: UnixSeconds,
-    ) -> Result<KeyState, StoreError> {
-        let mut tx = self.pool.begin().await.map_err(|e| self.failed(e))?;
-        let row: Option<(String, Option<i64>, Option<String>)> = sqlx::query_as(
-            "SELECT fingerprint, status, body FROM answers WHERE wallet = ? AND key = ? AND at > ?",
-        )
-        .bind(hex(wallet))
-        .bind(key)
-        .bind(seconds(UnixSeconds(now.0.saturating_sub(KEPT))))
-        .fetch_optional(&mut *tx)
-        .await
-        .map_err(|e| self.failed(e))?;
-        if let Some((earlier, status, body)) = row {
-            return Ok(match (earlier == fingerprint, status, body) {
+/// Takes a key for a request with this fingerprint, unless it is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct TakeKey {
+    /// Whose.
+    pub(crate) wallet: Address,
+    /// The key.
+    pub(crate) key: String,
+    /// What is asked for.
+    pub(crate) fingerprint: String,
+    /// When.
+    pub(crate) now: UnixSeconds,
+}
+
+#[async_trait]
+impl Write for TakeKey {
+    type Done = KeyState;
+
+    async fn write(&self, tx: &mut Tx) -> Result<KeyState, StoreError> {
+        let since = UnixSeconds(self.now.0.saturating_sub(KEPT));
+        let values = [
+            hex(self.wallet).into(),
+            self.key.as_str().into(),
+            seconds(since).into(),
+        ];
+        let sql = "SELECT fingerprint, status, body FROM answers WHERE wallet = $1 AND key = $2 AND at > $3";
+        if let Some(row) = tx.row(sql, values).await? {
+            let columns = row
+                .text(0)
+                .and_then(|earlier| Ok((earlier, row.maybe_number(1)?, row.maybe_text(2)?)));
+            let (earlier, status, body) = columns.map_err(|e| tx.damaged("answer", e))?;
+            return Ok(match (earlier == self.fingerprint, status, body) {
                 (false, ..) => KeyState::Other,
                 (true, Some(status), Some(body)) => {
                     let status = u16::try_from(status);
-                    KeyState::Answered(status.map_err(|e| self.damaged("answer", e))?, body)
+                    KeyState::Answered(status.map_err(|e| tx.damaged("answer", e))?, body)
                 }
                 (true, ..) => KeyState::Unanswered,
             });
         }
-        let (held,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM answers WHERE wallet = ?")
-            .bind(hex(wallet))
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(|e| self.failed(e))?;
-        if held >= MAX_KEYS {
+        let sql = "SELECT COUNT(*) FROM answers WHERE wallet = $1";
+        let held = tx.row(sql, [hex(self.wallet).into()]).await?;
+        let held = held.map_or(Ok(0), |row| row.number(0));
+        if held.map_err(|e| tx.damaged("answer", e))? >= MAX_KEYS {
             return Ok(KeyState::TooMany);
         }
         // One that is too old is taken over.
-        sqlx::query(
-            "INSERT INTO answers (wallet, key, fingerprint, at) VALUES (?, ?, ?, ?)
+        let values = [
+            hex(self.wallet).into(),
+            self.key.as_str().into(),
+            self.fingerprint.as_str().into(),
+            seconds(self.now).into(),
+        ];
+        tx.execute(
+            "INSERT INTO answers (wallet, key, fingerprint, at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (wallet, key) DO UPDATE SET
              fingerprint = excluded.fingerprint, at = excluded.at, status = NULL, body = NULL",
+            values,
         )
-        .bind(hex(wallet))
-        .bind(key)
-        .bind(fingerprint)
-        .bind(seconds(now))
-        .execute(&mut *tx)
-        .await
-        .map_err(|e| self.failed(e))?;
-        tx.commit().await.map_err(|e| self.failed(e))?;
+        .await?;
         Ok(KeyState::New)
     }
+}
 
-    /// Keeps what was answered.
-    pub(crate) async fn keep_answer(
-        &self,
-        wallet: Address,
-        key: &str,
-        status: u16,
-        body: &str,
-    ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE answers SET status = ?, body = ? WHERE wallet = ? AND key = ?")
-            .bind(i64::from(status))
-            .bind(body)
-            .bind(hex(wallet))
-            .bind(key)
-            .execute(&self.pool)
-            .await
-            .map_err(|e| self.failed(e))?;
-        Ok(())
+/// Keeps what was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct KeepAnswer {
+    /// Whose.
+    pub(crate) wallet: Address,
+    /// The key.
+    pub(crate) key: String,
+    /// The answer's status.
+    pub(crate) status: u16,
+    /// Its body.
+    pub(crate) body: String,
+}
+
+#[async_trait]
+impl Write for KeepAnswer {
+    type Done = ();
+
+    async fn write(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let values = [
+            i64::from(self.status).into(),
+            self.body.as_str().into(),
+            hex(self.wallet).into(),
+            self.key.as_str().into(),
+        ];
+        let sql = "UPDATE answers SET status = $1, body = $2 WHERE wallet = $3 AND key = $4";
+        tx.execute(sql, values).await.map(drop)
     }
+}
 
-    /// Marks a request's nonce as used, and says by which request it was.
-    pub(crate) async fn use_request_nonce(
-        &self,
-        requester: Address,
-        nonce: u64,
-        request: RequestId,
-        expires_at: UnixSeconds,
-    ) -> Result<NonceState, StoreError> {
-        let done = sqlx::query(
-            "INSERT INTO request_nonces (requester, nonce, expires_at, request) VALUES (?, ?, ?, ?)
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(hex(requester))
-        .bind(nonce.to_string())
-        .bind(seconds(expires_at))
-        .bind(request.to_string())
-        .execute(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
-        if done.rows_affected() == 1 {
+/// Marks a request's nonce as used, and says by which request it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UseNonce {
+    /// Whose.
+    pub(crate) requester: Address,
+    /// The nonce.
+    pub(crate) nonce: u64,
+    /// By which request.
+    pub(crate) request: RequestId,
+    /// Until when the request could be taken.
+    pub(crate) expires_at: UnixSeconds,
+}
+
+#[async_trait]
+impl Write for UseNonce {
+    type Done = NonceState;
+
+    async fn write(&self, tx: &mut Tx) -> Result<NonceState, StoreError> {
+        let request = self.request.to_string();
+        let whose = [hex(self.requester).into(), self.nonce.to_string().into()];
+        let [requester, nonce] = whose.clone();
+        let values = [
+            requester,
+            nonce,
+            seconds(self.expires_at).into(),
+            request.as_str().into(),
+        ];
+        let taken = tx
+            .execute(
+                "INSERT INTO request_nonces (requester, nonce, expires_at, request) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT DO NOTHING",
+                values,
+            )
+            .await?;
+        if taken == 1 {
             return Ok(NonceState::Fresh);
         }
-        let (earlier,): (String,) =
-            sqlx::query_as("SELECT request FROM request_nonces WHERE requester = ? AND nonce = ?")
-                .bind(hex(requester))
-                .bind(nonce.to_string())
-                .fetch_one(&self.pool)
-                .await
-                .map_err(|e| self.failed(e))?;
-        Ok(if earlier == request.to_string() {
+        let sql = "SELECT request FROM request_nonces WHERE requester = $1 AND nonce = $2";
+        let earlier = tx.row(sql, whose).await?.map(|row| row.text(0)).transpose();
+        let earlier = earlier.map_err(|e| tx.damaged("nonce", e))?;
+        Ok(if earlier == Some(request) {
             NonceState::Same
         } else {
             NonceState::Other
         })
-    }
-
-    /// The deal that came of a request, if one did; the latest, should there be several.
-    pub(crate) async fn deal_of_request(
-        &self,
-        requester: Address,
-        request: RequestId,
-    ) -> Result<Option<DealRecord>, StoreError> {
-        let row: Option<(String,)> = sqlx::query_as(
-            "SELECT record FROM deals WHERE requester = ? AND record ->> '$.deal.request' = ?
-             ORDER BY proposed_at DESC LIMIT 1",
-        )
-        .bind(hex(requester))
-        .bind(request.to_string())
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
-        row.map(|(text,)| self.read("deal", &text)).transpose()
-    }
-
-    /// The consent that was given under a key within the last day.
-    pub(crate) async fn withdrawal_under(
-        &self,
-        owner: Address,
-        key: &str,
-        now: UnixSeconds,
-    ) -> Result<Option<Signed<Withdrawal>>, StoreError> {
-        let row: Option<(String,)> = sqlx::query_as(
-            "SELECT signed FROM withdrawals WHERE owner = ? AND key = ? AND at > ?
-             ORDER BY at DESC LIMIT 1",
-        )
-        .bind(hex(owner))
-        .bind(key)
-        .bind(seconds(UnixSeconds(now.0.saturating_sub(KEPT))))
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
-        row.map(|(text,)| self.read("withdrawal", &text))
-            .transpose()
     }
 }

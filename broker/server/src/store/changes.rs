@@ -1,15 +1,16 @@
 //! What changed deals, in the order in which it was written down.
 //!
-//! Numbers only grow, and a change is readable before any with a higher number is written: whoever has read up to a
-//! number has missed none below it.
+//! A wallet's numbers only grow, and a change is readable before any with a higher number is written: whoever has read up to
+//! a number has missed none below it. With SQLite that is so for all wallets, since one task writes; in PostgreSQL, where
+//! several brokers write, whoever writes for a wallet keeps the others waiting ([`Write::wallets`](super::Write::wallets)).
 
 use ipsx_market::http::DealEvent;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, DealId, UnixSeconds};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row};
+use serde::de::DeserializeOwned;
 
-use super::{Store, StoreError, hex};
+use super::rows::hex;
+use super::{Row, Store, StoreError};
 
 /// A change, and the number by which one goes on after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,42 +19,12 @@ pub(crate) struct Change {
     pub(crate) event: DealEvent,
 }
 
-/// A row, as text.
-struct Written {
-    number: i64,
-    at: i64,
-    /// The deal, then side, provider and requester, status and cause.
-    words: [String; 6],
-}
-
-impl FromRow<'_, SqliteRow> for Written {
-    fn from_row(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let word = |column: &str| row.try_get::<String, _>(column);
-        Ok(Self {
-            number: row.try_get("number")?,
-            at: row.try_get("at")?,
-            words: [
-                word("deal_id")?,
-                word("side")?,
-                word("provider")?,
-                word("requester")?,
-                word("status")?,
-                word("cause")?,
-            ],
-        })
-    }
-}
-
 impl Store {
     /// The number of a wallet's latest change as a requester; 0 before the first.
     pub(crate) async fn latest_change(&self, wallet: Address) -> Result<u64, StoreError> {
-        let (number,): (i64,) =
-            sqlx::query_as("SELECT COALESCE(MAX(number), 0) FROM transitions WHERE wallet = ?")
-                .bind(hex(wallet))
-                .fetch_one(&self.pool)
-                .await
-                .map_err(|e| self.failed(e))?;
-        Ok(unsigned(number))
+        let sql = "SELECT COALESCE(MAX(number), 0) FROM transitions WHERE wallet = $1";
+        let row = self.row(sql, [hex(wallet).into()]).await?;
+        row.map_or(Ok(0), |row| self.unsigned(&row, 0))
     }
 
     /// Changes of one deal with higher numbers than this, oldest first.
@@ -63,16 +34,15 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Change>, StoreError> {
-        let rows: Vec<Written> = sqlx::query_as(
+        let values = [
+            id.to_string().into(),
+            signed(after).into(),
+            i64::from(limit).into(),
+        ];
+        let sql =
             "SELECT number, at, deal_id, side, provider, requester, status, cause FROM transitions
-             WHERE deal_id = ? AND number > ? ORDER BY number LIMIT ?",
-        )
-        .bind(id.to_string())
-        .bind(signed(after))
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
+             WHERE deal_id = $1 AND number > $2 ORDER BY number LIMIT $3";
+        let rows = self.rows(sql, values).await?;
         rows.iter().map(|row| self.change(row)).collect()
     }
 
@@ -83,40 +53,46 @@ impl Store {
         after: u64,
         limit: u32,
     ) -> Result<Vec<Change>, StoreError> {
-        let rows: Vec<Written> = sqlx::query_as(
+        let values = [
+            hex(wallet).into(),
+            signed(after).into(),
+            i64::from(limit).into(),
+        ];
+        let sql =
             "SELECT number, at, deal_id, side, provider, requester, status, cause FROM transitions
-             WHERE wallet = ? AND number > ? ORDER BY number LIMIT ?",
-        )
-        .bind(hex(wallet))
-        .bind(signed(after))
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(|e| self.failed(e))?;
+             WHERE wallet = $1 AND number > $2 ORDER BY number LIMIT $3";
+        let rows = self.rows(sql, values).await?;
         rows.iter().map(|row| self.change(row)).collect()
     }
 
-    fn change(&self, row: &Written) -> Result<Change, StoreError> {
-        let [deal, side, provider, requester, status, cause] = &row.words;
-        let quoted = |word: &str| format!("\"{word}\"");
+    fn change(&self, row: &Row) -> Result<Change, StoreError> {
+        let status = self.text("change", row, 6)?;
         let known = DealStatus::ALL.into_iter().find(|s| s.as_str() == status);
+        let deal_id = self.text("change", row, 2)?.parse();
         Ok(Change {
-            number: unsigned(row.number),
+            number: self.unsigned(row, 0)?,
             event: DealEvent {
-                deal_id: deal.parse().map_err(|e| self.damaged("change", e))?,
-                at: UnixSeconds(unsigned(row.at)),
-                side: self.read("change", &quoted(side))?,
-                provider: self.read("change", &quoted(provider))?,
-                requester: self.read("change", &quoted(requester))?,
+                deal_id: deal_id.map_err(|e| self.damaged("change", e))?,
+                at: UnixSeconds(self.unsigned(row, 1)?),
+                side: self.word(row, 3)?,
+                provider: self.word(row, 4)?,
+                requester: self.word(row, 5)?,
                 status: known.ok_or_else(|| self.damaged("change", status))?,
-                cause: cause.clone(),
+                cause: self.text("change", row, 7)?,
             },
         })
     }
-}
 
-fn unsigned(number: i64) -> u64 {
-    u64::try_from(number).unwrap_or(0)
+    /// A unit variant, by its name.
+    fn word<T: DeserializeOwned>(&self, row: &Row, column: usize) -> Result<T, StoreError> {
+        let quoted = format!("\"{}\"", self.text("change", row, column)?);
+        serde_json::from_str(&quoted).map_err(|e| self.damaged("change", e))
+    }
+
+    fn unsigned(&self, row: &Row, column: usize) -> Result<u64, StoreError> {
+        let number = row.number(column).map_err(|e| self.damaged("change", e))?;
+        u64::try_from(number).map_err(|e| self.damaged("change", e))
+    }
 }
 
 fn signed(number: u64) -> i64 {

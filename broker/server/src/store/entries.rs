@@ -1,0 +1,71 @@
+//! What the desk writes: several rows that belong together, all or nothing.
+
+use async_trait::async_trait;
+use ipsx_market::deal::Outcome;
+use ipsx_market::record::{DealRecord, Transition};
+use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
+
+use super::{StoreError, Tx, Write, deals, money};
+
+/// One thing that changes with others.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    /// A deal, what changed it, and its outcome if it has one.
+    Deal {
+        /// As it is now.
+        record: Box<DealRecord>,
+        /// In order.
+        transitions: Vec<Transition>,
+    },
+    /// The network's word on a deal, which stays the first one; [`StoreError::OtherOutcome`] if it was another.
+    Outcome(Box<Signed<Outcome>>, UnixSeconds),
+    /// A row of the capacity ledger; `None` drops it.
+    Account(Address, Option<Box<PayerAccount>>),
+    /// A consent to an immediate withdrawal, and the idempotency key that it was given under.
+    Withdrawal {
+        /// The consent.
+        signed: Box<Signed<Withdrawal>>,
+        /// The key.
+        key: Option<String>,
+        /// When it was given.
+        now: UnixSeconds,
+    },
+}
+
+/// Written in order, in one transaction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entries(pub(crate) Vec<Entry>);
+
+#[async_trait]
+impl Write for Entries {
+    type Done = ();
+
+    fn wallets(&self) -> Vec<Address> {
+        let wallet = |entry: &Entry| match entry {
+            Entry::Deal { record, .. } => Some(record.deal.requester),
+            Entry::Account(payer, _) => Some(*payer),
+            Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
+            Entry::Outcome(..) => None,
+        };
+        self.0.iter().filter_map(wallet).collect()
+    }
+
+    async fn write(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        for entry in &self.0 {
+            match entry {
+                Entry::Deal {
+                    record,
+                    transitions,
+                } => deals::save_deal(tx, record, transitions).await?,
+                Entry::Outcome(outcome, at) => deals::save_outcome(tx, outcome, *at).await?,
+                Entry::Account(payer, account) => {
+                    money::save_account(tx, *payer, account.as_deref()).await?;
+                }
+                Entry::Withdrawal { signed, key, now } => {
+                    money::save_withdrawal(tx, signed, key.as_deref(), *now).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

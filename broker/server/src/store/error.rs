@@ -1,0 +1,84 @@
+//! What can be wrong with the store.
+
+use ipsx_metering::DealId;
+use sqlx::migrate::MigrateError;
+
+/// The store failed, or holds what it should not.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// The database said no.
+    #[error("the store {place}: {reason}")]
+    Database {
+        /// The file, or the server without user and password.
+        place: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A row can't be read, or a value not be written.
+    #[error(
+        "the store {place} holds a {what} that can't be read: {reason}. Restore it from a copy"
+    )]
+    Damaged {
+        /// The file, or the server.
+        place: String,
+        /// Which kind of row.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The tables are of another version of the program.
+    #[error("the store {place}: {reason}")]
+    Version {
+        /// The file, or the server.
+        place: String,
+        /// Which, and what to do.
+        reason: String,
+    },
+    /// PostgreSQL would answer before it has written.
+    #[error(
+        "the store {0}: synchronous_commit is off, so that a crash of the server would lose deals that are signed; set it to on, or to what waits for a standby"
+    )]
+    NotDurable(String),
+    /// It was closed.
+    #[error("the store {0} is closed")]
+    Closed(String),
+    /// A second, different outcome of one deal.
+    #[error("deal {0} has another outcome already; an outcome is never changed")]
+    OtherOutcome(DealId),
+}
+
+impl StoreError {
+    pub(super) fn database(place: &str, error: &sqlx::Error) -> Self {
+        Self::Database {
+            place: place.into(),
+            reason: error.to_string(),
+        }
+    }
+
+    pub(super) fn damaged(place: &str, what: &'static str, reason: impl ToString) -> Self {
+        Self::Damaged {
+            place: place.into(),
+            what,
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(super) fn migration(place: &str, error: &MigrateError) -> Self {
+        let version = |reason| Self::Version {
+            place: place.into(),
+            reason,
+        };
+        match error {
+            MigrateError::VersionMissing(number) => version(format!(
+                "a newer program made its tables (number {number} is unknown to this one); start that one"
+            )),
+            MigrateError::VersionMismatch(number) => version(format!(
+                "another program made its tables (number {number} differs); start that one, or restore a copy"
+            )),
+            error => Self::Database {
+                place: place.into(),
+                reason: error.to_string(),
+            },
+        }
+    }
+}

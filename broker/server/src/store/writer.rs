@@ -1,0 +1,214 @@
+//! Group commit: everything that is asked for while the disk is busy is written in one transaction, in the order in which
+//! it was asked for.
+//!
+//! What fails must not take others with it: when anything of a transaction does, all of it is taken back, and each is
+//! written again by itself. So a [`Write`] may run more than once, and only the last run counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use ipsx_metering::Address;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::database::{Database, Tx};
+use super::{Store, StoreError};
+
+/// What waits at most; whoever asks for more waits itself.
+const QUEUE: usize = 4_096;
+/// Written together at most: a failure costs each a transaction of its own.
+const TOGETHER: usize = 512;
+
+/// Something to be written, all or nothing.
+#[async_trait]
+pub(crate) trait Write: Send + Sync + 'static {
+    /// What it finds out while it writes.
+    type Done: Send + 'static;
+
+    /// The requesters and payers whose rows it reads to decide, or numbers. Brokers that share a database write for each
+    /// of them one after the other.
+    fn wallets(&self) -> Vec<Address> {
+        Vec::new()
+    }
+
+    /// Writes it. May be called again after the transaction was taken back.
+    async fn write(&self, tx: &mut Tx) -> Result<Self::Done, StoreError>;
+}
+
+/// A write that was asked for, and is done when its turn comes; whoever drops this does not take it back.
+pub(crate) struct Asked<T> {
+    answer: oneshot::Receiver<Result<T, StoreError>>,
+    place: String,
+}
+
+impl<T> Asked<T> {
+    /// Waits until it is on disk.
+    pub(crate) async fn written(self) -> Result<T, StoreError> {
+        let answered = self.answer.await;
+        answered.unwrap_or(Err(StoreError::Closed(self.place)))
+    }
+}
+
+#[async_trait]
+trait Job: Send {
+    fn wallets(&self) -> Vec<Address>;
+    /// Does it in a transaction, and says whether that may be committed.
+    async fn run(&mut self, tx: &mut Tx) -> bool;
+    /// Tells whoever asked: what the run gave, or why the transaction was not committed.
+    fn tell(self: Box<Self>, failure: Option<StoreError>);
+}
+
+struct Waiting<W: Write> {
+    write: W,
+    done: Option<Result<W::Done, StoreError>>,
+    answer: oneshot::Sender<Result<W::Done, StoreError>>,
+}
+
+#[async_trait]
+impl<W: Write> Job for Waiting<W> {
+    fn wallets(&self) -> Vec<Address> {
+        self.write.wallets()
+    }
+
+    async fn run(&mut self, tx: &mut Tx) -> bool {
+        let done = self.write.write(tx).await;
+        self.done.insert(done).is_ok()
+    }
+
+    fn tell(self: Box<Self>, failure: Option<StoreError>) {
+        let done = match (failure, self.done) {
+            (Some(failure), Some(Ok(_)) | None) => Err(failure),
+            (_, Some(done)) => done,
+            (None, None) => return,
+        };
+        // Whoever asked may have gone.
+        let _ = self.answer.send(done);
+    }
+}
+
+/// The one task that writes, as others see it.
+#[derive(Clone, Debug)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    stop: watch::Sender<bool>,
+    commits: Arc<AtomicU64>,
+}
+
+impl Writer {
+    pub(super) fn start(database: Database, place: String) -> (Self, JoinHandle<()>) {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (stop, stopping) = watch::channel(false);
+        let commits = Arc::new(AtomicU64::new(0));
+        let scribe = Scribe {
+            database,
+            place,
+            commits: Arc::clone(&commits),
+        };
+        let task = tokio::spawn(scribe.run(queue, stopping));
+        let writer = Self {
+            jobs,
+            stop,
+            commits,
+        };
+        (writer, task)
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Lets the task end once it has written what was asked for.
+    pub(super) fn stop(&self) {
+        // Nobody listens once it has ended.
+        let _ = self.stop.send(true);
+    }
+}
+
+impl Store {
+    /// Asks for something to be written, after everything that was asked for before.
+    pub(crate) async fn ask<W: Write>(&self, write: W) -> Asked<W::Done> {
+        let (answer, answered) = oneshot::channel();
+        let job = Waiting {
+            write,
+            done: None,
+            answer,
+        };
+        // A writer that has stopped drops the job, which whoever waits for it notices.
+        let _ = self.writer.jobs.send(Box::new(job)).await;
+        Asked {
+            answer: answered,
+            place: self.place.clone(),
+        }
+    }
+
+    /// Writes something; on disk when this returns.
+    pub(crate) async fn write<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
+        self.ask(write).await.written().await
+    }
+}
+
+/// What the task itself has.
+struct Scribe {
+    database: Database,
+    place: String,
+    commits: Arc<AtomicU64>,
+}
+
+impl Scribe {
+    async fn run(self, mut queue: mpsc::Receiver<Box<dyn Job>>, mut stop: watch::Receiver<bool>) {
+        let mut jobs = Vec::new();
+        loop {
+            tokio::select! {
+                // What waits is written before anything ends.
+                biased;
+                _ = queue.recv_many(&mut jobs, TOGETHER) => {}
+                _ = stop.wait_for(|stop| *stop) => queue.close(),
+            }
+            if !jobs.is_empty() {
+                self.together(std::mem::take(&mut jobs)).await;
+            } else if queue.is_closed() {
+                return;
+            }
+        }
+    }
+
+    async fn together(&self, mut jobs: Vec<Box<dyn Job>>) {
+        match self.commit(&mut jobs).await {
+            Ok(false) if jobs.len() > 1 => {
+                for job in jobs {
+                    self.alone(job).await;
+                }
+            }
+            Ok(_) => jobs.into_iter().for_each(|job| job.tell(None)),
+            Err(failure) => {
+                for job in jobs {
+                    job.tell(Some(failure.clone()));
+                }
+            }
+        }
+    }
+
+    async fn alone(&self, job: Box<dyn Job>) {
+        let mut jobs = [job];
+        let failure = self.commit(&mut jobs).await.err();
+        let [job] = jobs;
+        job.tell(failure);
+    }
+
+    /// Does everything in one transaction. `false` if something failed and nothing was written.
+    async fn commit(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
+        let mut tx = self.database.begin(&self.place).await?;
+        let wallets = jobs.iter().flat_map(|job| job.wallets()).collect();
+        tx.take_turns(wallets).await?;
+        for job in jobs {
+            if !job.run(&mut tx).await {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+        }
+        tx.commit().await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+}
