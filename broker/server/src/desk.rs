@@ -1,5 +1,5 @@
 //! The one writer: everything that changes the market or the ledger passes here, one thing at a time, and is on disk
-//! before anybody hears of it.
+//! before anybody hears of it (see [`release`]).
 
 mod agents;
 mod chain_view;
@@ -8,6 +8,7 @@ mod error;
 mod lapsing;
 mod money;
 mod overview;
+mod release;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipsx_market::book::BookLimits;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::ProposedDeal;
-use ipsx_market::market::{Command, Market, MarketConfig, RequestFailure, Ticket};
-use ipsx_market::messages::BrokerMessage;
-use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId, UnixSeconds};
+use ipsx_market::market::{Market, MarketConfig, RequestFailure, Ticket};
+use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId};
 use ipsx_settlement::VoucherStore;
-use tokio::sync::{Mutex, Notify, Semaphore, broadcast, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::agents::Registry;
 use crate::clock;
@@ -58,13 +59,15 @@ pub(crate) struct Books {
     tickets: u64,
     /// Deals whose money is being looked at right now.
     funding: HashSet<DealId>,
+    /// Steps whose order is fixed.
+    line: release::Line,
 }
 
 /// The broker's desk.
 pub(crate) struct Desk {
     books: Mutex<Books>,
     pub(crate) store: Store,
-    vouchers: VoucherStore,
+    vouchers: Arc<VoucherStore>,
     /// Claims worth less are not submitted for others.
     claim_at_least: Amount,
     pub(crate) operator: Arc<Operator>,
@@ -86,7 +89,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    /// Takes up everything where the store left it.
+    /// Takes up everything where the store left it. The task says what is on disk; nothing is said without it.
     pub(crate) async fn open(
         config: &BrokerConfig,
         store: Store,
@@ -94,8 +97,9 @@ impl Desk {
         operator: Arc<Operator>,
         placer: Placer,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Arc<Self>, JoinHandle<()>), StoreError> {
         let now = clock::now();
+        let (line, released) = mpsc::unbounded_channel();
         let market_config = MarketConfig {
             network: operator.network(),
             domain: operator.domain(),
@@ -124,11 +128,12 @@ impl Desk {
             answers: HashMap::new(),
             tickets: 0,
             funding: HashSet::new(),
+            line,
         };
-        Ok(Self {
+        let desk = Arc::new(Self {
             books: Mutex::new(books),
             store,
-            vouchers,
+            vouchers: Arc::new(vouchers),
             claim_at_least: config.claim_at_least,
             operator,
             registry: Registry::default(),
@@ -143,7 +148,9 @@ impl Desk {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             failure: Notify::new(),
-        })
+        });
+        let releasing = tokio::spawn(Arc::clone(&desk).release(released));
+        Ok((desk, releasing))
     }
 
     /// News of deals.
@@ -159,7 +166,7 @@ impl Desk {
             return Ok(());
         }
         let commands = books.market.handle_timeout(now);
-        self.execute(&mut books, commands, now).await
+        self.execute(books, commands, now).await
     }
 
     /// Forgets sessions, nonces and promises whose time is over.
@@ -169,10 +176,13 @@ impl Desk {
         let mut books = self.books().await?;
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());
-        for payer in books.ledger.handle_final_time(time) {
-            self.keep_account(&books, payer).await?;
+        let payers = books.ledger.handle_final_time(time);
+        let account = |payer| Self::account_entry(&books, payer);
+        let entries: Vec<_> = payers.into_iter().map(account).collect();
+        if entries.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.keep(books, entries).await
     }
 
     /// Brings the gauges up to date.
@@ -241,52 +251,6 @@ impl Desk {
         Ok(books)
     }
 
-    /// Does what the market wants, in order.
-    async fn execute(
-        &self,
-        books: &mut Books,
-        commands: Vec<Command>,
-        now: UnixSeconds,
-    ) -> Result<(), DeskError> {
-        for command in commands {
-            match command {
-                Command::Send { provider, message } => self.registry.send(provider, *message),
-                Command::Store {
-                    record,
-                    transitions,
-                } => {
-                    let entry = Entry::Deal {
-                        record: record.clone(),
-                        transitions: transitions.clone(),
-                    };
-                    self.durable(self.store.write(Entries(vec![entry])).await)?;
-                    self.report(&record, &transitions);
-                }
-                Command::Answer { ticket, answer } => {
-                    if let Some(waiting) = books.answers.remove(&ticket) {
-                        // Whoever asked may have gone.
-                        let _ = waiting.send(answer);
-                    }
-                }
-                Command::Abort { provider, deal_id } => {
-                    let outcome = self.operator.outcome(deal_id, Binding::Aborted);
-                    let entry = Entry::Outcome(Box::new(outcome.clone()), now);
-                    self.durable(self.store.write(Entries(vec![entry])).await)?;
-                    let message = BrokerMessage::DealAborted { deal_id, outcome };
-                    self.registry.send(provider, message);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a payer's row of the ledger as it is now.
-    async fn keep_account(&self, books: &Books, payer: Address) -> Result<(), DeskError> {
-        let account = books.ledger.account(payer).cloned().map(Box::new);
-        let entry = Entry::Account(payer, account);
-        self.durable(self.store.write(Entries(vec![entry])).await)
-    }
-
     fn report(
         &self,
         record: &ipsx_market::record::DealRecord,
@@ -322,12 +286,12 @@ impl Desk {
 
     /// For writes of what memory has already: one that failed leaves the two apart, and nothing more is released until
     /// the broker starts again.
-    fn durable<T>(&self, written: Result<T, StoreError>) -> Result<T, DeskError> {
-        written.map_err(|error| {
-            tracing::error!(%error, "the store failed; the broker stops answering");
-            self.stopped.store(true, Ordering::SeqCst);
+    fn durable(&self, written: Result<(), DeskError>) -> Result<(), DeskError> {
+        written.inspect_err(|error| {
+            if !self.stopped.swap(true, Ordering::SeqCst) {
+                tracing::error!(%error, "the store failed; the broker stops answering");
+            }
             self.failure.notify_waiters();
-            DeskError::Store(error)
         })
     }
 }

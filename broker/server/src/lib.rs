@@ -99,12 +99,13 @@ impl Broker {
         let (http_addr, agents_addr) = (http.address(), listener.address());
         let info = network_info(&config, &operator, agents_addr);
         let metrics = Arc::new(metrics);
-        let desk = Desk::open(&config, store, vouchers, operator, placer, metrics).await?;
-        let desk = Arc::new(desk);
+        let opened = Desk::open(&config, store, vouchers, operator, placer, metrics).await?;
+        let (desk, releasing) = opened;
         // What ran out while the broker was away is settled before anybody can ask.
-        desk.tick()
-            .await
-            .map_err(|error| StartError::Internal(error.to_string()))?;
+        if let Err(error) = desk.tick().await {
+            releasing.abort();
+            return Err(StartError::Internal(error.to_string()));
+        }
         let (stop, stopping) = watch::channel(false);
         let app = Arc::new(App {
             desk: Arc::clone(&desk),
@@ -142,6 +143,7 @@ impl Broker {
             tokio::spawn(http.run(requesters, connections, stopping.clone())),
             tokio::spawn(agents),
             tokio::spawn(keep_time(Arc::clone(&desk))),
+            releasing,
         ];
         if let Some(admin) = admin {
             let operators = http::admin_router(app);

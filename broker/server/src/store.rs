@@ -29,7 +29,7 @@ pub(crate) use changes::Change;
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use error::StoreError;
 pub(crate) use sessions::{ForgetExpired, OpenSession};
-pub(crate) use writer::Write;
+pub(crate) use writer::{Asked, Write};
 
 use database::{Database, Row, Tx, Value};
 use writer::Writer;

@@ -9,11 +9,13 @@ use ipsx_market::offer::Offer;
 use ipsx_market::sealed::MAX_SEALED;
 use ipsx_metering::{Address, DealId, Signed};
 use quinn::Connection;
+use tokio::sync::MutexGuard;
 
+use super::release::Step;
 use super::{Books, Desk, DeskError};
 use crate::agents::Outbox;
 use crate::clock;
-use crate::store::{Entries, Entry};
+use crate::store::Entry;
 
 impl Desk {
     /// Enters an agent that has proved its wallet, in place of an older connection; returns its number.
@@ -29,7 +31,7 @@ impl Desk {
         let (number, replaced) = self.registry.insert(provider, outbox, connection);
         if replaced {
             let commands = books.market.agent_left(provider, now);
-            self.execute(&mut books, commands, now).await?;
+            let _ordered = self.begin(&mut books, Step::default(), commands, now).await;
         }
         let (unfinished, commands) = books.market.agent_joined(provider);
         let welcome = BrokerMessage::Authenticated {
@@ -37,7 +39,7 @@ impl Desk {
             unfinished,
         };
         self.registry.send(provider, welcome);
-        self.execute(&mut books, commands, now).await?;
+        self.execute(books, commands, now).await?;
         Ok(number)
     }
 
@@ -49,7 +51,7 @@ impl Desk {
             return Ok(());
         }
         let commands = books.market.agent_left(provider, now);
-        self.execute(&mut books, commands, now).await
+        self.execute(books, commands, now).await
     }
 
     /// Takes one message of an agent. An error is the broker's; what the agent did wrong is answered to it.
@@ -80,12 +82,12 @@ impl Desk {
                 let commands = books
                     .market
                     .accept(provider, proposal, &terms, signature, now);
-                self.execute(&mut books, commands, now).await
+                self.execute(books, commands, now).await
             }
             AgentMessage::DeclineDeal { proposal, reason } => {
                 let mut books = self.books().await?;
                 let commands = books.market.decline(provider, proposal, &reason, now);
-                self.execute(&mut books, commands, now).await
+                self.execute(books, commands, now).await
             }
             AgentMessage::LeaseReady { deal_id, ready } => {
                 self.ready(provider, deal_id, ready).await
@@ -93,7 +95,7 @@ impl Desk {
             AgentMessage::LeaseServing { deal_id } => {
                 let mut books = self.books().await?;
                 let commands = books.market.serving(provider, deal_id, now);
-                self.settle_refusal(&mut books, provider, deal_id, commands)
+                self.settle_refusal(books, provider, deal_id, commands)
                     .await
             }
             AgentMessage::RenewReservation { deal_id, voucher } => {
@@ -192,8 +194,7 @@ impl Desk {
         if let (Ok(_), Some(cumulative)) = (&commands, known) {
             books.market.learn_paid_before(id, cumulative);
         }
-        self.settle_refusal(&mut books, provider, id, commands)
-            .await
+        self.settle_refusal(books, provider, id, commands).await
     }
 
     async fn ended(
@@ -223,7 +224,7 @@ impl Desk {
             .market
             .provider_ended(provider, id, report.clone(), now)
         {
-            Ok(commands) => self.execute(&mut books, commands, now).await,
+            Ok(commands) => self.execute(books, commands, now).await,
             Err(DealRefusal::Unknown(_)) => {
                 // Given up long ago; its numbers still count.
                 let moved = record.late_report(report, now);
@@ -232,7 +233,7 @@ impl Desk {
                     record: Box::new(record),
                     transitions: moved,
                 };
-                self.durable(self.store.write(Entries(vec![entry])).await)
+                self.keep(books, vec![entry]).await
             }
             Err(_) => Ok(()),
         }
@@ -263,7 +264,7 @@ impl Desk {
     /// Does what the market wants, or tells the agent that the deal it speaks of is none that goes on.
     async fn settle_refusal(
         &self,
-        books: &mut Books,
+        books: MutexGuard<'_, Books>,
         provider: Address,
         id: DealId,
         commands: Result<Vec<ipsx_market::market::Command>, DealRefusal>,

@@ -14,6 +14,7 @@ use ipsx_metering::{Address, B256, DealId};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
+use super::release::Step;
 use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
@@ -112,7 +113,7 @@ impl Desk {
             books.answers.insert(ticket, answer);
             let seed = B256::from(random::<32>());
             let commands = books.market.request(ticket, request, seed, now);
-            self.execute(&mut books, commands, now).await?;
+            self.execute(books, commands, now).await?;
         }
         let patience = (self.timers.propose + 2) * ATTEMPTS as u64;
         match timeout(Duration::from_secs(patience), answered).await {
@@ -134,13 +135,17 @@ impl Desk {
         {
             return Ok(bound);
         }
-        {
+        let signed = {
             let mut books = self.books().await?;
             if let Some(bound) = books
                 .market
                 .deal(id)
                 .and_then(|r| already(r, requester, &body))
             {
+                // It may not be on disk yet.
+                let settled = self.line_up(&mut books, Step::default()).await;
+                drop(books);
+                settled.await?;
                 return Ok(bound);
             }
             // A broker that was stopped in between goes on with the signature when it is sent again.
@@ -152,13 +157,18 @@ impl Desk {
             if books.funding.contains(&id) {
                 return Err(DeskError::BeingFunded(id));
             }
-            if !resumed {
-                let commands = books.market.sign(id, requester, body.signature, now)?;
-                self.execute(&mut books, commands, now).await?;
-            }
+            let commands = if resumed {
+                Vec::new()
+            } else {
+                books.market.sign(id, requester, body.signature, now)?
+            };
             books.funding.insert(id);
-        }
-        let bound = self.fund(id, body.authorization.as_ref()).await;
+            self.begin(&mut books, Step::default(), commands, now).await
+        };
+        let bound = match signed.await {
+            Ok(()) => self.fund(id, body.authorization.as_ref()).await,
+            Err(error) => Err(error),
+        };
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         self.metrics
             .reservations
@@ -172,7 +182,7 @@ impl Desk {
             tracing::info!(deal = %id, %error, "the deal can't be funded");
             let now = clock::now();
             let commands = books.market.give_up(id, now);
-            self.execute(&mut books, commands, now).await?;
+            self.execute(books, commands, now).await?;
         }
         bound
     }
@@ -206,7 +216,7 @@ impl Desk {
             let now = clock::now();
             let mut books = self.books().await?;
             let commands = books.market.connected(requester, id, now)?;
-            self.execute(&mut books, commands, now).await?;
+            self.execute(books, commands, now).await?;
         }
         self.deal(requester, id).await
     }
@@ -228,7 +238,7 @@ impl Desk {
             let now = clock::now();
             let mut books = self.books().await?;
             match books.market.requester_ended(requester, id, report, now) {
-                Ok(commands) => self.execute(&mut books, commands, now).await?,
+                Ok(commands) => self.execute(books, commands, now).await?,
                 Err(DealRefusal::Unknown(_)) => {}
                 Err(refusal) => return Err(refusal.into()),
             }

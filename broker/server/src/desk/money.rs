@@ -12,9 +12,10 @@ use ipsx_metering::{
 
 use ipsx_settlement::StoreError;
 
+use super::release::Step;
 use super::{Desk, DeskError};
 use crate::clock;
-use crate::store::{Entries, Entry};
+use crate::store::Entry;
 
 /// How long a reservation outlasts its lease, in seconds: time on hold, and clocks that differ.
 const RESERVATION_MARGIN: u64 = 3_600;
@@ -69,6 +70,7 @@ impl Desk {
         let _turn = self.turn(channel.payer).await;
         let view = self.look_up(channel.payer, Some(&channel)).await?;
         let chain = view.channel;
+        self.vouchers.add_channel(&channel).await?;
         let known = self.vouchers.channel(channel.id()).await?;
         let voucher = known.and_then(|c| c.voucher).map(|v| v.message.cumulative);
         let paid_before = voucher.unwrap_or_default().max(view.claimed);
@@ -84,19 +86,23 @@ impl Desk {
             .reserve(&channel, capacity, valid_until, &chain);
         let reservation = reserved.map_err(as_deposit)?;
         // Memory first holds more than the disk, then the disk more than anybody knows: never the other way round.
-        self.keep_account(&books, channel.payer).await?;
-        self.vouchers.add_channel(&channel).await?;
         let reservation = self.operator.sign(reservation);
-        self.vouchers.accept_reservation(&reservation).await?;
         let outcome = self.operator.outcome(id, Binding::Bound);
         let bound = BoundDeal {
             outcome: outcome.clone(),
             reservation: Some(reservation.clone()),
         };
+        let step = Step {
+            entries: vec![Self::account_entry(&books, channel.payer)],
+            reservation: Some(reservation.clone()),
+            ..Step::default()
+        };
         let commands = books
             .market
             .bind(id, outcome, reservation, paid_before, now)?;
-        self.execute(&mut books, commands, now).await?;
+        let done = self.begin(&mut books, step, commands, now).await;
+        drop(books);
+        done.await?;
         Ok(bound)
     }
 
@@ -151,11 +157,16 @@ impl Desk {
         let reservation = books
             .ledger
             .reserve(&channel, capacity, valid_until, &chain)?;
-        self.keep_account(&books, channel.payer).await?;
         let reservation = self.operator.sign(reservation);
-        self.vouchers.accept_reservation(&reservation).await?;
+        let step = Step {
+            entries: vec![Self::account_entry(&books, channel.payer)],
+            reservation: Some(reservation.clone()),
+            ..Step::default()
+        };
         let commands = books.market.renewed(id, reservation, now)?;
-        self.execute(&mut books, commands, now).await
+        let done = self.begin(&mut books, step, commands, now).await;
+        drop(books);
+        done.await
     }
 
     /// Consents to an immediate withdrawal of what is not promised, once under each idempotency key.
@@ -193,14 +204,14 @@ impl Desk {
             deadline,
         };
         books.ledger.promise_withdrawal(&withdrawal)?;
-        self.keep_account(&books, owner).await?;
         let signed = self.operator.sign(withdrawal);
-        let entry = Entry::Withdrawal {
+        let account = Self::account_entry(&books, owner);
+        let consent = Entry::Withdrawal {
             signed: Box::new(signed.clone()),
             key: key.map(str::to_owned),
             now: clock::now(),
         };
-        self.store.write(Entries(vec![entry])).await?;
+        self.keep(books, vec![account, consent]).await?;
         Ok(signed)
     }
 
@@ -226,7 +237,8 @@ impl Desk {
         let freed = books.ledger.close(&channel, close, &self.operator.domain());
         let freed = freed.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
         tracing::info!(deal = %id, ?freed, "channel closed");
-        self.keep_account(&books, channel.payer).await
+        let account = Self::account_entry(&books, channel.payer);
+        self.keep(books, vec![account]).await
     }
 
     /// Keeps a voucher of a deal's channel, if it is one.

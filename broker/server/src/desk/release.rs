@@ -1,0 +1,228 @@
+//! The line before the disk. What changes the books is put in line while they are held, so that the order is theirs; what
+//! it leads to is said once it is on disk, in the same order, while others change the books already.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use ipsx_market::deal::Binding;
+use ipsx_market::market::Command;
+use ipsx_market::messages::BrokerMessage;
+use ipsx_market::record::{DealRecord, Transition};
+use ipsx_metering::{Address, Reservation, Signed, UnixSeconds};
+use tokio::sync::{MutexGuard, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{Answer, Books, Desk, DeskError};
+use crate::store::{Asked, Entries, Entry};
+
+type Vouchers = JoinHandle<Result<(), ipsx_settlement::StoreError>>;
+
+/// What is said and done once what it rests on is on disk.
+pub(super) enum Effect {
+    Send(Address, Box<BrokerMessage>),
+    Answer(oneshot::Sender<Answer>, Answer),
+    Report(Box<DealRecord>, Vec<Transition>),
+}
+
+/// What is written together, and what it leads to.
+#[derive(Default)]
+pub(super) struct Step {
+    /// Rows of the store.
+    pub(super) entries: Vec<Entry>,
+    /// A promise that the vouchers' store has to know before anybody else.
+    pub(super) reservation: Option<Signed<Reservation>>,
+    /// Said in this order.
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether it rests on nothing that has to be on disk: a proposal binds nobody, and a refusal promises nothing.
+    fn may_be_said_at_once(&self) -> bool {
+        let light = |effect: &Effect| match effect {
+            Effect::Send(_, message) => matches!(**message, BrokerMessage::Propose { .. }),
+            Effect::Answer(_, answer) => answer.is_err(),
+            Effect::Report(..) => false,
+        };
+        self.entries.is_empty() && self.reservation.is_none() && self.effects.iter().all(light)
+    }
+}
+
+/// A step in line.
+pub(super) struct Queued {
+    written: Option<Asked<()>>,
+    vouchers: Option<Vouchers>,
+    effects: Vec<Effect>,
+    done: oneshot::Sender<Result<(), DeskError>>,
+}
+
+/// Steps on their way to whoever releases them. Each has somebody who waits for it, so their number is bounded by
+/// connections.
+pub(super) type Line = mpsc::UnboundedSender<Queued>;
+
+impl Desk {
+    /// Writes a payer's row of the ledger as it is now.
+    pub(super) fn account_entry(books: &Books, payer: Address) -> Entry {
+        let account = books.ledger.account(payer).cloned().map(Box::new);
+        Entry::Account(payer, account)
+    }
+
+    /// Does what the market wants, in order, and lets go of the books as soon as the order is fixed. Returns once
+    /// everything is on disk and said.
+    pub(super) async fn execute(
+        &self,
+        mut books: MutexGuard<'_, Books>,
+        commands: Vec<Command>,
+        now: UnixSeconds,
+    ) -> Result<(), DeskError> {
+        let done = self.begin(&mut books, Step::default(), commands, now).await;
+        drop(books);
+        done.await
+    }
+
+    /// Writes entries that lead to nothing.
+    pub(super) async fn keep(
+        &self,
+        mut books: MutexGuard<'_, Books>,
+        entries: Vec<Entry>,
+    ) -> Result<(), DeskError> {
+        let step = Step {
+            entries,
+            ..Step::default()
+        };
+        let done = self.line_up(&mut books, step).await;
+        drop(books);
+        done.await
+    }
+
+    /// Puts a step and what the market wants in line. What is returned waits for it; let go of the books before.
+    pub(super) async fn begin(
+        &self,
+        books: &mut Books,
+        mut step: Step,
+        commands: Vec<Command>,
+        now: UnixSeconds,
+    ) -> impl Future<Output = Result<(), DeskError>> + use<> {
+        for command in commands {
+            match command {
+                Command::Send { provider, message } => {
+                    step.effects.push(Effect::Send(provider, message));
+                }
+                Command::Store {
+                    record,
+                    transitions,
+                } => {
+                    step.entries.push(Entry::Deal {
+                        record: record.clone(),
+                        transitions: transitions.clone(),
+                    });
+                    step.effects.push(Effect::Report(record, transitions));
+                }
+                Command::Answer { ticket, answer } => {
+                    if let Some(waiting) = books.answers.remove(&ticket) {
+                        step.effects.push(Effect::Answer(waiting, answer));
+                    }
+                }
+                Command::Abort { provider, deal_id } => {
+                    let outcome = self.operator.outcome(deal_id, Binding::Aborted);
+                    let entry = Entry::Outcome(Box::new(outcome.clone()), now);
+                    step.entries.push(entry);
+                    let message = Box::new(BrokerMessage::DealAborted { deal_id, outcome });
+                    step.effects.push(Effect::Send(provider, message));
+                }
+            }
+        }
+        let (done, waiting) = oneshot::channel();
+        if step.may_be_said_at_once() {
+            step.effects.into_iter().for_each(|effect| self.say(effect));
+            // Whoever waits is given it below.
+            let _ = done.send(Ok(()));
+        } else {
+            self.push(books, step, done).await;
+        }
+        wait(waiting)
+    }
+
+    /// Puts a step in line, even one without anything to write: it is done once all before it are.
+    pub(super) async fn line_up(
+        &self,
+        books: &mut Books,
+        step: Step,
+    ) -> impl Future<Output = Result<(), DeskError>> + use<> {
+        let (done, waiting) = oneshot::channel();
+        self.push(books, step, done).await;
+        wait(waiting)
+    }
+
+    async fn push(
+        &self,
+        books: &mut Books,
+        step: Step,
+        done: oneshot::Sender<Result<(), DeskError>>,
+    ) {
+        let written = match step.entries.is_empty() {
+            true => None,
+            false => Some(self.store.ask(Entries(step.entries)).await),
+        };
+        let vouchers = step.reservation.map(|reservation| {
+            let store = Arc::clone(&self.vouchers);
+            tokio::spawn(async move { store.accept_reservation(&reservation).await })
+        });
+        let queued = Queued {
+            written,
+            vouchers,
+            effects: step.effects,
+            done,
+        };
+        // Once the task has ended, whoever waits is told that the broker stops.
+        let _ = books.line.send(queued);
+    }
+
+    /// Says what is on disk, in the order of the line, until the broker stops.
+    pub(super) async fn release(self: Arc<Self>, mut line: mpsc::UnboundedReceiver<Queued>) {
+        while let Some(queued) = line.recv().await {
+            let kept = self.kept(queued.written, queued.vouchers).await;
+            if kept.is_ok() {
+                queued
+                    .effects
+                    .into_iter()
+                    .for_each(|effect| self.say(effect));
+            }
+            // Whoever waited may have gone.
+            let _ = queued.done.send(kept);
+        }
+    }
+
+    /// Waits until a step is on disk. After a step that is not, nothing more is said: memory is ahead of the disk.
+    async fn kept(
+        &self,
+        written: Option<Asked<()>>,
+        vouchers: Option<Vouchers>,
+    ) -> Result<(), DeskError> {
+        if let Some(written) = written {
+            self.durable(written.written().await.map_err(DeskError::Store))?;
+        }
+        if let Some(vouchers) = vouchers {
+            let kept = vouchers.await.map_err(|_| DeskError::Stopped);
+            self.durable(kept.and_then(|kept| kept.map_err(DeskError::Vouchers)))?;
+        }
+        if self.has_stopped() {
+            return Err(DeskError::Stopped);
+        }
+        Ok(())
+    }
+
+    fn say(&self, effect: Effect) {
+        match effect {
+            Effect::Send(provider, message) => self.registry.send(provider, *message),
+            Effect::Answer(waiting, answer) => {
+                // Whoever asked may have gone.
+                let _ = waiting.send(answer);
+            }
+            Effect::Report(record, transitions) => self.report(&record, &transitions),
+        }
+    }
+}
+
+async fn wait(waiting: oneshot::Receiver<Result<(), DeskError>>) -> Result<(), DeskError> {
+    waiting.await.unwrap_or(Err(DeskError::Stopped))
+}
