@@ -78,6 +78,9 @@ impl StartError {
     }
 }
 
+/// What to do about a damaged store.
+const RESTORE: &str = "Nothing was changed. `ipsx-broker check` says what else is wrong, and `ipsx-broker restore BACKUP --force` puts a backup in its place (docs/operating.md)";
+
 impl From<StoreError> for StartError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -93,7 +96,11 @@ impl From<StoreError> for StartError {
                 reason,
             } => Self::Store {
                 path: place.into(),
-                reason: format!("a {what} in it can't be read: {reason}. Restore it from a copy"),
+                reason: format!("a row in it ({what}) can't be read: {reason}. {RESTORE}"),
+            },
+            StoreError::Corrupt { place, reason } => Self::Store {
+                path: place.into(),
+                reason: format!("it is damaged: {reason}. {RESTORE}"),
             },
             other => Self::StoreUnusable(other.to_string()),
         }

@@ -9,6 +9,8 @@
 )]
 
 mod agents;
+pub mod backup;
+mod check;
 mod clock;
 pub mod config;
 mod desk;
@@ -34,6 +36,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+pub use check::check;
 pub use config::BrokerConfig;
 pub use error::{GrantError, StartError};
 

@@ -6,9 +6,10 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use ipsx_broker::config::{self, Settings};
-use ipsx_broker::{Broker, StartError};
+use clap::{Parser, Subcommand};
+use ipsx_broker::backup::{BackupError, RestoreOptions, backup, restore};
+use ipsx_broker::config::{self, BrokerConfig, Settings, StoreConfig};
+use ipsx_broker::{Broker, StartError, check};
 use log::OneLine;
 use tracing_subscriber::EnvFilter;
 
@@ -18,8 +19,11 @@ in capitals): --http-listen, http_listen, IPSX_BROKER_HTTP_LISTEN. Flags overrid
 the file. IPSX_BROKER_PASSPHRASE opens the operator's keystore. IPSX_BROKER_LOG sets the log filter, such as
 info,ipsx_broker=debug. An example file is packaging/ipsx-broker.example.toml.
 
-Exit codes: 0 stopped on request, 1 internal failure, 2 usage or configuration, 3 address in use, 4 store,
-5 chain, 6 operator's wallet, 7 MaxMind database.";
+Without a command it runs until it is told to stop. Options stand before the command:
+ipsx-broker --data-dir /var/lib/ipsx-broker backup /backup/monday
+
+Exit codes: 0 stopped on request or done, 1 internal failure, 2 usage or configuration, 3 address in use, 4 store,
+5 chain, 6 operator's wallet, 7 MaxMind database, 8 check found something, 9 backup or restore failed.";
 
 /// Runs the broker of one ipsx network: agents connect by QUIC, requesters by HTTP.
 #[derive(Parser)]
@@ -30,6 +34,32 @@ struct Cli {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+/// What else it can do.
+#[derive(Subcommand)]
+enum Action {
+    /// Copy what the broker keeps into a new directory, while it may be running
+    Backup {
+        /// The directory, which is made
+        directory: PathBuf,
+    },
+    /// Put a backup into the data directory of a broker that is stopped
+    Restore {
+        /// The backup's directory
+        directory: PathBuf,
+        /// Move aside what is in the data directory
+        #[arg(long)]
+        force: bool,
+        /// The broker was stopped when the backup was made, so that nothing was promised since; without this it makes no
+        /// promise on deposits for 47 hours
+        #[arg(long)]
+        was_stopped: bool,
+    },
+    /// Read everything that a stopped broker keeps, and say what is wrong with it
+    Check,
 }
 
 #[tokio::main]
@@ -44,7 +74,7 @@ async fn main() -> ExitCode {
         .init();
     ipsx_settlement::forbid_core_dumps();
     match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // One clear line; nothing can be done if even stderr is closed.
             let _ = writeln!(std::io::stderr(), "ipsx-broker: {error}");
@@ -53,8 +83,75 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), StartError> {
+async fn run(cli: Cli) -> Result<ExitCode, StartError> {
     let config = config::load(cli.config.as_deref(), &cli.settings)?;
+    match cli.action {
+        None => serve(config).await.map(|()| ExitCode::SUCCESS),
+        Some(Action::Check) => found(&check(&config).await?),
+        Some(Action::Backup { directory }) => {
+            let done = backup(&config, &directory).await;
+            Ok(told(done.map(|files| {
+                let also = match config.store {
+                    StoreConfig::Sqlite => "",
+                    StoreConfig::Postgres(_) => {
+                        "\nPostgreSQL's part is not in it: back that up with pg_dump, after this"
+                    }
+                };
+                let directory = directory.display();
+                format!("{} in {directory}{also}", files.join(", "))
+            })))
+        }
+        Some(Action::Restore {
+            directory,
+            force,
+            was_stopped,
+        }) => {
+            let options = RestoreOptions { force, was_stopped };
+            let done = restore(&config, &directory, options).await;
+            Ok(told(done.map(|restored| {
+                let moved = restored.moved_to.map_or_else(String::new, |place| {
+                    format!("\nwhat was there is in {}", place.display())
+                });
+                let directory = config.data_dir.display();
+                format!("{} in {directory}{moved}", restored.files.join(", "))
+            })))
+        }
+    }
+}
+
+/// Says what a check found.
+fn found(findings: &[String]) -> Result<ExitCode, StartError> {
+    let mut stdout = std::io::stdout();
+    for line in findings {
+        // Nothing is lost if nobody reads: the exit code says the same.
+        let _ = writeln!(stdout, "{line}");
+    }
+    let _ = match findings.len() {
+        0 => writeln!(stdout, "everything is as it should be"),
+        n => writeln!(
+            stdout,
+            "{n} found; `ipsx-broker restore` puts a backup in its place (docs/operating.md)"
+        ),
+    };
+    Ok(ExitCode::from(if findings.is_empty() { 0 } else { 8 }))
+}
+
+/// Says what came of a backup.
+fn told(done: Result<String, BackupError>) -> ExitCode {
+    match done {
+        Ok(text) => {
+            // As above.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "ipsx-broker: {error}");
+            ExitCode::from(9)
+        }
+    }
+}
+
+async fn serve(config: BrokerConfig) -> Result<(), StartError> {
     let broker = Broker::start(config).await?;
     // For scripts that wait for it; nothing is lost if nobody reads.
     let admin = broker.admin_addr();

@@ -25,7 +25,7 @@ use crate::store::Store;
 const DEPLOYMENT: &str = "deployment";
 const NETWORK: &str = "network";
 const FUNDED: &str = "funded";
-const LEDGER: &str = "ledger";
+pub(crate) const LEDGER: &str = "ledger";
 
 /// Whoever signs for the network.
 pub(crate) struct Operator {

@@ -9,6 +9,7 @@ mod database;
 mod deals;
 mod entries;
 mod error;
+mod inspect;
 mod money;
 mod rows;
 mod sessions;

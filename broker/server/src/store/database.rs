@@ -229,6 +229,15 @@ impl Database {
             .connect_with(options.clone())
             .await
             .map_err(failed)?;
+        // A bad page is found now, and not when what is on it is needed.
+        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&writer)
+            .await
+            .map_err(failed)?;
+        if verdict != "ok" {
+            let reason = verdict;
+            return Err(StoreError::Corrupt { place, reason });
+        }
         let migrated = sqlx::migrate!("./migrations/sqlite").run(&writer).await;
         migrated.map_err(|error| StoreError::migration(&place, &error))?;
         let readers = SqlitePoolOptions::new()

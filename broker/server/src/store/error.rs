@@ -3,6 +3,10 @@
 use ipsx_metering::DealId;
 use sqlx::migrate::MigrateError;
 
+/// Codes of a damaged database: SQLite's SQLITE_CORRUPT (with its details) and SQLITE_NOTADB, PostgreSQL's data_corrupted
+/// and index_corrupted.
+const CORRUPT: [&str; 6] = ["11", "267", "523", "26", "XX001", "XX002"];
+
 /// The store failed, or holds what it should not.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -24,6 +28,14 @@ pub(crate) enum StoreError {
         /// Which kind of row.
         what: &'static str,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// What is no database, or a damaged one.
+    #[error("the store {place} is damaged: {reason}")]
+    Corrupt {
+        /// The file, or the server.
+        place: String,
+        /// What it said.
         reason: String,
     },
     /// The tables are of another version of the program.
@@ -49,10 +61,12 @@ pub(crate) enum StoreError {
 
 impl StoreError {
     pub(super) fn database(place: &str, error: &sqlx::Error) -> Self {
-        Self::Database {
-            place: place.into(),
-            reason: error.to_string(),
+        let code = error.as_database_error().and_then(|error| error.code());
+        let (place, reason) = (place.into(), error.to_string());
+        if code.is_some_and(|code| CORRUPT.contains(&code.as_ref())) {
+            return Self::Corrupt { place, reason };
         }
+        Self::Database { place, reason }
     }
 
     pub(super) fn damaged(place: &str, what: &'static str, reason: impl ToString) -> Self {
@@ -75,6 +89,9 @@ impl StoreError {
             MigrateError::VersionMismatch(number) => version(format!(
                 "another program made its tables (number {number} differs); start that one, or restore a copy"
             )),
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                Self::database(place, error)
+            }
             error => Self::Database {
                 place: place.into(),
                 reason: error.to_string(),
