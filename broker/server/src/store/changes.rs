@@ -65,7 +65,7 @@ impl Store {
         rows.iter().map(|row| self.change(row)).collect()
     }
 
-    fn change(&self, row: &Row) -> Result<Change, StoreError> {
+    pub(super) fn change(&self, row: &Row) -> Result<Change, StoreError> {
         let status = self.text("change", row, 6)?;
         let known = DealStatus::ALL.into_iter().find(|s| s.as_str() == status);
         let deal_id = self.text("change", row, 2)?.parse();

@@ -8,7 +8,7 @@ use ipsx_market::record::DealRecord;
 use ipsx_metering::{Address, CLAIM_WINDOW, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
 use super::database::Database;
-use super::{Row, Store, StoreError};
+use super::{Row, Store, StoreError, Value};
 
 /// Rows that are read at once.
 const PAGE: i64 = 500;
@@ -169,7 +169,7 @@ impl Store {
              WHERE number > $1 ORDER BY number LIMIT $2";
         let mut after = 0;
         loop {
-            let rows = self.rows(sql, [i64::into(after), PAGE.into()]).await?;
+            let rows = self.rows(sql, [Value::Number(after), PAGE.into()]).await?;
             for row in &rows {
                 after = row.number(0).map_err(|e| self.damaged("change", e))?;
                 if let Err(error) = self.change(row) {

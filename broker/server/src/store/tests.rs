@@ -249,15 +249,14 @@ async fn one_that_fails_takes_no_other_with_it(place: Place) {
 }
 
 async fn what_was_asked_for_is_written_before_it_closes(place: Place) {
+    // Made before, since signing takes longer than a commit.
+    let writes: Vec<_> = (1..=250)
+        .map(|number| Entries(vec![change(&record(number))]))
+        .collect();
     let mut asked = Vec::new();
     let before = place.store.commits();
-    for number in 1..=250 {
-        asked.push(
-            place
-                .store
-                .ask(Entries(vec![change(&record(number))]))
-                .await,
-        );
+    for entries in writes {
+        asked.push(place.store.ask(entries).await);
     }
     place.store.close().await;
     for asked in asked {
