@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 22] = [
+pub(super) const TEXTS: [(&str, &str, &str); 23] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
