@@ -32,7 +32,7 @@ use index::Index;
 use line::Line;
 pub use page::{Found, NoPosition, Position};
 pub use refusal::{NoMatch, PlaceError};
-use row::{Held, Rank, RowId, Rows};
+use row::{Held, Rank, Row, RowId, Rows};
 
 /// Bounds of a book; a walk through it looks at each offer once at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,10 +196,11 @@ impl OfferBook {
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
-    /// Takes all offers of some countries out; their leases go on.
-    pub fn withdraw_in(&mut self, gone: impl Fn(Option<Country>) -> bool) -> Vec<OfferId> {
+    /// Takes all offers of some countries' providers out; their leases go on.
+    pub fn withdraw_in(&mut self, gone: impl Fn(Option<Country>, Address) -> bool) -> Vec<OfferId> {
         let all = self.index.all().iter();
-        let rows = all.filter(|at| self.rows.get(*at).is_some_and(|row| gone(row.country)));
+        let gone = |row: &Row| gone(row.country, row.provider);
+        let rows = all.filter(|at| self.rows.get(*at).is_some_and(gone));
         let rows: Vec<_> = rows.collect();
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }

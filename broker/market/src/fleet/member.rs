@@ -176,6 +176,8 @@ pub struct Member {
     /// The first moment at which the database may take this broker for dead.
     until: Millis,
     live: BTreeMap<Instance, u32>,
+    /// Whose each shard should be, of those who live.
+    should: BTreeMap<ShardId, Instance>,
     owners: BTreeMap<ShardId, (Instance, Epoch)>,
 }
 
@@ -188,6 +190,7 @@ impl Member {
             held: BTreeMap::new(),
             until: Millis::default(),
             live: BTreeMap::new(),
+            should: BTreeMap::new(),
             owners: BTreeMap::new(),
         }
     }
@@ -212,6 +215,9 @@ impl Member {
                 .get(&broker)
                 .map_or(0, |beats| beats.saturating_add(1));
             self.live.insert(broker, beats);
+        }
+        if !self.live.keys().eq(known.keys()) {
+            self.should = share_out(self.live.keys());
         }
         let mut rows: BTreeMap<_, _> = seen
             .shards
@@ -254,7 +260,7 @@ impl Member {
             };
             turn.moved.push(shard);
         }
-        let should = self.should_own(shard);
+        let should = self.should.get(&shard);
         if mine && self.held.contains_key(&shard) {
             let settled = |beats: &u32| *beats >= self.timing.settled;
             let other = should.filter(|other| *other != &self.me);
@@ -330,12 +336,16 @@ impl Member {
     pub fn live(&self) -> impl Iterator<Item = &Instance> {
         self.live.keys()
     }
+}
 
-    /// Whose a shard should be: of the living brokers the one with the highest hash.
-    fn should_own(&self, shard: ShardId) -> Option<&Instance> {
+/// Whose each shard should be: of the living brokers the one with the highest hash.
+fn share_out<'a>(live: impl Iterator<Item = &'a Instance> + Clone) -> BTreeMap<ShardId, Instance> {
+    let owner = |shard: ShardId| {
         let weight = |broker: &&Instance| {
             keccak256([&[shard.number()], broker.as_str().as_bytes()].concat())
         };
-        self.live.keys().max_by_key(weight)
-    }
+        live.clone().max_by_key(weight).cloned()
+    };
+    let owned = |shard| Some((shard, owner(shard)?));
+    ShardId::all().filter_map(owned).collect()
 }

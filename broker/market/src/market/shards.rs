@@ -1,5 +1,7 @@
 //! Shards that come to this broker and go: the rest of the market goes on meanwhile.
 
+use std::collections::BTreeSet;
+
 use ipsx_metering::{DealId, UnixSeconds};
 
 use super::{Live, Market, Ticket};
@@ -27,19 +29,20 @@ impl Market {
         }
     }
 
-    /// Forgets a shard that is another broker's now: its offers, its deals as they stand, and the requests that wait for
-    /// one of its providers, whose tickets are returned.
-    pub fn forget(&mut self, shard: ShardId) -> Vec<Ticket> {
+    /// Forgets shards that are other brokers' now: their offers, their deals as they stand, and the requests that wait for
+    /// one of their providers, whose tickets are returned.
+    pub fn forget(&mut self, gone: &BTreeSet<ShardId>) -> Vec<Ticket> {
         let deals: Vec<DealId> = self
             .deals()
-            .filter(|record| ShardId::of(&record.placement) == shard)
+            .filter(|record| gone.contains(&ShardId::of(record)))
             .map(|record| record.deal_id)
             .collect();
         for id in deals {
             self.close(id);
         }
+        let is_gone = |country, provider| gone.contains(&ShardId::new(country, provider));
         let asked = self.pending.iter();
-        let asked = asked.filter(|(_, p)| ShardId::of(&p.listing.placement) == shard);
+        let asked = asked.filter(|(_, p)| is_gone(p.listing.placement.country, p.provider));
         let asked: Vec<_> = asked.map(|(number, _)| *number).collect();
         let mut tickets = Vec::new();
         for number in asked {
@@ -48,8 +51,7 @@ impl Market {
                 tickets.push(pending.ticket);
             }
         }
-        self.book
-            .withdraw_in(|country| ShardId::of_country(country) == shard);
+        self.book.withdraw_in(is_gone);
         tickets
     }
 }

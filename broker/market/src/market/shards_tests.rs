@@ -1,13 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
+
 use super::super::tests::{World, config, key, offer, placement};
 use super::super::{Command, DealRefusal, Market};
 use crate::fleet::ShardId;
 use crate::place::Placement;
 use crate::status::DealStatus;
 
-fn france() -> ShardId {
-    ShardId::of_country(Some("FR".parse().unwrap()))
+fn france() -> BTreeSet<ShardId> {
+    BTreeSet::from([ShardId::new(Some("FR".parse().unwrap()), key(1).address())])
 }
 
 fn placed(provider: u8, country: &str) -> Placement {
@@ -37,7 +39,7 @@ fn a_shard_that_goes_takes_its_deals_offers_and_requests_and_nothing_else() {
     let french = world.bound_deal(10, 1);
     let waiting = world.ask(11);
     assert_eq!(world.market.book().leases_held(), 2);
-    assert_eq!(world.market.forget(france()), [waiting]);
+    assert_eq!(world.market.forget(&france()), [waiting]);
     assert_eq!(world.market.book().len(), 1);
     assert_eq!(world.market.book().leases_held(), 0);
     assert_eq!(world.market.pending(), 0);
@@ -53,7 +55,7 @@ fn a_shard_that_goes_takes_its_deals_offers_and_requests_and_nothing_else() {
     // Germany goes on.
     let german = world.bound_deal(12, 2);
     assert_eq!(world.status(&german), DealStatus::Agreed);
-    assert_eq!(world.market.forget(france()), []);
+    assert_eq!(world.market.forget(&france()), []);
     assert!(world.market.deal(german.id()).is_some());
 }
 
