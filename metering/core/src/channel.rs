@@ -4,12 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Amount, DealId, Receipt, Signed, Usage, Voucher};
 
-/// One side's memory of a channel; under 1 kB. Stored durably whenever a meter asks for it, and handed to the next
+/// One side's memory of a channel; under 3 kB. Stored durably whenever a meter asks for it, and handed to the next
 /// meter of the same channel, whether that goes on with the same deal or starts another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelState {
     /// The highest voucher, signed (payer) or accepted (provider).
     pub voucher: Option<Signed<Voucher>>,
+    /// The receipt that the voucher answers: what was signed for. `None` when it answers none, or that was lost.
+    pub answered: Option<Signed<Receipt>>,
     /// The latest receipt that the payer accepted; unused by providers.
     pub receipt: Option<Signed<Receipt>>,
     /// A receipt number that was never used; unused by payers.

@@ -56,8 +56,10 @@ pub struct PayerMeter {
     opened: bool,
     /// The highest signed voucher of the channel.
     voucher: Option<Signed<Voucher>>,
-    /// What is being signed.
-    ordered: Option<Amount>,
+    /// The receipt that it answers.
+    answered: Option<Signed<Receipt>>,
+    /// What is being signed, and the receipt that it will answer.
+    ordered: Option<(Amount, Option<Signed<Receipt>>)>,
     /// The newest receipt, of this deal or an earlier one.
     receipt: Option<Signed<Receipt>>,
     /// The claim in it was not looked at yet, or not accepted in full.
@@ -94,6 +96,7 @@ impl PayerMeter {
             base: progress.base,
             opened: progress.vouchers > 0,
             voucher: state.voucher,
+            answered: state.answered,
             ordered: None,
             receipt: state.receipt,
             unanswered: true,
@@ -178,11 +181,11 @@ impl PayerMeter {
         now: Instant,
     ) -> Result<(), NotOrdered> {
         let found = voucher.message.cumulative;
-        let expected = self.ordered;
+        let expected = self.ordered.as_ref().map(|(amount, _)| *amount);
         if expected != Some(found) || voucher.message.channel_id != self.channel_id {
             return Err(NotOrdered { expected, found });
         }
-        self.ordered = None;
+        self.answered = self.ordered.take().and_then(|(_, answered)| answered);
         self.voucher = Some(voucher);
         self.opened = true;
         self.repeat(now);
@@ -223,6 +226,7 @@ impl PayerMeter {
     pub fn state(&self) -> ChannelState {
         ChannelState {
             voucher: self.voucher.clone(),
+            answered: self.answered.clone(),
             receipt: self.receipt.clone(),
             next_seq: 0,
             deal: Some(DealProgress {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::clock::{ServiceClock, Traffic};
 use crate::{
     Amount, B256, ChannelId, ChannelState, CheckedSignature, DealProgress, Domain, EndCause,
-    KnownSigner, Misbehaved, PayerFault, Reservation, Signed, Slices, Terms, TermsError,
+    KnownSigner, Misbehaved, PayerFault, Receipt, Reservation, Signed, Slices, Terms, TermsError,
     UnixSeconds, Usage, Voucher,
 };
 
@@ -65,6 +65,8 @@ pub struct ProviderMeter {
     /// Of the accepted voucher's signature, if this meter checked it.
     checked: Option<CheckedSignature>,
     answerable: Answerable,
+    /// The receipt that the accepted voucher answers.
+    answered: Option<Signed<Receipt>>,
     /// Highest voucher that was only kept.
     kept: Amount,
     stored: Amount,
@@ -129,6 +131,7 @@ impl ProviderMeter {
             vouchers: progress.vouchers,
             signer: KnownSigner::new(terms.channel.payer_signer),
             accepted: state.voucher,
+            answered: state.answered,
             checked: None,
             answerable: Answerable::default(),
             kept: Amount::ZERO,
@@ -229,8 +232,14 @@ impl ProviderMeter {
                 }
                 .into());
             }
+            self.answered = self.answerable.answered(receipt_hash);
         }
         Ok(self.accept(voucher, Some(checked), now)?)
+    }
+
+    /// A receipt that [`ProviderEvent::SignReceipt`] asked for, signed: kept until a voucher answers it, as evidence.
+    pub fn handle_signed(&mut self, receipt: Signed<Receipt>) {
+        self.answerable.signed(receipt);
     }
 
     /// The voucher with this cumulative amount, and [`state`](Self::state) with it, is on disk.
@@ -327,6 +336,7 @@ impl ProviderMeter {
         let pending = u8::from(self.accepted_amount() > self.stored);
         ChannelState {
             voucher: self.accepted.clone(),
+            answered: self.answered.clone(),
             receipt: None,
             next_seq: self.numbers.promised,
             deal: Some(DealProgress {

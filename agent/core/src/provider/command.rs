@@ -9,7 +9,7 @@ use ipsx_market::payment::ProviderMessage;
 use ipsx_market::request::TunnelKey;
 use ipsx_metering::{
     Address, Amount, B256, Channel, ChannelId, ChannelState, CheckedSignature, DealId, NetworkId,
-    Reservation, Signature, Signed, Voucher,
+    Receipt, Reservation, Signature, Signed, Voucher,
 };
 use ipsx_tunnel_core::{Gate, Rates};
 use serde::{Deserialize, Serialize};
@@ -85,6 +85,8 @@ pub enum Command {
         lease: DealId,
         /// Its report.
         report: Box<EndReport>,
+        /// The receipt that the voucher in it answers.
+        answered: Option<Box<Signed<Receipt>>>,
     },
     /// Store the month's traffic.
     StoreMonth(MonthTraffic),

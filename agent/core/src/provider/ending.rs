@@ -78,6 +78,7 @@ impl Provider {
         self.commands.push_back(Command::StoreEnd {
             lease,
             report: Box::new(report.clone()),
+            answered: progress.and(state.answered).map(Box::new),
         });
         self.tell(ProviderEvent::LeaseEnded {
             lease,

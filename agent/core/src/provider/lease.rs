@@ -355,9 +355,12 @@ impl Lease {
         let lease = self.id;
         if self.ready.is_some() || matches!(self.stage, Stage::Opening) {
             commands.push(Command::ClosePeer { lease });
+            let state = self.meter.as_ref().map(|meter| meter.state());
+            let answered = state.and_then(|state| state.answered);
             commands.push(Command::StoreEnd {
                 lease,
                 report: Box::new(report.clone()),
+                answered: answered.map(Box::new),
             });
         }
         commands.push(Command::Tell(ProviderEvent::LeaseEnded {

@@ -102,6 +102,9 @@ impl Lease {
             paid: meter.map(|meter| meter.paid()).unwrap_or_default(),
         }));
         let receipt = Signed::sign(receipt, &network.domain, &self.agent_key);
+        if let Some(meter) = &mut self.meter {
+            meter.handle_signed(receipt.clone());
+        }
         commands.push(Command::Pay {
             lease: self.id,
             path: self.path,

@@ -103,6 +103,7 @@ impl Lease {
         {
             // This side lost its disk: the provider gives its own latest voucher back.
             channel.voucher = Some(shown);
+            channel.answered = None;
         }
         let proof = match settings.path {
             PaymentPath::Tunnel => ServiceProof::Echoes,
@@ -270,6 +271,14 @@ impl Lease {
         self.meter
             .state()
             .receipt
+            .filter(|receipt| receipt.message.deal_id == self.deal.id())
+    }
+
+    /// The receipt that this lease's last voucher answers.
+    pub fn answered(&self) -> Option<Signed<Receipt>> {
+        self.meter
+            .state()
+            .answered
             .filter(|receipt| receipt.message.deal_id == self.deal.id())
     }
 

@@ -191,6 +191,7 @@ impl Requester {
             paid_before: Amount::ZERO,
             voucher: None,
             vouchers: 0,
+            answered: None,
             receipt: None,
             exit_seen: None,
             ended: None,

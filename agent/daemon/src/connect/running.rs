@@ -236,6 +236,7 @@ impl Drive {
         self.record.voucher = report.voucher.clone();
         self.record.vouchers = self.lease.progress().vouchers;
         self.record.receipt = self.lease.receipt();
+        self.record.answered = self.lease.answered();
         self.record.exit_seen = self.lease.exit_seen();
         if let Some(reservation) = self.lease.reservation() {
             self.record.reservation = Some(reservation.clone());

@@ -304,6 +304,9 @@ async fn both_sides_state_the_same(lease: DealId, requester: &Settings, provider
         let document = document(asked, lent, settings, &QUIET).await.unwrap();
         let found = crate::verify::check(&serde_json::to_string(&document).unwrap()).unwrap();
         assert_eq!(found.failed(), 0, "{:?}", found.checked);
+        let tied = "the voucher answers a receipt of this lease";
+        assert!(found.checked.iter().any(|check| check.what == tied));
+        assert!(!found.unproven.contains_key("that what was paid was used"));
         document
     };
     let paid = stated(Asked::Lease(lease), false, requester).await;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ipsx_metering::{
     B256, Connection, ConnectionTree, DealId, KnownSigner, Receipt, Signed, Transport, TypedData,
-    UnixSeconds, connection_path,
+    UnixSeconds, Voucher, connection_path,
 };
 use ipsx_settlement::{Signer, VoucherStore, Wallet};
 
@@ -121,24 +121,31 @@ pub(crate) async fn disclose(
     let Evidence {
         lease,
         served,
-        receipt,
-        voucher,
+        receipts,
     } = evidence(data, deal_id).await?;
-    let root = receipt.message.connections_root;
-    let Some(leaves) = signed_leaves(leaves, root) else {
-        return Err(Failure::new(
-            ExitCode::Storage,
-            format!(
-                "the leaves of lease {deal_id} do not lead to the root of its last receipt: files are missing or were changed"
-            ),
-        ));
-    };
-    // The record of the end says more; the last receipt may be older than it.
-    let proven = found
-        .iter()
-        .rev()
-        .find_map(|entry| Some((entry, connection_path(&leaves, entry.index)?)));
-    let Some((entry, path)) = proven else {
+    let mut proven = None;
+    for (receipt, voucher) in receipts {
+        let root = receipt.message.connections_root;
+        let Some(leaves) = signed_leaves(leaves.clone(), root) else {
+            return Err(Failure::new(
+                ExitCode::Storage,
+                format!(
+                    "the leaves of lease {deal_id} do not lead to the root of receipt {}: files are missing or were changed",
+                    receipt.message.seq
+                ),
+            ));
+        };
+        // The record of the end says more; the receipt may be older than it.
+        let under_root = found
+            .iter()
+            .rev()
+            .find_map(|entry| Some((entry, connection_path(&leaves, entry.index)?)));
+        if let Some((entry, path)) = under_root {
+            proven = Some((receipt, voucher, entry, path));
+            break;
+        }
+    }
+    let Some((receipt, voucher, entry, path)) = proven else {
         return Err(Failure::new(
             ExitCode::LeaseFailed,
             format!(
@@ -226,8 +233,8 @@ fn nothing_single(asked: &Asked, count: usize, closed: usize, missed: bool) -> F
 struct Evidence {
     lease: KeptLease,
     served: Served,
-    receipt: Signed<Receipt>,
-    voucher: Option<Signed<ipsx_metering::Voucher>>,
+    /// What may prove a connection, the best first: the receipt that the payer's voucher answers, then the last one.
+    receipts: Vec<(Signed<Receipt>, Option<Signed<Voucher>>)>,
 }
 
 async fn evidence(data: &Path, deal_id: DealId) -> Result<Evidence, Failure> {
@@ -251,9 +258,12 @@ async fn evidence(data: &Path, deal_id: DealId) -> Result<Evidence, Failure> {
         .ok_or_else(|| missing("record"))?;
     let served = records.served(lease.record.deal.network).await?;
     let served = served.ok_or_else(|| missing("network"))?;
-    let receipt = records.receipts().await?.remove(&deal_id);
-    let receipt = receipt.ok_or_else(|| missing("signed receipt"))?;
-    let answered = receipt.message.signing_hash(&served.domain);
+    let channel = lease.record.deal.channel().id();
+    let running = records.channels().await?.remove(&channel);
+    let of_lease = |receipt: &Signed<Receipt>| receipt.message.deal_id == deal_id;
+    let answered = running.and_then(|state| state.answered).filter(of_lease);
+    let answered = answered.or(records.answered().await?.remove(&deal_id));
+    let last = records.receipts().await?.remove(&deal_id);
     let reported = lease
         .report
         .as_ref()
@@ -261,23 +271,35 @@ async fn evidence(data: &Path, deal_id: DealId) -> Result<Evidence, Failure> {
     let vouchers = VoucherStore::join(&vouchers_path(data, served.domain), served.domain)
         .await
         .map_err(store_failure)?;
-    let stored = vouchers
-        .channel(lease.record.deal.channel().id())
-        .await
-        .map_err(store_failure)?;
+    let stored = vouchers.channel(channel).await.map_err(store_failure)?;
     vouchers.close().await;
     let latest = stored.and_then(|stored| stored.voucher);
-    let answers =
-        |voucher: &Signed<ipsx_metering::Voucher>| voucher.message.receipt_hash == answered;
-    let voucher = [reported, latest].into_iter().flatten().find(answers);
+    let vouchers: Vec<_> = [reported, latest].into_iter().flatten().collect();
     // The meter takes either `v`; a reader recovers the signer.
     let signer = KnownSigner::new(lease.record.deal.payer_signer);
-    let voucher = voucher.and_then(|voucher| signer.canonical_signed(voucher, &served.domain).ok());
+    let answering = |receipt: Signed<Receipt>| {
+        let hash = receipt.message.signing_hash(&served.domain);
+        let voucher = vouchers
+            .iter()
+            .find(|voucher| voucher.message.receipt_hash == hash)
+            .and_then(|voucher| {
+                let canonical = signer.canonical_signed(voucher.clone(), &served.domain);
+                canonical.ok()
+            });
+        (receipt, voucher)
+    };
+    let receipts: Vec<_> = [answered, last]
+        .into_iter()
+        .flatten()
+        .map(answering)
+        .collect();
+    if receipts.is_empty() {
+        return Err(missing("signed receipt"));
+    }
     Ok(Evidence {
         lease,
         served,
-        receipt,
-        voucher,
+        receipts,
     })
 }
 

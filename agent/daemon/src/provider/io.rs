@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use super::address_pool::{AddressPool, CONTROL_PORT, GATEWAY, v6_of};
 use super::broker_link::{BrokerLink, LinkEvent};
 use super::claimer::ClaimNow;
-use super::keeper::Job;
+use super::keeper::{End, Job};
 use super::policies::Policies;
 use super::running::JoinRecorder;
 use crate::connections::Owners;
@@ -188,14 +188,20 @@ impl Io {
             Command::OpenFrame { lease, sealed } => self.open_frame(lease, &sealed),
             // A job that finds no room is warned of; the meter then holds the lease for want of a stored voucher.
             Command::Store(store) => drop(self.keep(Job::Voucher(store))),
-            Command::StoreEnd { lease, report } => {
-                let receipt = self
-                    .peers
-                    .receipts
-                    .remove(&lease)
-                    .map(|(receipt, _)| receipt);
+            Command::StoreEnd {
+                lease,
+                report,
+                answered,
+            } => {
+                let last = self.peers.receipts.remove(&lease);
+                let end = End {
+                    lease,
+                    report,
+                    last: last.map(|(receipt, _)| receipt),
+                    answered,
+                };
                 // A job that finds no room is warned of.
-                let _ = self.keep(Job::End(lease, report, receipt));
+                let _ = self.keep(Job::End(Box::new(end)));
             }
             Command::StoreMonth(traffic) => drop(self.keep(Job::Month(traffic))),
             Command::Claim { urgent } => {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::ProviderError;
 use super::io::Happening;
-use super::records::Records;
+use super::records::{LastReceipts, Records};
 use crate::clock::unix_now;
 
 /// What is written together at most: a voucher and a receipt of each of two thousand leases.
@@ -26,8 +26,8 @@ pub(super) enum Job {
     Lease(DealId, Box<LeaseRecord>),
     /// A channel's latest; answered by [`Happening::VoucherKept`].
     Voucher(Box<StoreVoucher>),
-    /// How a lease ended, with its last receipt.
-    End(DealId, Box<EndReport>, Option<Box<Signed<Receipt>>>),
+    /// How a lease ended.
+    End(Box<End>),
     /// A receipt of a running lease.
     Receipt(DealId, Box<Signed<Receipt>>),
     /// The month's traffic.
@@ -36,8 +36,15 @@ pub(super) enum Job {
     Flush(oneshot::Sender<()>),
 }
 
-/// The end of a lease that could not be written yet.
-pub(super) type End = (DealId, Box<EndReport>, Option<Box<Signed<Receipt>>>);
+/// The end of a lease.
+pub(super) struct End {
+    pub(super) lease: DealId,
+    pub(super) report: Box<EndReport>,
+    /// The last receipt.
+    pub(super) last: Option<Box<Signed<Receipt>>>,
+    /// The receipt that the last voucher answers.
+    pub(super) answered: Option<Box<Signed<Receipt>>>,
+}
 
 /// The task's state.
 pub(super) struct Keeper {
@@ -113,7 +120,7 @@ impl Keeper {
                 })
                 .await;
             }
-            Job::End(lease, report, receipt) => self.keep_end((lease, report, receipt)).await,
+            Job::End(end) => self.keep_end(*end).await,
             Job::Receipt(lease, receipt) => {
                 let receipts = HashMap::from([(lease, receipt)]);
                 self.keep(Progress {
@@ -147,10 +154,13 @@ impl Keeper {
     }
 
     async fn keep_end(&mut self, end: End) {
-        let (lease, report, receipt) = &end;
+        let receipts = LastReceipts {
+            last: end.last.as_deref(),
+            answered: end.answered.as_deref(),
+        };
         let kept = self
             .records
-            .put_end(*lease, report, receipt.as_deref(), unix_now())
+            .put_end(end.lease, &end.report, receipts, unix_now())
             .await;
         if let Err(error) = kept {
             self.ends_behind.push(end);

@@ -36,7 +36,7 @@ pub use exit_args::{ExitArgs, ExitKind};
 pub use ipsx_agent_core::provider::{ExposureLimits, OfferTerms, ProviderEvent};
 pub use keys::{payout_wallet, payout_wallets};
 pub use lines::line;
-pub use records::{KeptLease, Records, Served};
+pub use records::{KeptLease, LastReceipts, Records, Served};
 pub use running::{RunningProvider, accept_consent, consent_given, consent_text, start};
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS leases (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS unfinished ON leases (network) WHERE report IS NULL;
 CREATE TABLE IF NOT EXISTS receipts (deal_id BLOB PRIMARY KEY, receipt TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS answered (deal_id BLOB PRIMARY KEY, receipt TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS served (network BLOB PRIMARY KEY, served TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS channels (id BLOB PRIMARY KEY, state TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS months (
@@ -71,6 +72,15 @@ pub struct Served {
     pub operator: Address,
     /// Its fee in basis points.
     pub fee_bps: u16,
+}
+
+/// What is kept of a lease's receipts when it has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LastReceipts<'a> {
+    /// The last one.
+    pub last: Option<&'a Signed<Receipt>>,
+    /// The one that the last voucher answers.
+    pub answered: Option<&'a Signed<Receipt>>,
 }
 
 /// The provider's records in one data folder.
@@ -175,16 +185,19 @@ impl Records {
         Ok(())
     }
 
-    /// Records how a lease ended, and the last receipt that was signed for it.
+    /// Records how a lease ended, the last receipt that was signed for it, and the one that its last voucher answers.
     pub async fn put_end(
         &self,
         lease: DealId,
         report: &EndReport,
-        receipt: Option<&Signed<Receipt>>,
+        receipts: LastReceipts<'_>,
         now: UnixSeconds,
     ) -> Result<(), ProviderError> {
-        if let Some(receipt) = receipt {
+        if let Some(receipt) = receipts.last {
             self.put_progress(&[], &[(lease, receipt)]).await?;
+        }
+        if let Some(receipt) = receipts.answered {
+            self.put_answered(lease, receipt).await?;
         }
         sqlx::query(
             "UPDATE leases SET report = ?, ended_at = ? WHERE deal_id = ? AND report IS NULL",
@@ -238,9 +251,39 @@ impl Records {
         row.map(|row| self.parsed(&row, "served")).transpose()
     }
 
+    async fn put_answered(
+        &self,
+        lease: DealId,
+        receipt: &Signed<Receipt>,
+    ) -> Result<(), ProviderError> {
+        sqlx::query(
+            "INSERT INTO answered (deal_id, receipt) VALUES (?, ?) ON CONFLICT (deal_id) DO NOTHING",
+        )
+        .bind(lease.0.to_vec())
+        .bind(self.json(receipt)?)
+        .execute(&self.pool)
+        .await
+        .map_err(self.failed("write"))?;
+        Ok(())
+    }
+
     /// The latest receipt that was kept of each lease.
     pub async fn receipts(&self) -> Result<HashMap<DealId, Signed<Receipt>>, ProviderError> {
-        let rows = sqlx::query("SELECT deal_id, receipt FROM receipts")
+        self.receipts_in("SELECT deal_id, receipt FROM receipts")
+            .await
+    }
+
+    /// The receipt that the last voucher of each lease that has ended answers.
+    pub async fn answered(&self) -> Result<HashMap<DealId, Signed<Receipt>>, ProviderError> {
+        self.receipts_in("SELECT deal_id, receipt FROM answered")
+            .await
+    }
+
+    async fn receipts_in(
+        &self,
+        query: &'static str,
+    ) -> Result<HashMap<DealId, Signed<Receipt>>, ProviderError> {
+        let rows = sqlx::query(query)
             .fetch_all(&self.pool)
             .await
             .map_err(self.failed("read"))?;

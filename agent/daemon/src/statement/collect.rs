@@ -122,7 +122,7 @@ pub(super) async fn provided(
     let nobody = || Failure::usage("no provider has run here: there is nothing to state");
     let network = &requester.network;
     let records = Records::read(&settings.data).await?.ok_or_else(nobody)?;
-    let mut receipts = records.receipts().await?;
+    let (mut receipts, mut answered) = (records.receipts().await?, records.answered().await?);
     let states = records.channels().await?;
     let vouchers = match earnings::vouchers(settings, network).await? {
         Some(store) => {
@@ -151,6 +151,9 @@ pub(super) async fn provided(
         }
         .evidence(requester, claims);
         entry.receipt = receipts.remove(&lease.record.deal.id());
+        if let Some(answered) = answered.remove(&lease.record.deal.id()) {
+            entry.answered = Some(answered);
+        }
         if let Some(receipt) = &entry.receipt {
             let asked = receipt.message.cumulative;
             entry.paid_before = asked.saturating_sub(receipt.message.deal_amount);
@@ -186,6 +189,7 @@ fn leased_entry(record: &LeaseRecord, claims: Option<Vec<Claim>>) -> Entry {
         reservation: record.reservation.clone(),
         paid_before: record.paid_before,
         voucher: record.voucher.clone(),
+        answered: record.answered.clone(),
         receipt: record.receipt.clone(),
         claims,
     };
@@ -209,7 +213,7 @@ struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// All but the receipt. The wallet signs the deal again: its signatures are deterministic (RFC 6979).
+    /// All but the receipts of a lease that has ended. The wallet signs the deal again: its signatures are deterministic (RFC 6979).
     fn evidence(&self, requester: &Requester, claims: Option<Vec<Claim>>) -> Evidence {
         let (record, info) = (&self.lease.record, &requester.network.info);
         let running = self
@@ -241,6 +245,7 @@ impl Kept<'_> {
                 .cloned(),
             paid_before: base.unwrap_or_else(|| total.saturating_sub(used)),
             voucher,
+            answered: running.and_then(|state| state.answered.clone()),
             receipt: None,
             claims,
         }

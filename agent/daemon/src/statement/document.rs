@@ -76,6 +76,9 @@ pub struct Evidence {
     pub paid_before: Amount,
     /// The channel's latest voucher when the lease ended.
     pub voucher: Option<Signed<Voucher>>,
+    /// The receipt that this voucher answers, which may be an earlier one than the latest; `None` when it answers none of
+    /// this lease's.
+    pub answered: Option<Signed<Receipt>>,
     /// The latest receipt.
     pub receipt: Option<Signed<Receipt>>,
     /// All claims on the channel, oldest first; `None` when the chain was not asked.

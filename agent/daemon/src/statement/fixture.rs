@@ -94,10 +94,18 @@ fn entry(salt: u8, paid_before: u128, total: u128, seq: u64) -> Entry {
         observed_at: UnixSeconds(NOON + seq),
         connections_root: B256::repeat_byte(9),
     };
+    // The voucher of every second lease answers the receipt before the last.
+    let mut answered = receipt.clone();
+    if salt.is_multiple_of(2) {
+        answered.seq -= 1;
+        answered.usage.secs -= 1;
+        answered.deal_amount = deal.prices.due(&answered.usage).unwrap();
+        answered.cumulative = Amount(paid_before + answered.deal_amount.0);
+    }
     let voucher = Voucher {
         channel_id,
         cumulative: Amount(total),
-        receipt_hash: receipt.signing_hash(&DOMAIN),
+        receipt_hash: answered.signing_hash(&DOMAIN),
     };
     let outcome = Outcome {
         deal_id: deal.id(),
@@ -118,6 +126,7 @@ fn entry(salt: u8, paid_before: u128, total: u128, seq: u64) -> Entry {
         reservation: Some(Signed::sign(reservation, &DOMAIN, &key(9))),
         paid_before: Amount(paid_before),
         voucher: Some(Signed::sign(voucher, &DOMAIN, &key(3))),
+        answered: Some(Signed::sign(answered, &DOMAIN, &key(4))),
         receipt: Some(Signed::sign(receipt, &DOMAIN, &key(4))),
         claims: Some(claims()),
         deal,
@@ -136,6 +145,7 @@ pub(crate) fn two_leases() -> Document {
 pub(crate) fn voucherless() -> Entry {
     let mut evidence = entry(3, 0, 0, 1).evidence;
     evidence.voucher = None;
+    evidence.answered = None;
     evidence.receipt = None;
     Entry::new(evidence, notes())
 }

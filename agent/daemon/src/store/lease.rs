@@ -46,6 +46,8 @@ pub struct LeaseRecord {
     pub paid_before: Amount,
     /// Latest voucher of the channel when the lease ended.
     pub voucher: Option<Signed<Voucher>>,
+    /// The receipt that it answers, if that is one of this lease's.
+    pub answered: Option<Signed<Receipt>>,
     /// Vouchers signed for this lease.
     pub vouchers: u64,
     /// Latest receipt that was accepted.
@@ -106,10 +108,9 @@ impl LeaseRecord {
         self.paid_before = progress.base;
         self.vouchers = self.vouchers.max(u64::from(progress.vouchers));
         self.voucher = state.voucher.clone();
-        self.receipt = state
-            .receipt
-            .clone()
-            .filter(|receipt| receipt.message.deal_id == deal);
+        let ours = |receipt: &Signed<Receipt>| receipt.message.deal_id == deal;
+        self.answered = state.answered.clone().filter(ours);
+        self.receipt = state.receipt.clone().filter(ours);
         progress.usage
     }
 

@@ -52,6 +52,7 @@ struct Record {
 enum Transport {
     Tcp = 6,
     Udp = 17,
+    Icmp = 1,
 }
 
 #[derive(Deserialize)]

@@ -49,6 +49,7 @@ pub(super) struct Evidence {
     pub(super) reservation: Option<Signed<Reservation>>,
     pub(super) paid_before: Amount,
     pub(super) voucher: Option<Signed<Voucher>>,
+    pub(super) answered: Option<Signed<Receipt>>,
     pub(super) receipt: Option<Signed<Receipt>>,
     pub(super) claims: Option<Vec<Claim>>,
 }

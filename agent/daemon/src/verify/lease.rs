@@ -27,7 +27,7 @@ pub(super) fn check(entry: &Entry, scope: Scope, found: &mut Findings) {
     check_payment(evidence, &scope.domain, &mut check);
     check_claims(evidence, &mut check);
     check_account(evidence, &entry.account, &mut check);
-    note_answer(evidence, &scope.domain, &name, found);
+    check_answer(evidence, &scope.domain, &name, found);
     note_unproven(evidence, found);
 }
 
@@ -91,17 +91,47 @@ fn check_payment(evidence: &Evidence, domain: &Domain, check: &mut impl FnMut(&s
     }
 }
 
-/// Whether what was paid is tied to what was used by more than its amount.
-fn note_answer(evidence: &Evidence, domain: &Domain, lease: &str, found: &mut Findings) {
-    let (Some(voucher), Some(receipt)) = (&evidence.voucher, &evidence.receipt) else {
+/// That what was paid is tied to what was used by more than its amount: the last voucher names a receipt by its hash.
+fn check_answer(evidence: &Evidence, domain: &Domain, lease: &str, found: &mut Findings) {
+    let Some(voucher) = &evidence.voucher else {
         return;
     };
-    if voucher.message.receipt_hash == receipt.message.signing_hash(domain) {
-        found.check(lease, "the voucher answers this receipt", true);
+    let deal = &evidence.deal;
+    let mut check = |what: &str, holds: bool| found.check(lease, what, holds);
+    if let Some(answered) = &evidence.answered {
+        let message = &answered.message;
+        let ours = message.channel_id.0 == deal.channel().struct_hash()
+            && message.deal_id.0 == deal.struct_hash();
+        let signed = is_from(answered, domain, deal.agent_key);
+        check(
+            "the agent key signed the receipt that the voucher answers",
+            ours && signed,
+        );
+        let hash = message.signing_hash(domain);
+        check(
+            "the voucher answers a receipt of this lease",
+            voucher.message.receipt_hash == hash,
+        );
+        let due = cost(&deal.prices, &message.usage);
+        check(
+            "that receipt's totals cost what it says",
+            due == wide(message.deal_amount),
+        );
+        let last = evidence.receipt.as_ref();
+        let in_order =
+            last.is_none_or(|last| message.seq < last.message.seq || message == &last.message);
+        check("that receipt is none after the last", in_order);
+    } else if wide(voucher.message.cumulative) <= wide(evidence.paid_before) {
+        // The channel's voucher before this lease, which paid nothing.
+    } else if voucher.message.receipt_hash.is_zero() {
+        found.unproven(
+            "that what was paid was used",
+            "some leases have only their opening voucher, which is signed before there is a receipt",
+        );
     } else {
         found.unproven(
-            "that the voucher answers the receipt",
-            "of some leases the last voucher answers an earlier receipt than the last, which is not in the file",
+            "that what was paid was used",
+            "the receipt that the last voucher answers was lost with a side's disk",
         );
     }
 }

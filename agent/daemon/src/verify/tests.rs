@@ -101,7 +101,7 @@ fn a_valid_statement_holds_in_every_point() {
     let tied = found
         .checked
         .iter()
-        .filter(|check| check.what == "the voucher answers this receipt");
+        .filter(|check| check.what == "the voucher answers a receipt of this lease");
     assert_eq!(tied.count(), 2);
     assert!(found.checked.len() > 30, "{}", found.checked.len());
     let mut single = two_leases();
@@ -114,6 +114,41 @@ fn a_valid_statement_holds_in_every_point() {
         single.entries,
     );
     assert!(failed(&serde_json::to_value(single).unwrap()).is_empty());
+}
+
+/// The second lease's voucher answers an earlier receipt than the last.
+#[test]
+fn what_the_voucher_answers_is_in_the_file_and_checked() {
+    let document = valid();
+    let untied = "that what was paid was used";
+    let of_second = |document: &Value| document["entries"][1]["evidence"].clone();
+    let evidence = of_second(&document);
+    assert_ne!(evidence["answered"], evidence["receipt"]);
+    let found = check(&document.to_string()).unwrap();
+    assert!(!found.unproven.contains_key(untied), "{found:?}");
+    // The last receipt in its place, or one of another lease.
+    for other in [
+        evidence["receipt"].clone(),
+        document["entries"][0]["evidence"]["answered"].clone(),
+    ] {
+        let mut changed = document.clone();
+        changed["entries"][1]["evidence"]["answered"] = other;
+        let what = failed(&changed);
+        let answers = "the voucher answers a receipt of this lease".to_owned();
+        assert!(what.contains(&answers), "{what:?}");
+    }
+    // The last receipt cannot be older than the one that was answered.
+    let mut changed = document.clone();
+    let places = &mut changed["entries"][1]["evidence"];
+    places["receipt"] = evidence["answered"].clone();
+    places["answered"] = evidence["receipt"].clone();
+    assert!(failed(&changed).contains(&"that receipt is none after the last".into()));
+    // Without it nothing ties them, and that is said.
+    let mut changed = document.clone();
+    changed["entries"][1]["evidence"]["answered"] = Value::Null;
+    assert!(failed(&changed).is_empty());
+    let found = check(&changed.to_string()).unwrap();
+    assert!(found.unproven.contains_key(untied), "{found:?}");
 }
 
 /// Changes each value of a valid document in several ways. Returns how many changes were caught, and how many made to

@@ -69,13 +69,13 @@ impl PayerMeter {
         self.sent_at.map(|at| at + REPEAT)
     }
 
-    pub(super) fn order(&mut self, cumulative: Amount, answers: Option<Receipt>) {
-        self.ordered = Some(cumulative);
+    pub(super) fn order(&mut self, cumulative: Amount, answers: Option<Signed<Receipt>>) {
         self.events.push_back(PayerEvent::SignVoucher(VoucherOrder {
             channel_id: self.channel_id,
             cumulative,
-            answers,
+            answers: answers.as_ref().map(|receipt| receipt.message.clone()),
         }));
+        self.ordered = Some((cumulative, answers));
     }
 
     /// Looks at the clock and the claim, and decides anew.
@@ -130,7 +130,7 @@ impl PayerMeter {
         let cumulative = self.base.saturating_add(target.min(self.terms.budget));
         self.unanswered = payable.amount < payable.claimed;
         if cumulative > self.cumulative() {
-            let answers = self.claim().cloned();
+            let answers = self.receipt.clone().filter(|_| self.claim().is_some());
             self.order(cumulative, answers);
         }
     }

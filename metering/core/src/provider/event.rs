@@ -45,7 +45,7 @@ pub enum VoucherOutcome {
 /// What the shell has to do, or may show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderEvent {
-    /// Sign this with the deal's agent key and send it to the payer.
+    /// Sign this with the deal's agent key, hand it back with `handle_signed`, and send it to the payer.
     SignReceipt(Receipt),
     /// Write the meter's `state()`, which holds this voucher, to disk, then call `handle_stored` with its amount.
     ///

@@ -45,7 +45,9 @@ fn a_lease_of_31_days_second_by_second() {
                 match event {
                     ProviderEvent::SignReceipt(message) => {
                         receipts += 1;
-                        payer.accept(Signed { message, signature }, now).unwrap();
+                        let receipt = Signed { message, signature };
+                        provider.handle_signed(receipt.clone());
+                        payer.accept(receipt, now).unwrap();
                     }
                     ProviderEvent::StoreVoucher(voucher) => {
                         provider.handle_stored(voucher.message.cumulative, now);

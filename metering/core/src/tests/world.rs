@@ -458,6 +458,8 @@ impl World {
             ProviderEvent::SignReceipt(receipt) => {
                 let clash = self.seqs.insert(receipt.seq, receipt.clone());
                 assert_eq!(clash, None, "a receipt number was used twice");
+                let honest = Signed::sign(receipt.clone(), &domain(), &agent_key());
+                self.provider.handle_signed(honest);
                 let receipt = self.cheat_receipt(receipt.clone());
                 let signed = Signed::sign(receipt, &domain(), &agent_key());
                 self.send(Message::Receipt(signed));
@@ -466,6 +468,7 @@ impl World {
                 let state = Box::new(self.provider.state());
                 let amount = voucher.message.cumulative;
                 assert!(state.cumulative() >= amount);
+                assert_answered(&state);
                 self.at(
                     self.now + self.weather.store_ms,
                     Message::Stored(state, amount),
@@ -517,6 +520,7 @@ impl World {
             PayerEvent::SendVoucher(voucher) => {
                 self.payer_disk = self.payer.state();
                 assert!(self.payer_disk.cumulative() >= voucher.message.cumulative);
+                assert_answered(&self.payer_disk);
                 if let Some(voucher) = self.cheat_voucher(voucher.clone()) {
                     self.send(Message::Voucher(voucher));
                 }
@@ -600,5 +604,15 @@ impl World {
             bytes_up: moved / 200 + 65_536 + flight,
             bytes_down: 0,
         })
+    }
+}
+
+/// Beside a voucher stands the receipt that it answers, or none.
+fn assert_answered(state: &ChannelState) {
+    if let (Some(voucher), Some(answered)) = (&state.voucher, &state.answered) {
+        assert_eq!(
+            answered.message.signing_hash(&domain()),
+            voucher.message.receipt_hash
+        );
     }
 }

@@ -259,7 +259,7 @@ impl World {
             Command::Pay { lease, message, .. } => self.tell_payer(lease, message),
             Command::OpenFrame { .. } => {}
             Command::Store(store) => self.store(*store),
-            Command::StoreEnd { lease, report } => {
+            Command::StoreEnd { lease, report, .. } => {
                 self.disk.finished.insert(lease, *report);
             }
             Command::StoreMonth(_) => {}

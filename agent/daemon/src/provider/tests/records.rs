@@ -4,7 +4,7 @@ use ipsx_agent_core::provider::{ConsentRecord, LeaseRecord, MonthTraffic};
 use ipsx_market::messages::EndReport;
 use ipsx_metering::{Address, B256, ChannelState, NetworkId, UnixSeconds};
 
-use crate::provider::{ProviderError, Records, records_path};
+use crate::provider::{LastReceipts, ProviderError, Records, records_path};
 use ipsx_market::deal::{Binding, Deal, Outcome};
 use ipsx_market::messages::EndCause;
 use ipsx_market::request::{CounterSource, TunnelKey};
@@ -71,7 +71,12 @@ async fn what_was_written_is_there_after_opening_again() {
     records.put_lease(&lease(1), UnixSeconds(10)).await.unwrap();
     records.put_lease(&lease(2), UnixSeconds(20)).await.unwrap();
     records
-        .put_end(lease(1).deal.id(), &report(), None, UnixSeconds(30))
+        .put_end(
+            lease(1).deal.id(),
+            &report(),
+            LastReceipts::default(),
+            UnixSeconds(30),
+        )
         .await
         .unwrap();
     let later = EndReport {
@@ -79,7 +84,12 @@ async fn what_was_written_is_there_after_opening_again() {
         ..report()
     };
     records
-        .put_end(lease(1).deal.id(), &later, None, UnixSeconds(40))
+        .put_end(
+            lease(1).deal.id(),
+            &later,
+            LastReceipts::default(),
+            UnixSeconds(40),
+        )
         .await
         .unwrap();
     let state = ChannelState {
