@@ -3,13 +3,13 @@
 
 use super::PacketData;
 use crate::noise::errors::WireGuardError;
-use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey, CHACHA20_POLY1305};
+use ipsx_aead::{Key, TAG_LEN};
 
 pub struct Session {
     pub(crate) receiving_index: u32,
     sending_index: u32,
-    receiver: LessSafeKey,
-    sender: LessSafeKey,
+    receiver: Key,
+    sender: Key,
     sending_key_counter: u64,
     receiving_key_counter: ReceivingKeyCounterValidator,
 }
@@ -26,8 +26,6 @@ impl std::fmt::Debug for Session {
 
 /// Where encrypted data resides in a data packet
 const DATA_OFFSET: usize = 16;
-/// The overhead of the AEAD
-const AEAD_SIZE: usize = 16;
 
 /// Messages after which a session asks for the next one
 const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
@@ -162,10 +160,8 @@ impl Session {
         Session {
             receiving_index: local_index,
             sending_index: peer_index,
-            receiver: LessSafeKey::new(
-                UnboundKey::new(&CHACHA20_POLY1305, &receiving_key).unwrap(),
-            ),
-            sender: LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &sending_key).unwrap()),
+            receiver: Key::new(&receiving_key),
+            sender: Key::new(&sending_key),
             sending_key_counter: 0,
             receiving_key_counter: Default::default(),
         }
@@ -227,18 +223,9 @@ impl Session {
         header[4..8].copy_from_slice(&self.sending_index.to_le_bytes());
         header[8..16].copy_from_slice(&sending_key_counter.to_le_bytes());
 
-        let mut nonce = [0u8; 12];
-        nonce[4..12].copy_from_slice(&sending_key_counter.to_le_bytes());
-        let tag = self
-            .sender
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(&[]),
-                &mut data[..len],
-            )
-            .unwrap();
-        data[len..len + AEAD_SIZE].copy_from_slice(tag.as_ref());
-        Ok(DATA_OFFSET + len + AEAD_SIZE)
+        let tag = self.sender.seal(sending_key_counter, &mut data[..len]);
+        data[len..len + TAG_LEN].copy_from_slice(&tag);
+        Ok(DATA_OFFSET + len + TAG_LEN)
     }
 
     /// packet - a data packet we received from the network
@@ -261,16 +248,10 @@ impl Session {
         // Don't reuse counters, in case this is a replay attack we want to quickly check the counter without running expensive decryption
         self.receiving_counter_quick_check(packet.counter)?;
 
-        let mut nonce = [0u8; 12];
-        nonce[4..12].copy_from_slice(&packet.counter.to_le_bytes());
-        dst[..ct_len].copy_from_slice(packet.encrypted_encapsulated_packet);
+        let sealed = packet.encrypted_encapsulated_packet;
         let ret = self
             .receiver
-            .open_in_place(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(&[]),
-                &mut dst[..ct_len],
-            )
+            .open(packet.counter, sealed, dst)
             .map_err(|_| WireGuardError::InvalidAeadTag)?;
 
         // Marked only now: a forged packet must not use up a counter
