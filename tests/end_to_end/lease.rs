@@ -154,3 +154,36 @@ fn refuse_what_is_denied(proxy: &str) {
         assert_ne!(refused.code, 28, "{url} hangs instead of being refused");
     }
 }
+
+/// Who asks before anybody offers waits, and is served once somebody does; or gives up, and leaves nothing behind.
+#[test]
+fn a_requester_waits_for_an_offer_or_gives_up() {
+    let mut market = Market::on_loopback();
+    let origin = Origin::start("127.0.0.1:0");
+    let at = origin.address();
+    let rule = format!("{}/32:tcp/{}", at.ip(), at.port());
+    let [provider, requester] = ["provider", "requester"].map(|name| market.wallet(name));
+    market.start_broker();
+    market.run(&requester, &["deposit", "20"]);
+    let words = "connect --country DE --duration 5s --budget 2 --wait 5m --proxy 127.0.0.1:0";
+    let words: Vec<_> = words.split(' ').collect();
+    let mut given_up = Program::start("connect", &mut market.ipsx(&requester.data, &words));
+    given_up.wait_for("no offer fits yet", SOON);
+    given_up.signal("INT");
+    let finished = given_up.finish(SOON);
+    assert_eq!(finished.code, Some(14), "{finished:#?}");
+    let mut lease = Program::start("connect", &mut market.ipsx(&requester.data, &words));
+    lease.wait_for("no offer fits yet", SOON);
+
+    let prices = ["--price-per-second", "0.001", "--allow", &rule];
+    let _provider = market.start_provider(&provider, "127.0.1.2", &prices);
+    lease.wait_for("an offer has come", SOON);
+    let proxy = proxy_of(&mut lease);
+    let seen = fetch(&proxy, Through::Socks5, &format!("http://{at}/"));
+    assert_eq!((seen.status, seen.body.as_str()), (200, "127.0.1.2"));
+    let finished = lease.finish(Duration::from_secs(30));
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    // The request that was taken back was not served.
+    let leases = market.run(&requester, &["leases", "--all"]);
+    assert_eq!(leases["leases"].as_array().unwrap().len(), 1, "{leases}");
+}

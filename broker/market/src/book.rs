@@ -7,6 +7,7 @@
 
 mod addresses;
 mod candidates;
+mod changed;
 mod find;
 mod index;
 mod line;
@@ -27,6 +28,7 @@ use crate::matching::{Conditions, Wanted};
 use crate::offer::{Offer, Placement};
 use crate::place::Country;
 use crate::request::Filter;
+use changed::Changed;
 use find::{Effort, Lines, Search};
 use index::Index;
 use line::Line;
@@ -120,6 +122,7 @@ pub struct OfferBook {
     /// Rows with a free lease.
     free: RoaringBitmap,
     leases_free: u64,
+    changed: Changed,
     held: HashMap<Slot, Held>,
     holds: HashMap<HoldId, Hold>,
     effort: Effort,
@@ -317,6 +320,17 @@ impl OfferBook {
         self.leases_free
     }
 
+    /// Whether one more lease of what is wanted could be taken from a row.
+    fn fits(&self, at: RowId, conditions: &Conditions<'_>) -> bool {
+        let wanted = conditions.wanted();
+        self.rows.get(at).is_some_and(|row| {
+            row.expires_at >= conditions.now()
+                && row.has_room(wanted.filter.mbit_up, wanted.filter.mbit_down)
+                && wanted.affords(&self.rows.rank(at).prices())
+                && conditions.unmet(&self.rows.facts(row)).is_none()
+        })
+    }
+
     fn look_for<'b>(&'b self, conditions: &'b Conditions<'b>, excluded: &'b [RowId]) -> Search<'b> {
         let lines = Lines {
             open: &self.open,
@@ -345,12 +359,14 @@ impl OfferBook {
         let expiry = |at| rows.expiry(at);
         self.by_expiry.insert(&expiry(at), at, expiry);
         self.line_up(at);
+        self.changed.insert(at, &self.rows);
     }
 
     fn remove(&mut self, at: RowId) -> Option<OfferId> {
         self.leave_line(at);
         self.index.remove(at, &self.rows);
         self.by_expiry.remove(&self.rows.expiry(at), at);
+        self.changed.forget(at);
         Some(self.rows.remove(at)?.id)
     }
 
@@ -370,6 +386,7 @@ impl OfferBook {
             &mut self.sold_out
         };
         line.reposition(&was.rank, rows.rank(at), at, |row| *rows.rank(row));
+        self.changed.mark(at);
     }
 
     /// Puts a row where it belongs in the order of price.
@@ -424,6 +441,9 @@ impl OfferBook {
         if let Some(at) = self.rows.of_slot(&slot)
             && let Some(row) = self.rows.get_mut(at)
         {
+            if held.leases < row.held.leases {
+                self.changed.mark(at);
+            }
             let before = row.free_leases();
             let after = row.leases.saturating_sub(held.leases);
             if (before > 0) == (after > 0) {
@@ -446,4 +466,4 @@ impl OfferBook {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

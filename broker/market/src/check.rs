@@ -22,6 +22,8 @@ pub const MAX_CIRCLES: usize = 16;
 pub const MAX_LEASES: u32 = 1_000_000;
 /// Longest validity of an offer, in seconds: 31 days.
 pub const MAX_OFFER_SECONDS: u64 = 31 * 24 * 3600;
+/// Most entries of all lists together in the filter of a request that may rest: it is kept in memory until an offer comes.
+pub const MAX_RESTING_ENTRIES: usize = 64;
 /// Longest validity of a request, in seconds.
 pub const MAX_REQUEST_SECONDS: u64 = 24 * 3600;
 
@@ -113,7 +115,35 @@ impl CheckContext {
         }
         self.window("expires_at", request.expires_at, MAX_REQUEST_SECONDS)?;
         check_wish(request)?;
+        self.check_rest(request)?;
         Ok(signed.verify(&self.domain)?)
+    }
+
+    /// How long it may wait for an offer, and how much memory it may take meanwhile.
+    fn check_rest(&self, request: &Request) -> Result<(), Unusable> {
+        let (until, last) = (request.rest_until, request.expires_at);
+        if until.0 == 0 {
+            return Ok(());
+        }
+        if !(self.now..=last).contains(&until) {
+            let allowed = format!("0, or from now, {}, to expires_at, {last}", self.now);
+            return Err(field("rest_until", until, allowed));
+        }
+        let f = &request.filter;
+        let entries = f.countries.len()
+            + f.regions.len()
+            + f.cities.len()
+            + f.circles.len()
+            + f.asns.len()
+            + f.prefixes.len()
+            + f.ports.len();
+        if entries > MAX_RESTING_ENTRIES {
+            let allowed = format!(
+                "at most {MAX_RESTING_ENTRIES} entries in all lists of a request that rests"
+            );
+            return Err(field("filter", format!("{entries} entries"), allowed));
+        }
+        Ok(())
     }
 
     fn network(&self, network: NetworkId) -> Result<(), Unusable> {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use ipsx_metering::{
-    Address, Amount, Authorization, DealId, Domain, NetworkId, OfferId, Prices, Reservation,
-    Signature, Signed, UnixSeconds, Usage, Withdrawal,
+    Address, Amount, Authorization, DealId, Domain, NetworkId, OfferId, Prices, RequestId,
+    Reservation, Signature, Signed, UnixSeconds, Usage, Withdrawal,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,7 @@ use crate::deal::{Deal, Outcome};
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
 use crate::request::SignedRequest;
+use crate::resting::RequestStatus;
 use crate::services::ServiceName;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus, Side};
 
@@ -145,6 +146,24 @@ pub struct ProposedDeal {
     pub placement: Placement,
 }
 
+/// The other answer to [`PostRequest`], and `GET` and `DELETE /v1/requests/{id}`: a request that found no offer at once. With
+/// `?wait=SECONDS` the answer to `GET` waits until it no longer rests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RequestView {
+    /// The request's id.
+    pub request: RequestId,
+    /// Where it stands.
+    pub status: RequestStatus,
+    /// Until when it may rest; 0 if it found an offer at once.
+    pub rest_until: UnixSeconds,
+    /// Since when it stands there.
+    pub changed_at: UnixSeconds,
+    /// The deal that came of it, to be checked and signed, once it is matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deal: Option<ProposedDeal>,
+}
+
 /// `POST /v1/deals/{id}/signature`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -214,6 +233,18 @@ pub struct DealEvent {
     pub status: DealStatus,
     /// Why, in a word or two.
     pub cause: String,
+}
+
+/// Data of the events `request` of `GET /v1/events`: a request that found no offer at once has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RequestEvent {
+    /// The request.
+    pub request: RequestId,
+    /// When, by the broker's clock.
+    pub at: UnixSeconds,
+    /// Where it stands since then.
+    pub status: RequestStatus,
 }
 
 /// Data of the event `end`, after which a stream is over.

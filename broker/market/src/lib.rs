@@ -20,6 +20,7 @@ pub mod place;
 pub mod ports;
 pub mod record;
 pub mod request;
+pub mod resting;
 pub mod sealed;
 pub mod search;
 pub mod services;

@@ -3,25 +3,31 @@
 //! Nothing is done here: the caller executes the returned [`Command`]s in order, each store before the message that
 //! follows it, and drives the clock with [`Market::handle_timeout`]. A deal is bound in two steps, because the
 //! money stands between them: [`Market::sign`] takes the requester's signature, and [`Market::bind`] the network's
-//! signed word and reservation, once the caller has written both down.
+//! signed word and reservation, once the caller has written both down. After whatever was called, requests that rest may
+//! fit offers that have changed by it: [`Market::match_resting`] looks.
 
 mod clock;
 mod exit_address;
 mod lease;
+mod proposals;
+mod resting;
 mod shards;
 mod signing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use ipsx_metering::{Address, B256, DealId, Domain, NetworkId, OfferId, UnixSeconds};
 
 use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook, PlaceError};
 use crate::deal::Proposal;
-use crate::http::ProposedDeal;
+use crate::http::{ProposedDeal, RequestView};
 use crate::messages::BrokerMessage;
 use crate::offer::{Offer, Placement};
 use crate::record::{Cause, DealRecord, Transition};
+use crate::resting::{NoRest, RequestBook, RequestRecord, RestingLimits};
 use crate::status::{DealStatus, DealTimers, ProviderStatus, RequesterStatus};
+use proposals::Proposals;
+pub use resting::RequestRefusal;
 
 /// What a market is told once.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +38,10 @@ pub struct MarketConfig {
     pub domain: Domain,
     /// Limits of silence.
     pub timers: DealTimers,
-    /// Bounds of the book.
+    /// Bounds of the book of offers.
     pub book: BookLimits,
+    /// Bounds of the book of requests that rest.
+    pub resting: RestingLimits,
     /// Deals of one payer that are proposed or agreed and not yet active.
     pub unstarted_deals: usize,
     /// Providers that are asked, one after the other, for one request.
@@ -61,12 +69,17 @@ pub enum Command {
         /// What changed it, in order.
         transitions: Vec<Transition>,
     },
+    /// Write down a request that rests, or what became of it, in the same way.
+    StoreRequest {
+        /// The request as it is now.
+        record: Box<RequestRecord>,
+    },
     /// Answer a request.
     Answer {
         /// The ticket it was posted with.
         ticket: Ticket,
-        /// A deal to sign, or why there is none.
-        answer: Result<Box<ProposedDeal>, RequestFailure>,
+        /// What came of it, or why nothing did.
+        answer: Result<Answered, RequestFailure>,
     },
     /// Sign `Outcome(aborted)`, write it down unless there is an outcome already, then tell the provider.
     Abort {
@@ -75,6 +88,15 @@ pub enum Command {
         /// The deal.
         deal_id: DealId,
     },
+}
+
+/// What comes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// A deal to sign.
+    Deal(Box<ProposedDeal>),
+    /// It waits for an offer.
+    Rests(Box<RequestView>),
 }
 
 /// Why a request got no deal.
@@ -88,6 +110,9 @@ pub enum RequestFailure {
         "{0} deals of yours have not started yet, and no more are allowed; start or end one of them, or wait for them to expire"
     )]
     TooManyUnstarted(usize),
+    /// It could rest, but the book takes no more.
+    #[error("no offer fits now, and {0}")]
+    NoRest(#[from] NoRest),
     /// Providers matched, but none signed.
     #[error(
         "{asked} matching providers were asked and none signed (the last one: {reason}); try again"
@@ -130,10 +155,19 @@ pub enum DealRefusal {
     Signature(#[from] ipsx_metering::VerifyError),
 }
 
+/// Who waits for a provider's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    /// Whoever posted the request, for an answer.
+    Ticket(Ticket),
+    /// A request that rests, by its number.
+    Resting(u64),
+}
+
 /// A request that waits for a provider's signature.
 #[derive(Clone, Debug)]
 struct Pending {
-    ticket: Ticket,
+    asker: Asker,
     provider: Address,
     listing: Listing,
     hold: HoldId,
@@ -157,8 +191,11 @@ struct Live {
 pub struct Market {
     config: MarketConfig,
     book: OfferBook,
-    /// Proposals, by their number.
-    pending: BTreeMap<u64, Pending>,
+    /// Requests that rest.
+    resting: RequestBook,
+    /// The hour of which it is known which offers are for sale in it, in hours since 1970.
+    hour: u64,
+    pending: Proposals,
     deals: HashMap<DealId, Live>,
     by_provider: HashMap<Address, BTreeSet<DealId>>,
     by_payer: HashMap<Address, BTreeSet<DealId>>,
@@ -175,7 +212,9 @@ impl Market {
         let mut market = Self {
             config,
             book: OfferBook::new(config.book),
-            pending: BTreeMap::new(),
+            resting: RequestBook::new(config.resting),
+            hour: now.0 / 3_600,
+            pending: Proposals::default(),
             deals: HashMap::new(),
             by_provider: HashMap::new(),
             by_payer: HashMap::new(),
@@ -199,6 +238,11 @@ impl Market {
     /// Deals that are going on.
     pub fn deals(&self) -> impl Iterator<Item = &DealRecord> {
         self.deals.values().map(|live| &live.record)
+    }
+
+    /// The requests that rest.
+    pub fn resting(&self) -> &RequestBook {
+        &self.resting
     }
 
     /// Requests that wait for a provider.
@@ -256,9 +300,7 @@ impl Market {
                 self.reschedule(id);
             }
         }
-        let asked = self.pending.iter().filter(|(_, p)| p.provider == provider);
-        let asked: Vec<_> = asked.map(|(number, _)| *number).collect();
-        for number in asked {
+        for number in self.pending.of_provider(provider) {
             commands.extend(self.try_next(number, "it lost its connection", now));
         }
         commands
@@ -299,11 +341,7 @@ impl Market {
     fn unstarted(&self, payer: Address) -> usize {
         let unstarted =
             |r: &&DealRecord| matches!(r.status(), DealStatus::Proposed | DealStatus::Agreed);
-        let asked = self
-            .pending
-            .values()
-            .filter(|p| p.proposal.request.message.payer == payer);
-        self.deals_by(payer).filter(unstarted).count() + asked.count()
+        self.deals_by(payer).filter(unstarted).count() + self.pending.of_payer(payer)
     }
 
     /// Whether a deal that still counts pays through the same channel: one serves one lease at a time.
@@ -319,4 +357,4 @@ impl Market {
 mod history_tests;
 #[cfg(test)]
 #[path = "market_tests.rs"]
-mod tests;
+pub(crate) mod tests;

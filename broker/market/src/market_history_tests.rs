@@ -1,17 +1,21 @@
 //! Random histories of a market: whatever anybody does, its promises hold.
 #![allow(clippy::unwrap_used)]
 
-use ipsx_metering::TypedData;
+use ipsx_metering::{TypedData, U256};
 use proptest::prelude::*;
 
 use super::tests::{World, config, key, offer, placement, ready, report};
 use super::*;
 use crate::deal::{Binding, Deal};
 use crate::messages::EndCause;
+use crate::offer::WeeklyHours;
+use crate::resting::RequestStatus;
 
 #[derive(Clone, Debug)]
 enum Act {
     Ask(u8),
+    Rest(u8, u64),
+    Cancel(u8, usize),
     Accept(u8),
     Decline(u8),
     Sign(usize),
@@ -38,7 +42,9 @@ fn act() -> impl Strategy<Value = Act> {
     ]);
     let deal = any::<usize>;
     prop_oneof![
-        6 => (50u8..53).prop_map(Act::Ask),
+        5 => (50u8..53).prop_map(Act::Ask),
+        6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
+        1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
         6 => (1u8..4).prop_map(Act::Accept),
         1 => (1u8..4).prop_map(Act::Decline),
         6 => deal().prop_map(Act::Sign),
@@ -51,6 +57,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (1u8..4).prop_map(Act::Leave),
         2 => (1u8..4).prop_map(Act::Join),
         3 => (0u64..40).prop_map(Act::Wait),
+        1 => Just(Act::Wait(3_600)),
         1 => Just(Act::Restart),
     ]
 }
@@ -62,6 +69,18 @@ impl World {
         match act {
             Act::Ask(requester) => {
                 self.ask(requester);
+            }
+            Act::Rest(requester, seconds) => {
+                self.rest(requester, seconds);
+            }
+            Act::Cancel(requester, n) => {
+                let known: Vec<_> = self.requests.keys().copied().collect();
+                let Some(id) = known.get(n % known.len().max(1)) else {
+                    return;
+                };
+                let address = key(requester).address();
+                let done = self.market.cancel(address, *id, now);
+                self.run(done.unwrap_or_default());
             }
             Act::Accept(provider) => {
                 let address = key(provider).address();
@@ -161,6 +180,7 @@ impl World {
                     offer(provider, u128::from(provider), 2),
                     placement(provider),
                 );
+                self.run(Vec::new());
             }
             Act::Wait(seconds) => self.wait(seconds),
             Act::Restart => self.restart(),
@@ -184,6 +204,19 @@ impl World {
                 .count();
             assert!(own <= 2, "oversold");
         }
+        let rest = self.requests.values();
+        let rest: Vec<_> = rest
+            .filter(|r| r.status == RequestStatus::Resting)
+            .collect();
+        assert_eq!(self.market.resting().len(), rest.len());
+        for record in rest {
+            let here = self.market.resting().get(record.id()).unwrap();
+            assert_eq!(here.number, record.number);
+            assert!(
+                self.now <= record.request.message.rest_until,
+                "it rests too long"
+            );
+        }
         for record in self.stored.values() {
             let word = self.outcomes.get(&record.deal_id);
             match (record.is_bound(), record.status()) {
@@ -206,6 +239,10 @@ proptest! {
     #[test]
     fn any_history_keeps_the_promises(acts in prop::collection::vec(act(), 1..80)) {
         let mut world = World::with_offers(&[(1, 1, 2), (2, 2, 2), (3, 3, 2)]);
+        let mut every_other_hour = offer(3, 3, 2);
+        every_other_hour.nonce = 2;
+        every_other_hour.weekly_hours = WeeklyHours(WeeklyHours::always().0 / U256::from(3u8));
+        world.market.place(every_other_hour, placement(3)).unwrap();
         let mut deals = Vec::new();
         for act in acts {
             world.act(act, &mut deals);
@@ -215,6 +252,7 @@ proptest! {
         (0..5).for_each(|_| world.wait(30_000));
         world.check();
         prop_assert_eq!(world.market.deals().count(), 0);
+        prop_assert!(world.market.resting().is_empty());
         prop_assert_eq!(world.market.book().leases_held(), 0);
     }
 }

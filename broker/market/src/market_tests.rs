@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ipsx_metering::{
-    Amount, NetworkId, PricePerGib, PricePerSecond, Prices, Reservation, SecretKey, Signature,
-    Signed, TypedData, Usage,
+    Amount, NetworkId, PricePerGib, PricePerSecond, Prices, RequestId, Reservation, SecretKey,
+    Signature, Signed, TypedData, Usage,
 };
 
 use super::*;
@@ -13,10 +13,11 @@ use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
 use crate::record::DealRecord;
 use crate::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
+use crate::resting::RequestStatus;
 
 const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
-pub(super) fn config() -> MarketConfig {
+pub(crate) fn config() -> MarketConfig {
     MarketConfig {
         network: NetworkId(B256::repeat_byte(1)),
         domain: Domain {
@@ -25,16 +26,20 @@ pub(super) fn config() -> MarketConfig {
         },
         timers: DealTimers::default(),
         book: BookLimits::default(),
+        resting: RestingLimits {
+            requests: 8,
+            requests_per_payer: 3,
+        },
         unstarted_deals: 3,
         attempts: 3,
     }
 }
 
-pub(super) fn key(number: u8) -> SecretKey {
+pub(crate) fn key(number: u8) -> SecretKey {
     SecretKey::from_bytes(&[number; 32]).unwrap()
 }
 
-pub(super) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
+pub(crate) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
     Offer {
         network: config().network,
         provider: key(provider).address(),
@@ -62,12 +67,21 @@ pub(super) fn offer(provider: u8, per_second: u128, leases: u32) -> Offer {
     }
 }
 
-pub(super) fn placement(provider: u8) -> Placement {
+pub(crate) fn placement(provider: u8) -> Placement {
     Placement::at([192, 0, 2, provider].into())
 }
 
-fn request(requester: u8, nonce: u64) -> SignedRequest {
-    let message = Request {
+pub(super) fn request(requester: u8, nonce: u64) -> SignedRequest {
+    resting(requester, nonce, |_| ())
+}
+
+/// The same with a change.
+pub(crate) fn resting(
+    requester: u8,
+    nonce: u64,
+    change: impl FnOnce(&mut Request),
+) -> SignedRequest {
+    let mut message = Request {
         network: config().network,
         requester: key(requester).address(),
         nonce,
@@ -85,7 +99,9 @@ fn request(requester: u8, nonce: u64) -> SignedRequest {
         tunnel_key: TunnelKey(B256::repeat_byte(4)),
         counter_source: CounterSource::Both,
         expires_at: NOW.after(100_000),
+        rest_until: UnixSeconds(0),
     };
+    change(&mut message);
     SignedRequest::sign(message, &config().domain, &key(requester), &key(requester))
 }
 
@@ -119,12 +135,26 @@ pub(super) fn report(cause: EndCause) -> EndReport {
     }
 }
 
+/// Which offers are asked for which requests.
+fn proposals(commands: &[Command]) -> Vec<(RequestId, OfferId)> {
+    let proposal = |command: &Command| match command {
+        Command::Send { message, .. } => match &**message {
+            BrokerMessage::Propose { terms, .. } => Some((terms.request.message.id(), terms.offer)),
+            _ => None,
+        },
+        _ => None,
+    };
+    commands.iter().filter_map(proposal).collect()
+}
+
 /// A market with the world around it: it answers what the market asks, and remembers what was stored.
 pub(super) struct World {
     pub(super) market: Market,
     pub(super) now: UnixSeconds,
     pub(super) proposals: Vec<(Address, u64, Proposal)>,
-    pub(super) answers: BTreeMap<Ticket, Result<ProposedDeal, RequestFailure>>,
+    pub(super) answers: BTreeMap<Ticket, Result<Answered, RequestFailure>>,
+    /// Requests that rest or rested, as they were stored.
+    pub(super) requests: BTreeMap<RequestId, RequestRecord>,
     pub(super) stored: BTreeMap<DealId, DealRecord>,
     pub(super) outcomes: BTreeMap<DealId, Binding>,
     pub(super) told: Vec<(Address, BrokerMessage)>,
@@ -138,6 +168,7 @@ impl World {
             now: NOW,
             proposals: Vec::new(),
             answers: BTreeMap::new(),
+            requests: BTreeMap::new(),
             stored: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             told: Vec::new(),
@@ -155,7 +186,20 @@ impl World {
         world
     }
 
-    pub(super) fn run(&mut self, commands: Vec<Command>) {
+    /// Does what the market wants, and lets it look for requests that fit by now.
+    pub(super) fn run(&mut self, mut commands: Vec<Command>) {
+        while {
+            self.execute(commands);
+            let expected = self.slow_matches();
+            commands = self.market.match_resting(self.now);
+            // However many fit: one look makes so many proposals, and the next ones the others.
+            let found = proposals(&commands);
+            assert_eq!(found, expected[..expected.len().min(64)]);
+            !commands.is_empty()
+        } {}
+    }
+
+    fn execute(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Send { provider, message } => {
@@ -190,8 +234,15 @@ impl World {
                     self.stored.insert(record.deal_id, *record);
                 }
                 Command::Answer { ticket, answer } => {
-                    let again = self.answers.insert(ticket, answer.map(|a| *a));
+                    let again = self.answers.insert(ticket, answer);
                     assert!(again.is_none(), "answered twice");
+                }
+                Command::StoreRequest { record } => {
+                    let before = self.requests.insert(record.id(), *record);
+                    assert!(
+                        before.is_none_or(|b| b.status == RequestStatus::Resting),
+                        "a request that was over changed"
+                    );
                 }
                 Command::Abort { deal_id, .. } => {
                     let kept = self.outcomes.insert(deal_id, Binding::Aborted);
@@ -202,8 +253,12 @@ impl World {
     }
 
     pub(super) fn ask(&mut self, requester: u8) -> Ticket {
+        self.post(request(requester, self.tickets + 1))
+    }
+
+    pub(super) fn post(&mut self, request: SignedRequest) -> Ticket {
         self.tickets += 1;
-        let (ticket, request) = (Ticket(self.tickets), request(requester, self.tickets));
+        let ticket = Ticket(self.tickets);
         let seed = B256::repeat_byte(self.tickets as u8);
         let commands = self.market.request(ticket, request, seed, self.now);
         self.run(commands);
@@ -285,6 +340,9 @@ impl World {
     pub(super) fn restart(&mut self) {
         let records = self.stored.values().cloned().collect();
         self.market = Market::new(config(), records, self.now);
+        let rest = self.requests.values();
+        let rest = rest.filter(|r| r.status == RequestStatus::Resting);
+        self.market.restore(rest.cloned().collect());
         self.proposals.clear();
     }
 

@@ -99,6 +99,10 @@ fn is_zero(number: &u16) -> bool {
     *number == 0
 }
 
+fn is_never(time: &UnixSeconds) -> bool {
+    time.0 == 0
+}
+
 impl Filter {
     fn to_sol(&self) -> sol::Filter {
         fn texts<T: ToString>(values: &[T]) -> Vec<String> {
@@ -183,12 +187,20 @@ pub struct Request {
     pub counter_source: CounterSource,
     /// After this second the request is void.
     pub expires_at: UnixSeconds,
+    /// If no offer fits now, it rests in the book until one does, up to this second; 0 asks for an answer at once.
+    #[serde(default, skip_serializing_if = "is_never")]
+    pub rest_until: UnixSeconds,
 }
 
 impl Request {
     /// The request's id.
     pub fn id(&self) -> RequestId {
         RequestId(self.struct_hash())
+    }
+
+    /// Whether it may rest in the book now.
+    pub fn may_rest(&self, now: UnixSeconds) -> bool {
+        now <= self.rest_until
     }
 }
 
@@ -267,6 +279,7 @@ impl TypedData for Request {
             tunnelKey: self.tunnel_key.0,
             counterSource: crate::typed_data::counter_source(self.counter_source),
             expiresAt: uint40(self.expires_at),
+            restUntil: uint40(self.rest_until),
         }
     }
 }

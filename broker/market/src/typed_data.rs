@@ -25,7 +25,7 @@ pub(crate) mod sol {
             bytes32 network; address requester; uint64 nonce; Filter filter;
             uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds; uint64 expectedBytes;
             address payer; address payerSigner; bytes32 channelSalt; bytes32 tunnelKey; uint8 counterSource;
-            uint40 expiresAt;
+            uint40 expiresAt; uint40 restUntil;
         }
         struct Deal {
             bytes32 network; bytes32 request; bytes32 offer; address requester; address provider;

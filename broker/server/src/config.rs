@@ -54,6 +54,10 @@ pub struct Limits {
     pub prefix_messages_per_second: u32,
     /// Proposed and unstarted deals of one payer.
     pub unstarted_deals: u32,
+    /// Requests that rest.
+    pub resting: u32,
+    /// Requests that rest and that one payer is to pay.
+    pub resting_per_payer: u32,
     /// HTTP requests at work at the same time.
     pub http_requests: u32,
     /// HTTP requests a second from one address, on average, bursts of ten times as many; 0 for any number.
@@ -74,6 +78,8 @@ impl Default for Limits {
             prefix_connects_per_second: 50,
             prefix_messages_per_second: 2_000,
             unstarted_deals: 8,
+            resting: 100_000,
+            resting_per_payer: 32,
             http_requests: 1_024,
             address_requests_per_second: 200,
             wallet_requests_per_second: 100,

@@ -9,6 +9,7 @@ mod lapsing;
 mod money;
 mod overview;
 mod release;
+mod resting;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipsx_market::book::BookLimits;
 use ipsx_market::deal::Binding;
-use ipsx_market::http::ProposedDeal;
-use ipsx_market::market::{Market, MarketConfig, RequestFailure, Ticket};
-use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId};
+use ipsx_market::market::{Answered, Market, MarketConfig, RequestFailure, Ticket};
+use ipsx_market::resting::{RequestRecord, RequestStatus, RestingLimits};
+use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId, RequestId};
 use ipsx_settlement::VoucherStore;
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -42,13 +43,20 @@ const SEARCHES: usize = 4;
 /// News of deals that a slow reader may fall behind.
 const NEWS: usize = 1_024;
 
-type Answer = Result<Box<ProposedDeal>, RequestFailure>;
+type Answer = Result<Answered, RequestFailure>;
 
-/// A deal has changed, and the change is on disk.
+/// Something has changed, and the change is on disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct News {
-    pub(crate) deal: DealId,
+    pub(crate) of: Changed,
     pub(crate) requester: Address,
+}
+
+/// What news are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Changed {
+    Deal(DealId),
+    Request(RequestId),
 }
 
 /// What one thing at a time may change.
@@ -108,6 +116,10 @@ impl Desk {
                 offers: config.limits.offers as usize,
                 offers_per_provider: config.limits.offers_per_provider as usize,
             },
+            resting: RestingLimits {
+                requests: config.limits.resting as usize,
+                requests_per_payer: config.limits.resting_per_payer as usize,
+            },
             unstarted_deals: config.limits.unstarted_deals as usize,
             attempts: ATTEMPTS,
         };
@@ -122,8 +134,10 @@ impl Desk {
             let entry = Entry::Outcome(Box::new(outcome), now);
             store.write(Entries(vec![entry])).await?;
         }
+        let mut market = Market::new(market_config, store.open_deals().await?, now);
+        market.restore(store.resting_requests().await?);
         let books = Books {
-            market: Market::new(market_config, store.open_deals().await?, now),
+            market,
             ledger,
             answers: HashMap::new(),
             tickets: 0,
@@ -192,6 +206,8 @@ impl Desk {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.agents.set(count(self.registry.len()));
         self.metrics.offers.set(count(book.len()));
+        let resting = books.market.resting().len();
+        self.metrics.resting.set(count(resting));
         self.metrics.leases_held.set(count(book.leases_held()));
         self.metrics
             .leases_free
@@ -279,8 +295,21 @@ impl Desk {
         }
         // Nobody may be waiting.
         let _ = self.news.send(News {
-            deal: record.deal_id,
+            of: Changed::Deal(record.deal_id),
             requester: record.deal.requester,
+        });
+    }
+
+    fn report_request(&self, record: &RequestRecord) {
+        let (id, status) = (record.id(), record.status.as_str());
+        tracing::info!(request = %id, status, "request changed");
+        if record.status != RequestStatus::Resting {
+            self.metrics.resting_over(status);
+        }
+        // Nobody may be waiting.
+        let _ = self.news.send(News {
+            of: Changed::Request(id),
+            requester: record.request.message.requester,
         });
     }
 

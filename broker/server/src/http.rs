@@ -13,6 +13,7 @@ mod openapi;
 mod patient;
 mod places;
 mod problem;
+mod requests;
 mod server;
 mod sessions;
 

@@ -15,6 +15,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) agents: IntGauge,
     pub(crate) offers: IntGauge,
+    pub(crate) resting: IntGauge,
+    resting_over: IntCounterVec,
     pub(crate) leases_held: IntGauge,
     pub(crate) leases_free: IntGauge,
     pub(crate) deals_open: IntGaugeVec,
@@ -54,6 +56,15 @@ impl Metrics {
                 "Agents that have proved their wallet.",
             )?,
             offers: add.gauge("ipsx_offers", "Offers in the book.")?,
+            resting: add.gauge(
+                "ipsx_requests_resting",
+                "Requests that wait for an offer.",
+            )?,
+            resting_over: add.counters(
+                "ipsx_requests_rested_total",
+                "Requests that waited for an offer, by what became of them.",
+                "status",
+            )?,
             leases_held: add.gauge("ipsx_leases_held", "Leases that count against capacity.")?,
             leases_free: add.gauge("ipsx_leases_free", "Leases that the book could still take.")?,
             deals_open: add.collector(IntGaugeVec::new(deals_open, &["status"])?)?,
@@ -128,6 +139,11 @@ impl Metrics {
     /// Counts what came of a request.
     pub(crate) fn requested(&self, outcome: &str) {
         self.requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts what became of a request that rested.
+    pub(crate) fn resting_over(&self, status: &str) {
+        self.resting_over.with_label_values(&[status]).inc();
     }
 
     /// Sets the gauge of open deals.
@@ -214,6 +230,7 @@ pub(crate) fn failure_label(failure: &RequestFailure) -> &'static str {
         RequestFailure::NoMatch(NoMatch::PriceTooLow { .. }) => "price_too_low",
         RequestFailure::NoMatch(NoMatch::SoldOut { .. }) => "sold_out",
         RequestFailure::TooManyUnstarted(_) => "too_many_unstarted",
+        RequestFailure::NoRest(_) => "no_rest",
         RequestFailure::NoneSigned { .. } => "none_signed",
     }
 }

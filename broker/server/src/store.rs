@@ -11,6 +11,7 @@ mod entries;
 mod error;
 mod inspect;
 mod money;
+mod resting;
 mod rows;
 mod sessions;
 mod settings;
@@ -26,7 +27,7 @@ use tokio::task::JoinHandle;
 use crate::config::StoreConfig;
 
 pub(crate) use answers::{KeepAnswer, KeyState, NonceState, TakeKey, UseNonce};
-pub(crate) use changes::Change;
+pub(crate) use changes::{Change, Event};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use error::StoreError;
 pub(crate) use sessions::{ForgetExpired, OpenSession};

@@ -14,8 +14,9 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
-use ipsx_market::http::{Connected, DealEvent, DealView, StreamEnd, StreamEndReason};
+use ipsx_market::http::{Connected, DealEvent, DealView, RequestEvent, StreamEnd, StreamEndReason};
 use ipsx_market::messages::{AgentMessage, EndCause};
+use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
 use ipsx_metering::{Amount, DealId};
 use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
@@ -36,6 +37,11 @@ struct Event {
 impl Event {
     fn deal(&self) -> DealEvent {
         assert_eq!(self.name, "deal", "{self:?}");
+        serde_json::from_str(&self.data).unwrap()
+    }
+
+    fn request(&self) -> RequestEvent {
+        assert_eq!(self.name, "request", "{self:?}");
         serde_json::from_str(&self.data).unwrap()
     }
 
@@ -300,4 +306,36 @@ async fn nothing_is_lost_when_the_broker_is_killed() {
     while told.iter().filter(|event| kept.contains(event)).count() < kept.len() {
         told.extend(events.next().await);
     }
+}
+
+/// Requests that rest are in the same order as the deals that come of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_is_told_what_becomes_of_its_requests() {
+    let broker = TestBroker::start().await;
+    let mut requester = TestRequester::with_deposit(&broker, 1_000_000).await;
+    let mut events = Events::of(&requester, "/v1/events", None).await;
+    assert_eq!(events.next().await.unwrap().name, "open");
+    let taken_back = requester.rest("FR", 60).await.unwrap().request;
+    requester.cancel(taken_back).await.unwrap();
+    let id = requester.rest("FR", 60).await.unwrap().request;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 1)).await;
+    let deal = agent.accept().await;
+    let expected = [
+        (taken_back, RequestStatus::Resting),
+        (taken_back, RequestStatus::Cancelled),
+        (id, RequestStatus::Resting),
+    ];
+    for (request, status) in expected {
+        let event = events.next().await.unwrap().request();
+        assert_eq!((event.request, event.status), (request, status));
+    }
+    let proposed = events.next().await.unwrap();
+    assert_eq!(proposed.deal().deal_id, deal.id());
+    let matched = events.next().await.unwrap();
+    assert_eq!(matched.request().status, RequestStatus::Matched);
+    // Whoever was away is told the rest.
+    let mut again = Events::of(&requester, "/v1/events", proposed.id).await;
+    assert_eq!(again.next().await.unwrap().name, "open");
+    assert_eq!(again.next().await.unwrap(), matched);
 }

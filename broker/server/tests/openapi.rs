@@ -54,7 +54,7 @@ fn the_paths_are_those_of_the_protocol() {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
         if let ["", path, method, session, ..] = cells[..]
             && path.starts_with("`/")
-            && ["GET", "POST"].contains(&method)
+            && ["GET", "POST", "DELETE"].contains(&method)
         {
             let path = path.trim_matches('`').to_string();
             told.insert((path, method.to_lowercase(), session == "yes"));

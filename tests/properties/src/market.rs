@@ -15,6 +15,7 @@ use ipsx_market::messages::{AgentMessage, BrokerMessage, EndReport, Ready};
 use ipsx_market::offer::{Offer, Placement, WeeklyHours};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{SignedRequest, TunnelKey};
+use ipsx_market::resting::{RequestStatus, RestingLimits};
 use ipsx_market::search::OfferQuery;
 use ipsx_metering::{
     Address, Amount, B256, DealId, Domain, Reservation, SecretKey, Signed, TypedData, UnixSeconds,
@@ -26,6 +27,8 @@ const START: UnixSeconds = UnixSeconds(1_899_990_000);
 /// Deals of one payer that have not started.
 const UNSTARTED: usize = 4;
 const OFFERS: usize = 4;
+/// Requests that wait for an offer.
+const RESTING: usize = 3;
 const PROVIDERS: u8 = 3;
 const REQUESTERS: u8 = 2;
 
@@ -108,6 +111,10 @@ impl World {
             book: BookLimits {
                 offers: OFFERS,
                 offers_per_provider: 2,
+            },
+            resting: RestingLimits {
+                requests: RESTING,
+                requests_per_payer: 2,
             },
             unstarted_deals: UNSTARTED,
             attempts: 3,
@@ -350,6 +357,9 @@ impl World {
         message.channel_salt = B256::repeat_byte(who);
         message.seconds = 60;
         message.expires_at = self.context.now.after(3_600);
+        if who >= 128 {
+            message.rest_until = self.context.now.after(u64::from(who));
+        }
         let request = SignedRequest::sign(message, &self.context.domain, &wallet, &wallet);
         self.context.request(&request, wallet.address()).unwrap();
         self.request(request);
@@ -405,7 +415,15 @@ impl World {
     }
 
     /// Does what the market wants; whoever is told of a deal is its provider.
-    fn run(&mut self, commands: Vec<Command>) {
+    fn run(&mut self, mut commands: Vec<Command>) {
+        while {
+            self.execute(commands);
+            commands = self.market.match_resting(self.context.now);
+            !commands.is_empty()
+        } {}
+    }
+
+    fn execute(&mut self, commands: Vec<Command>) {
         for command in commands {
             match command {
                 Command::Send { provider, message } => self.tell(provider, *message),
@@ -414,6 +432,10 @@ impl World {
                 }
                 Command::Abort { provider, deal_id } => {
                     assert_eq!(self.lender(deal_id), Some(provider));
+                }
+                Command::StoreRequest { record } => {
+                    let rests = self.market.resting().get(record.id()).is_some();
+                    assert!(rests || record.status != RequestStatus::Resting);
                 }
                 Command::Answer { .. } => {}
             }
@@ -445,6 +467,7 @@ impl World {
         let held = market.book().leases_held();
         assert_eq!(held, market.deals().count() + market.pending());
         assert!(market.pending() <= UNSTARTED * usize::from(REQUESTERS));
+        assert!(market.resting().len() <= RESTING);
         for record in market.deals() {
             assert_eq!(self.records.get(&record.deal_id), Some(record));
         }
@@ -459,6 +482,7 @@ impl World {
         }
         assert_eq!(self.market.deals().count(), 0);
         assert_eq!(self.market.pending(), 0);
+        assert!(self.market.resting().is_empty());
         assert_eq!(self.market.book().leases_held(), 0);
     }
 }

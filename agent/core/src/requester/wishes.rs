@@ -77,6 +77,7 @@ impl Wishes {
             tunnel_key: identity.tunnel_key,
             counter_source: self.counter_source,
             expires_at,
+            rest_until: UnixSeconds(0),
         })
     }
 }

@@ -51,6 +51,13 @@ impl<'a> Ask<'a> {
         }
     }
 
+    pub(super) fn delete(path: &'a str) -> Self {
+        Self {
+            method: Method::DELETE,
+            ..Self::get(path)
+        }
+    }
+
     pub(super) fn post(path: &'a str, body: &impl Serialize) -> Result<Self, BrokerError> {
         let body = serde_json::to_vec(body).map_err(|error| BrokerError::Malformed {
             what: path.into(),

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use ipsx_market::http::{
     BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
-    PostWithdrawal, Problem, ProblemKind, ProposedDeal, SignDeal, SignedWithdrawal,
+    PostWithdrawal, Problem, ProblemKind, ProposedDeal, RequestView, SignDeal, SignedWithdrawal,
 };
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::DealId;
+use ipsx_metering::{DealId, RequestId};
 use ipsx_settlement::{Connector, Wallet};
+use serde::Deserialize;
 use std::sync::Arc;
 
 use crate::exit_code::{ExitCode, Failure};
@@ -133,6 +134,16 @@ impl Broker {
     }
 }
 
+/// What comes of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Requested {
+    /// A deal that a provider has signed.
+    Deal(Box<ProposedDeal>),
+    /// It rests until an offer fits it.
+    Rests(Box<RequestView>),
+}
+
 /// A broker, spoken to as one wallet.
 pub struct Session {
     broker: Broker,
@@ -145,9 +156,29 @@ impl Session {
         &self.broker
     }
 
-    /// Asks for a deal; the answer is signed by a provider.
-    pub async fn request(&self, request: &PostRequest) -> Result<ProposedDeal, BrokerError> {
+    /// Asks for a deal.
+    pub async fn request(&self, request: &PostRequest) -> Result<Requested, BrokerError> {
         self.ask(Ask::post("/v1/requests", request)?).await
+    }
+
+    /// Where a request stands that rests, once it does no longer or `wait` has passed.
+    pub async fn resting(
+        &self,
+        request: RequestId,
+        wait: Duration,
+    ) -> Result<RequestView, BrokerError> {
+        let path = format!("/v1/requests/{request}?wait={}", wait.as_secs());
+        self.ask(Ask {
+            wait,
+            ..Ask::get(&path)
+        })
+        .await
+    }
+
+    /// Takes a request back that rests.
+    pub async fn cancel(&self, request: RequestId) -> Result<RequestView, BrokerError> {
+        self.ask(Ask::delete(&format!("/v1/requests/{request}")))
+            .await
     }
 
     /// Hands in the requester's signature.

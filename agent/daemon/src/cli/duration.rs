@@ -1,9 +1,26 @@
 //! Durations as the command line takes them.
 
+use ipsx_market::check::MAX_REQUEST_SECONDS;
 use ipsx_market::offer::{LONGEST_LEASE, SHORTEST_LEASE};
 
-/// Reads seconds: a number with an optional unit `s`, `m`, `h` or `d`; within what a lease may last.
+/// Reads a lease's length in seconds.
 pub fn parse(text: &str) -> Result<u32, String> {
+    let lasts = |seconds: &u32| (SHORTEST_LEASE..=LONGEST_LEASE).contains(seconds);
+    seconds(text).filter(lasts).ok_or_else(|| {
+        format!("{text:?} is no lease duration; write 5s to 31d, such as 90s, 10m, 2h or 7d")
+    })
+}
+
+/// Reads for how many seconds a request may rest: an hour less than a broker allows, since clocks differ.
+pub fn parse_wait(text: &str) -> Result<u32, String> {
+    let rests = |seconds: &u32| (1..=MAX_REQUEST_SECONDS - 3_600).contains(&u64::from(*seconds));
+    seconds(text).filter(rests).ok_or_else(|| {
+        format!("{text:?} is no time to wait; write 1s to 23h, such as 30s, 10m or 2h")
+    })
+}
+
+/// A number with an optional unit `s`, `m`, `h` or `d`.
+fn seconds(text: &str) -> Option<u32> {
     let split = text
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
@@ -13,20 +30,10 @@ pub fn parse(text: &str) -> Result<u32, String> {
         "m" => 60,
         "h" => 3_600,
         "d" => 86_400,
-        _ => return Err(hint(text)),
+        _ => return None,
     };
-    let seconds = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(scale));
-    match seconds.and_then(|s| u32::try_from(s).ok()) {
-        Some(seconds) if (SHORTEST_LEASE..=LONGEST_LEASE).contains(&seconds) => Ok(seconds),
-        _ => Err(hint(text)),
-    }
-}
-
-fn hint(text: &str) -> String {
-    format!("{text:?} is no lease duration; write 5s to 31d, such as 90s, 10m, 2h or 7d")
+    let seconds = number.parse::<u64>().ok()?.checked_mul(scale)?;
+    u32::try_from(seconds).ok()
 }
 
 /// Seconds as people read them, for example `2h 5m`.
@@ -68,6 +75,8 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
+        assert_eq!((parse_wait("1s"), parse_wait("23h")), (Ok(1), Ok(82_800)));
+        assert!(parse_wait("0s").is_err() && parse_wait("24h").is_err());
         assert_eq!(format(7_500), "2h 5m");
         assert_eq!(format(0), "0s");
     }

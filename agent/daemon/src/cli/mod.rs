@@ -173,6 +173,9 @@ pub struct ConnectArgs {
     /// How long, such as 90s, 10m, 2h or 7d
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
     pub duration: u32,
+    /// If no offer fits now, wait for one so long, such as 10m, 23h at most; Ctrl-C gives up
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_wait)]
+    pub wait: Option<u32>,
     /// Local address of the proxy: one port speaks SOCKS5 and HTTP
     #[arg(
         long,

@@ -16,6 +16,7 @@ mod tests;
 mod transport;
 #[cfg(target_os = "linux")]
 mod tun;
+mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,7 @@ pub use recover::end_unfinished;
 pub use requester::{Agreed, Requester, is_over};
 pub use running::{Finished, News, RunningLease};
 pub use show::{Shown, second_line};
+pub use waiting::Patience;
 
 /// Runs `ipsx connect`.
 pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Result<(), Failure> {
@@ -58,11 +60,19 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);
     wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
-    let agreed = requester.agree(slot, &wishes).await?;
-    let checked = usage.exit_page().is_some();
     let shown = Shown::new(output);
+    // Who waits may give up; without that, an interrupt ends the program until the lease begins.
+    let mut early = args.wait.map(|_| interrupts());
+    let patience = early.as_mut().zip(args.wait);
+    let patience = patience.map(|(interrupts, seconds)| Patience {
+        seconds,
+        interrupts,
+        shown: &shown,
+    });
+    let agreed = requester.agree(slot, &wishes, patience).await?;
+    let checked = usage.exit_page().is_some();
     shown.agreed(&agreed.record);
-    let mut wishes_to_end = interrupts();
+    let mut wishes_to_end = early.unwrap_or_else(interrupts);
     let (mut lease, place) = begin(requester, agreed, usage).await?;
     shown.file(&place);
     loop {

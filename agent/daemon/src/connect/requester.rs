@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal, check_ready};
-use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, SignDeal};
+use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, RequestView, SignDeal};
 use ipsx_market::messages::{EndCause, Ready};
 use ipsx_market::request::{SignedRequest, TunnelKey};
 use ipsx_market::status::DealStatus;
@@ -17,8 +17,9 @@ use rand::RngCore;
 use rand::rngs::OsRng;
 
 use super::explain;
+use super::waiting::Patience;
 use crate::amount;
-use crate::broker::{Broker, BrokerError, Session};
+use crate::broker::{Broker, BrokerError, Requested, Session};
 use crate::clock::unix_now;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::{Network, contract_failure};
@@ -105,8 +106,14 @@ impl Requester {
         ))
     }
 
-    /// Asks for a deal, checks it, signs it and waits until its provider is ready.
-    pub async fn agree(&self, slot: Slot, wishes: &Wishes) -> Result<Agreed, Failure> {
+    /// Asks for a deal, checks it, signs it and waits until its provider is ready. With patience, the request rests until
+    /// there is an offer.
+    pub async fn agree(
+        &self,
+        slot: Slot,
+        wishes: &Wishes,
+        patience: Option<Patience<'_>>,
+    ) -> Result<Agreed, Failure> {
         let tunnel_key = PrivateKey::generate(&mut OsRng);
         let session_key = slot.key(&self.wallet, self.network.info.network);
         let identity = Identity {
@@ -116,10 +123,11 @@ impl Requester {
             channel_salt: B256::ZERO,
             tunnel_key: TunnelKey(B256::new(*tunnel_key.public_key().as_bytes())),
         };
-        let authorization = self
-            .authorization(session_key.address(), wishes.seconds)
+        let longest = wishes.seconds + patience.as_ref().map_or(0, |patience| patience.seconds);
+        let authorization = self.authorization(session_key.address(), longest).await?;
+        let proposed = self
+            .propose(wishes, &identity, &session_key, patience)
             .await?;
-        let proposed = self.propose(wishes, &identity, &session_key).await?;
         let mut record = self.record(&proposed, slot.number());
         self.store.put_lease(&record)?;
         if let Err(failure) = self.bind(&mut record, authorization).await {
@@ -146,15 +154,20 @@ impl Requester {
         wishes: &Wishes,
         identity: &Identity,
         session_key: &Wallet,
+        patience: Option<Patience<'_>>,
     ) -> Result<ProposedDeal, Failure> {
-        let expires_at = unix_now().after(REQUEST_SECS);
+        let (now, seconds) = (unix_now(), patience.as_ref().map(|p| u64::from(p.seconds)));
+        let expires_at = now.after(REQUEST_SECS.max(seconds.unwrap_or(0)));
         let request = wishes.request(
             self.network.info.network,
             identity,
             OsRng.next_u64(),
             expires_at,
         );
-        let request = request.map_err(Failure::usage)?;
+        let mut request = request.map_err(Failure::usage)?;
+        if let Some(seconds) = seconds {
+            request.rest_until = now.after(seconds);
+        }
         let signed = SignedRequest::sign(
             request.clone(),
             &self.network.info.domain,
@@ -163,7 +176,11 @@ impl Requester {
         );
         let answer = self.session.request(&PostRequest { request: signed }).await;
         let proposed = match answer {
-            Ok(proposed) => proposed,
+            Ok(Requested::Deal(proposed)) => *proposed,
+            Ok(Requested::Rests(view)) => match patience {
+                Some(patience) => self.wait(&view, patience).await?,
+                None => return Err(unasked(&view)),
+            },
             Err(error) => return Err(explain::no_deal(error, self.session.broker(), wishes).await),
         };
         check_proposal(&request, &self.network.rules, &proposed, unix_now())
@@ -337,6 +354,16 @@ pub fn is_over(status: DealStatus) -> bool {
     !matches!(
         status,
         DealStatus::Proposed | DealStatus::Agreed | DealStatus::Active
+    )
+}
+
+fn unasked(view: &RequestView) -> Failure {
+    Failure::new(
+        ExitCode::Refused,
+        format!(
+            "the broker lets the request {} rest, which was not asked for; nothing was signed",
+            view.request
+        ),
     )
 }
 

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 
 use ipsx_agent_core::requester::{Blame, EndReason, Progress};
+use ipsx_market::http::RequestView;
+use ipsx_market::resting::RequestStatus;
 use serde_json::json;
 
 use super::Place;
@@ -30,6 +32,33 @@ impl<'a> Shown<'a> {
         Self {
             output,
             live: Cell::new(false),
+        }
+    }
+
+    /// Where a request stands that found no offer at once.
+    pub fn rests(&self, view: &RequestView) {
+        self.output.json(&json!({
+            "event": "request",
+            "request": view.request,
+            "status": view.status,
+            "rest_until": view.rest_until,
+        }));
+        match view.status {
+            RequestStatus::Resting => self.line(format!(
+                "request   {}\nwaiting   no offer fits yet; Ctrl-C takes the request back",
+                view.request
+            )),
+            RequestStatus::Matched => self.line("matched   an offer has come"),
+            _ => self.line(format!("request   {}", view.status.as_str())),
+        }
+    }
+
+    /// How long the request may rest on.
+    pub fn waiting(&self, left: u64) {
+        if self.output.is_live() {
+            let left = duration::format(left);
+            self.output.redraw(&format!("waiting   {left} left"));
+            self.live.set(true);
         }
     }
 

@@ -50,7 +50,7 @@ fn settings(world: &World, who: &str) -> Settings {
 async fn agree(world: &World, wishes: &Wishes) -> Result<Agreed, Failure> {
     world
         .requester
-        .agree(Slot::take(&data(world)).unwrap(), wishes)
+        .agree(Slot::take(&data(world)).unwrap(), wishes, None)
         .await
 }
 

@@ -189,7 +189,7 @@ async fn begin(
     let requester = world.requester.clone();
     requester.check_deposit(wishes.budget).await?;
     let slot = Slot::take(&world.folder.join("requester"))?;
-    let agreed = requester.agree(slot, wishes).await?;
+    let agreed = requester.agree(slot, wishes, None).await?;
     let deal = &agreed.record.deal;
     let country = agreed
         .record

@@ -6,6 +6,8 @@
 //! where it is installed. Both have an index for each attribute, in the order that is wanted; they answer a sample of the
 //! same questions, and all must name the same offer. `--databases 0` leaves them out. At the end it says which of the aims
 //! are met.
+//!
+//! `--resting N` measures the other book instead: what an offer costs that arrives while N requests rest.
 
 // Measuring is what clocks are for, and a table is what this prints.
 #![allow(
@@ -17,6 +19,7 @@
 
 mod postgres;
 mod questions;
+mod resting;
 mod spread;
 mod sql;
 mod sqlite;
@@ -73,6 +76,10 @@ pub(crate) trait Asked {
 type Failed = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failed> {
+    match argument("--resting", 0)? {
+        0 => {}
+        requests => return resting::measure(requests),
+    }
     let offers: usize = argument("--offers", 1_000_000)?;
     let rounds: usize = argument("--rounds", 3)?;
     let mut spread = Spread::new(SEED);

@@ -15,7 +15,8 @@ impl Market {
         let deal = self.deadlines.first().map(|(at, _)| after(*at));
         let proposal = self.proposal_deadlines().map(|(at, _)| after(at)).min();
         let offer = self.book.next_expiry().map(after);
-        [deal, proposal, offer].into_iter().flatten().min()
+        let times = [deal, proposal, offer, self.resting_timeout()];
+        times.into_iter().flatten().min()
     }
 
     /// Lets what has run out by `now` run out.
@@ -34,6 +35,7 @@ impl Market {
         {
             commands.extend(self.time_is_up(id, at, now));
         }
+        commands.extend(self.rest_is_over(now));
         commands
     }
 
@@ -41,7 +43,7 @@ impl Market {
         let limit = self.config.timers.propose;
         self.pending
             .iter()
-            .map(move |(number, p)| (p.asked_at.after(limit), *number))
+            .map(move |(number, p)| (p.asked_at.after(limit), number))
     }
 
     /// A side of this deal has said nothing for its limit.

@@ -40,7 +40,11 @@ impl Market {
         let provider = listing.offer.provider;
         let sold = self.deals_of(provider);
         let sold = sold.iter().filter_map(|id| self.deal(*id));
-        let asked = self.pending.values().filter(|p| p.provider == provider);
+        let asked = self
+            .pending
+            .iter()
+            .map(|(_, p)| p)
+            .filter(|p| p.provider == provider);
         for address in sold
             .map(|record| record.deal.exit_address)
             .chain(asked.map(|pending| pending.proposal.exit_address))

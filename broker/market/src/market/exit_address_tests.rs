@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::super::Answered;
 use super::super::tests::{World, key, offer, placement};
 
 /// A market with one offer of these prefixes by provider 1, which was seen at 192.0.2.1.
@@ -38,13 +39,10 @@ fn leases_of_a_prefix_get_addresses_of_their_own_while_there_are_enough() {
     let seventh = world.bound_deal(40, 1).exit_address;
     assert!(six.contains(&seventh));
     // What the requester is shown is the address that is sold.
-    let shown = world
-        .answers
-        .values()
-        .next_back()
-        .unwrap()
-        .as_ref()
-        .unwrap();
+    let shown = world.answers.values().next_back().unwrap();
+    let Ok(Answered::Deal(shown)) = shown else {
+        panic!("{shown:?}")
+    };
     assert_eq!(shown.placement.address, seventh);
 }
 

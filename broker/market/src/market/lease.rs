@@ -7,7 +7,7 @@ use ipsx_metering::{Address, Amount, DealId, Reservation, Signed, UnixSeconds};
 use super::{Command, DealRefusal, Market};
 use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
 use crate::record::{Cause, DealRecord, Transition};
-use crate::status::{ProviderStatus, RequesterStatus};
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
     /// The provider's peer is open.
@@ -225,6 +225,10 @@ impl Market {
             record.closed_at = Some(now);
         }
         let stored = record.clone();
+        if !matches!(stored.status(), DealStatus::Proposed | DealStatus::Agreed) {
+            // One unstarted deal less: this payer's resting requests may ask again.
+            self.resting.wake(stored.deal.payer);
+        }
         if stored.closed_at.is_some() {
             self.close(id);
         } else {

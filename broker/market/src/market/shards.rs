@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipsx_metering::{DealId, UnixSeconds};
 
-use super::{Live, Market, Ticket};
+use super::{Asker, Live, Market, Ticket};
 use crate::book::HoldId;
 use crate::fleet::ShardId;
 use crate::record::DealRecord;
@@ -43,12 +43,18 @@ impl Market {
         let is_gone = |country, provider| gone.contains(&ShardId::new(country, provider));
         let asked = self.pending.iter();
         let asked = asked.filter(|(_, p)| is_gone(p.listing.placement.country, p.provider));
-        let asked: Vec<_> = asked.map(|(number, _)| *number).collect();
+        let asked: Vec<_> = asked.map(|(number, _)| number).collect();
         let mut tickets = Vec::new();
         for number in asked {
-            if let Some(pending) = self.pending.remove(&number) {
+            if let Some(pending) = self.pending.remove(number) {
                 self.book.release(pending.hold);
-                tickets.push(pending.ticket);
+                match pending.asker {
+                    Asker::Ticket(ticket) => tickets.push(ticket),
+                    Asker::Resting(number) => {
+                        self.resting.rest_on(number, pending.tried);
+                        self.resting.wake_one(number);
+                    }
+                }
             }
         }
         self.book.withdraw_in(is_gone);

@@ -1,12 +1,12 @@
 //! From a request to a bound deal.
 
 use ipsx_metering::{
-    Address, Amount, B256, DealId, Reservation, Signature, Signed, TypedData, UnixSeconds,
+    Address, Amount, B256, DealId, OfferId, Reservation, Signature, Signed, TypedData, UnixSeconds,
     keccak256, verify,
 };
 
-use super::{Command, DealRefusal, Live, Market, Pending, RequestFailure, Ticket};
-use crate::book::HoldId;
+use super::{Answered, Asker, Command, DealRefusal, Live, Market, Pending, RequestFailure, Ticket};
+use crate::book::{HoldId, NoMatch};
 use crate::check::check_terms;
 use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use crate::http::ProposedDeal;
@@ -29,8 +29,8 @@ impl Market {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
         }
-        self.propose(ticket, request, seed, Vec::new(), now)
-            .unwrap_or_else(|failure| vec![refuse(ticket, failure)])
+        self.propose(Asker::Ticket(ticket), request, seed, Vec::new(), now)
+            .unwrap_or_else(|none| self.no_match(ticket, *none, now))
     }
 
     /// A provider signs. The commands answer the request, or ask the next provider when the terms or the signature
@@ -43,7 +43,7 @@ impl Market {
         signature: Signature,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let Some(pending) = self.pending.get(&number).filter(|p| p.provider == provider) else {
+        let Some(pending) = self.pending.get(number).filter(|p| p.provider == provider) else {
             // The proposal timed out, or was another provider's: nobody waits for it.
             return Vec::new();
         };
@@ -59,7 +59,7 @@ impl Market {
             let reason = "you have a lease from it already that pays through the same channel; use another channel_salt";
             return self.try_next(number, reason, now);
         }
-        let Some(pending) = self.pending.remove(&number) else {
+        let Some(pending) = self.pending.remove(number) else {
             return Vec::new();
         };
         self.propose_deal(pending, record, now)
@@ -75,7 +75,7 @@ impl Market {
     ) -> Vec<Command> {
         if self
             .pending
-            .get(&number)
+            .get(number)
             .is_none_or(|p| p.provider != provider)
         {
             return Vec::new();
@@ -177,12 +177,22 @@ impl Market {
 
     /// Asks the next best provider for the request of a proposal that came to nothing.
     pub(super) fn try_next(&mut self, number: u64, reason: &str, now: UnixSeconds) -> Vec<Command> {
-        let Some(mut pending) = self.pending.remove(&number) else {
+        let Some(mut pending) = self.pending.remove(number) else {
             return Vec::new();
         };
         self.book.release(pending.hold);
         pending.tried.push(pending.listing.id);
-        let asked = pending.tried.len();
+        let (tried, seed) = (pending.tried, pending.seed);
+        let request = pending.proposal.request;
+        self.resting.wake(request.message.payer);
+        let ticket = match pending.asker {
+            Asker::Resting(number) => return self.rest_on(number, tried, now),
+            Asker::Ticket(ticket) => ticket,
+        };
+        let asked = tried.len();
+        if asked >= self.config.attempts && request.message.may_rest(now) {
+            return self.rest(ticket, request, seed, tried, now);
+        }
         // What people say may be long, and goes into logs and answers.
         let reason: String = reason
             .chars()
@@ -190,26 +200,47 @@ impl Market {
             .take(200)
             .collect();
         let failure = RequestFailure::NoneSigned { asked, reason };
-        let (ticket, request) = (pending.ticket, pending.proposal.request);
         if asked >= self.config.attempts || now > request.message.expires_at {
             return vec![refuse(ticket, failure)];
         }
-        self.propose(ticket, request, pending.seed, pending.tried, now)
-            .unwrap_or_else(|_| vec![refuse(ticket, failure)])
+        match self.propose(Asker::Ticket(ticket), request, seed, tried, now) {
+            Ok(commands) => commands,
+            Err(none) if none.request.message.may_rest(now) => self.no_match(ticket, *none, now),
+            Err(_) => vec![refuse(ticket, failure)],
+        }
     }
 
-    fn propose(
+    /// No offer fits a request that was just posted.
+    fn no_match(&mut self, ticket: Ticket, none: Unmatched, now: UnixSeconds) -> Vec<Command> {
+        if none.request.message.may_rest(now) {
+            self.rest(ticket, none.request, none.seed, none.tried, now)
+        } else {
+            vec![refuse(ticket, none.why.into())]
+        }
+    }
+
+    /// Proposes a request to the best offer that was not tried.
+    pub(super) fn propose(
         &mut self,
-        ticket: Ticket,
+        asker: Asker,
         request: SignedRequest,
         seed: B256,
-        tried: Vec<ipsx_metering::OfferId>,
+        tried: Vec<OfferId>,
         now: UnixSeconds,
-    ) -> Result<Vec<Command>, RequestFailure> {
+    ) -> Result<Vec<Command>, Box<Unmatched>> {
         let hold = HoldId(self.next_number());
-        let mut listing = self
-            .book
-            .take(hold, &(&request.message).into(), now, &tried)?;
+        let wanted = (&request.message).into();
+        let mut listing = match self.book.take(hold, &wanted, now, &tried) {
+            Ok(listing) => listing,
+            Err(why) => {
+                return Err(Box::new(Unmatched {
+                    request,
+                    seed,
+                    tried,
+                    why,
+                }));
+            }
+        };
         let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
         let exit_address = self.exit_address(&listing, &request.message.filter, salt);
         listing.placement.address = exit_address;
@@ -226,8 +257,11 @@ impl Market {
             proposal: number,
             terms: Box::new(proposal.clone()),
         };
+        if let Asker::Resting(resting) = asker {
+            self.resting.ask(resting, number);
+        }
         let pending = Pending {
-            ticket,
+            asker,
             provider,
             listing,
             hold,
@@ -265,15 +299,26 @@ impl Market {
             deadline: None,
         });
         let mut commands = self.store(id, moved, now);
-        commands.push(Command::Answer {
-            ticket: pending.ticket,
-            answer: Ok(Box::new(answer)),
+        commands.extend(match pending.asker {
+            Asker::Ticket(ticket) => Some(Command::Answer {
+                ticket,
+                answer: Ok(Answered::Deal(Box::new(answer))),
+            }),
+            Asker::Resting(number) => self.matched(number, now),
         });
         commands
     }
 }
 
-fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
+/// A request that no offer fits, with all that belongs to it.
+pub(super) struct Unmatched {
+    request: SignedRequest,
+    seed: B256,
+    tried: Vec<OfferId>,
+    why: NoMatch,
+}
+
+pub(super) fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
     Command::Answer {
         ticket,
         answer: Err(failure),

@@ -132,6 +132,7 @@ pub(crate) fn request() -> Request {
         tunnel_key: tunnel_key(REQUESTER_TUNNEL),
         counter_source: CounterSource::Both,
         expires_at: UnixSeconds(1_899_999_000),
+        rest_until: UnixSeconds(1_899_998_000),
     }
 }
 

@@ -7,11 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipsx_market::http::{
     BoundDeal, Connected, DealEvent, DealView, EndDeal, Frames, NetworkInfo, OfferView,
-    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedDeal, Session, SessionNonce,
-    SignDeal,
+    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedDeal, RequestEvent, RequestView,
+    Session, SessionNonce, SignDeal,
 };
 use ipsx_market::messages::PROTOCOL_VERSION;
 use ipsx_market::record::Cause;
+use ipsx_market::resting::RequestStatus;
 use ipsx_market::sign_in::{self, Expected};
 use ipsx_market::status::{ProviderStatus, RequesterStatus, Side, deal_status};
 use ipsx_metering::{Address, Amount, Authorization, Signed, UnixSeconds, Withdrawal};
@@ -53,6 +54,8 @@ fn http_bodies_are_written_as_ever() {
     let request = examples::proposal().request;
     bodies.check("request", &PostRequest { request });
     bodies.check("proposed-deal", &proposed_deal());
+    bodies.check("resting-request", &resting_request());
+    bodies.check("request-event", &request_event());
     bodies.check("sign-deal", &sign_deal());
     bodies.check("bound-deal", &bound_deal());
     bodies.check("deal", &deal_view());
@@ -177,6 +180,24 @@ fn proposed_deal() -> ProposedDeal {
         provider_signature: examples::signed_hash(&deal, &examples::provider()),
         deal,
         placement: examples::placement(),
+    }
+}
+
+fn resting_request() -> RequestView {
+    RequestView {
+        request: examples::request().id(),
+        status: RequestStatus::Resting,
+        rest_until: examples::request().rest_until,
+        changed_at: NOW,
+        deal: None,
+    }
+}
+
+fn request_event() -> RequestEvent {
+    RequestEvent {
+        request: examples::request().id(),
+        at: NOW,
+        status: RequestStatus::Matched,
     }
 }
 

@@ -96,7 +96,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 23] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 17] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 19] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
@@ -110,6 +110,8 @@ pub(super) const NUMBERS: [(&str, u64, u64, u64); 17] = [
     ("max_prefix_connects_per_second", 0, 1_000_000, 50),
     ("max_prefix_messages_per_second", 0, 1_000_000, 2_000),
     ("max_unstarted_deals", 1, 10_000, 8),
+    ("max_resting_requests", 0, 1_000_000, 100_000),
+    ("max_resting_requests_per_payer", 0, 100_000, 32),
     ("max_http_requests", 1, 1_000_000, 1_024),
     ("max_address_requests_per_second", 0, 1_000_000, 200),
     ("max_wallet_requests_per_second", 0, 1_000_000, 100),

@@ -243,6 +243,16 @@ fn check_limits(settings: &Settings, config: &mut BrokerConfig) -> Result<(), Co
         settings.max_unstarted_deals,
         l.unstarted_deals,
     )?;
+    l.resting = number(
+        "max_resting_requests",
+        settings.max_resting_requests,
+        l.resting,
+    )?;
+    l.resting_per_payer = number(
+        "max_resting_requests_per_payer",
+        settings.max_resting_requests_per_payer,
+        l.resting_per_payer,
+    )?;
     l.http_requests = number(
         "max_http_requests",
         settings.max_http_requests,

@@ -158,6 +158,14 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_unstarted_deals: Option<u64>,
+    /// Requests that wait for an offer, 0 to 1000000; 0 for none [default: 100000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_resting_requests: Option<u64>,
+    /// Of these, those that one payer is to pay, 0 to 100000 [default: 32]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_resting_requests_per_payer: Option<u64>,
     /// HTTP requests at work at the same time, 1 to 1000000 [default: 1024]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

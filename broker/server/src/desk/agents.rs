@@ -145,12 +145,12 @@ impl Desk {
         let id = signed.message.id();
         let placement = self.placer.place(observed);
         let checked = self.check_context().offer(&signed, provider, &placement);
-        let placed = match checked {
-            Err(reason) => Err(reason.to_string()),
+        let (placed, books) = match checked {
+            Err(reason) => (Err(reason.to_string()), None),
             Ok(()) => {
                 let mut books = self.books().await?;
                 let placed = books.market.place(signed.message, placement.clone());
-                placed.map_err(|reason| reason.to_string())
+                (placed.map_err(|reason| reason.to_string()), Some(books))
             }
         };
         let answer = match placed {
@@ -167,8 +167,12 @@ impl Desk {
                 BrokerMessage::OfferRefused { offer: id, reason }
             }
         };
+        // It knows of its offer before anybody asks for it.
         self.registry.send(provider, answer);
-        Ok(())
+        match books {
+            Some(books) => self.execute(books, Vec::new(), clock::now()).await,
+            None => Ok(()),
+        }
     }
 
     async fn ready(

@@ -4,7 +4,7 @@ use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
-use ipsx_market::market::{DealRefusal, Ticket};
+use ipsx_market::market::{Answered, DealRefusal, Ticket};
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::SignedRequest;
@@ -49,17 +49,18 @@ impl Desk {
         Ok((found.iter().map(view).collect(), next))
     }
 
-    /// Finds a deal for a request, and waits for the provider's signature. With `again`, the same may have been asked
-    /// before without an answer: the deal that came of it is the answer, and without one the request is taken up anew.
+    /// Finds a deal for a request, and waits for the provider's signature, or puts it to rest. With `again`, the same may
+    /// have been asked before without an answer: what came of it is the answer, and without that it is taken up anew.
     pub(crate) async fn request(
         &self,
         requester: Address,
         request: SignedRequest,
         again: bool,
-    ) -> Result<ProposedDeal, DeskError> {
+    ) -> Result<Answered, DeskError> {
         let answer = self.try_request(requester, request, again).await;
         let outcome = match &answer {
-            Ok(_) => "matched",
+            Ok(Answered::Deal(_)) => "matched",
+            Ok(Answered::Rests(_)) => "rests",
             Err(DeskError::Failure(failure)) => failure_label(failure),
             Err(DeskError::Deposit { .. }) => "insufficient_deposit",
             Err(DeskError::Unusable { .. } | DeskError::Replayed(_)) => "unusable",
@@ -74,10 +75,10 @@ impl Desk {
         requester: Address,
         request: SignedRequest,
         again: bool,
-    ) -> Result<ProposedDeal, DeskError> {
+    ) -> Result<Answered, DeskError> {
         let id = request.message.id();
-        if again && let Some(record) = self.store.deal_of_request(requester, id).await? {
-            return Ok(proposed(&record));
+        if again && let Some(answer) = self.answered(requester, id).await? {
+            return Ok(answer);
         }
         if self.is_draining() {
             return Err(DeskError::Draining);
@@ -117,7 +118,7 @@ impl Desk {
         }
         let patience = (self.timers.propose + 2) * ATTEMPTS as u64;
         match timeout(Duration::from_secs(patience), answered).await {
-            Ok(Ok(answer)) => Ok(*answer?),
+            Ok(Ok(answer)) => Ok(answer?),
             _ => Err(DeskError::NoAnswer),
         }
     }
@@ -303,7 +304,7 @@ impl Desk {
 }
 
 /// The answer to a request, from the deal that came of it.
-fn proposed(record: &DealRecord) -> ProposedDeal {
+pub(super) fn proposed(record: &DealRecord) -> ProposedDeal {
     ProposedDeal {
         deal_id: record.deal_id,
         deal: record.deal.clone(),

@@ -8,6 +8,7 @@ use ipsx_market::deal::Binding;
 use ipsx_market::market::Command;
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::{DealRecord, Transition};
+use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, Reservation, Signed, UnixSeconds};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ pub(super) enum Effect {
     Send(Address, Box<BrokerMessage>),
     Answer(oneshot::Sender<Answer>, Answer),
     Report(Box<DealRecord>, Vec<Transition>),
+    ReportRequest(Box<RequestRecord>),
 }
 
 /// What is written together, and what it leads to.
@@ -41,7 +43,7 @@ impl Step {
         let light = |effect: &Effect| match effect {
             Effect::Send(_, message) => matches!(**message, BrokerMessage::Propose { .. }),
             Effect::Answer(_, answer) => answer.is_err(),
-            Effect::Report(..) => false,
+            Effect::Report(..) | Effect::ReportRequest(_) => false,
         };
         self.entries.is_empty() && self.reservation.is_none() && self.effects.iter().all(light)
     }
@@ -94,14 +96,18 @@ impl Desk {
         done.await
     }
 
-    /// Puts a step and what the market wants in line. What is returned waits for it; let go of the books before.
+    /// Puts a step and what the market wants in line, also for requests that fit an offer by now. What is returned waits for it; let go of the books before.
     pub(super) async fn begin(
         &self,
         books: &mut Books,
         mut step: Step,
-        commands: Vec<Command>,
+        mut commands: Vec<Command>,
         now: UnixSeconds,
     ) -> impl Future<Output = Result<(), DeskError>> + use<> {
+        // Requests that rest are new to the offers that they fit only now.
+        if !self.is_draining() {
+            commands.extend(books.market.match_resting(now));
+        }
         for command in commands {
             match command {
                 Command::Send { provider, message } => {
@@ -116,6 +122,10 @@ impl Desk {
                         transitions: transitions.clone(),
                     });
                     step.effects.push(Effect::Report(record, transitions));
+                }
+                Command::StoreRequest { record } => {
+                    step.entries.push(Entry::Request(record.clone()));
+                    step.effects.push(Effect::ReportRequest(record));
                 }
                 Command::Answer { ticket, answer } => {
                     if let Some(waiting) = books.answers.remove(&ticket) {
@@ -219,6 +229,7 @@ impl Desk {
                 let _ = waiting.send(answer);
             }
             Effect::Report(record, transitions) => self.report(&record, &transitions),
+            Effect::ReportRequest(record) => self.report_request(&record),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, explorer, offers, openapi, sessions};
+use super::{admin, deals, explorer, offers, openapi, requests, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -86,7 +86,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 /// What needs a session.
 fn signed_in() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(offers::request))
+        .routes(routes!(requests::post))
+        .routes(routes!(requests::show, requests::cancel))
         .routes(routes!(offers::withdraw))
         .routes(routes!(deals::list))
         .routes(routes!(deals::show))

@@ -21,7 +21,7 @@ use super::App;
 use super::app::finish;
 use super::extract::{Body, DealPath, Page, SignedIn, Wait, link_next};
 use super::problem::{Answer, ProblemResponse};
-use crate::desk::News;
+use crate::desk::{Changed, News};
 
 /// Frames in one post.
 const MAX_FRAMES: usize = 32;
@@ -79,7 +79,7 @@ pub(super) async fn show(
     loop {
         let record = app.desk.deal(wallet, id).await?;
         let same = wait.status == Some(record.status());
-        if !same || !next_news(&app, &mut news, |news| news.deal == id, until).await {
+        if !same || !next_news(&app, &mut news, |news| news.of == Changed::Deal(id), until).await {
             return Ok(Json(record.view()));
         }
     }

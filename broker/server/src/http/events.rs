@@ -1,4 +1,4 @@
-//! The state of deals as server-sent events (HTML, section 9.2).
+//! The state of deals, and of requests that rest, as server-sent events (HTML, section 9.2).
 //!
 //! An event's id is the number under which its change is on disk, and what is sent is read from there. So a reader that
 //! names the last id it has seen goes on behind it, whatever was lost, also at a broker that was started again. For
@@ -27,8 +27,8 @@ use super::deals::next_news;
 use super::extract::{DealPath, NoQuery, SignedIn, Token};
 use super::problem::ProblemResponse;
 use super::sessions;
-use crate::desk::{DeskError, News};
-use crate::store::{Change, StoreError};
+use crate::desk::{Changed, DeskError, News};
+use crate::store::{Change, Event, StoreError};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Streams of one wallet at the same time.
@@ -178,11 +178,11 @@ pub(super) async fn of_deal(
     get,
     path = "/v1/events",
     operation_id = "followDeals",
-    summary = "The changes of all of the wallet's deals as a requester, from now on or after Last-Event-ID.",
+    summary = "The changes of all of the wallet's deals as a requester and of its requests that rest, from now on or after Last-Event-ID.",
     responses(
         (
             status = 200,
-            description = "Events (HTML, section 9.2): `open` first, then a `deal` (DealEvent) for each change, `end` (StreamEnd) last; comments in between.",
+            description = "Events (HTML, section 9.2): `open` first, then a `deal` (DealEvent) or `request` (RequestEvent) for each change, `end` (StreamEnd) last; comments in between.",
             body = String,
             content_type = "text/event-stream"
         )
@@ -217,7 +217,7 @@ enum Scope {
 impl Scope {
     fn matters(self, news: &News) -> bool {
         match self {
-            Self::Deal(id) => news.deal == id,
+            Self::Deal(id) => news.of == Changed::Deal(id),
             Self::Wallet(wallet) => news.requester == wallet,
         }
     }
@@ -232,7 +232,8 @@ impl Scope {
 
     /// Whether nothing follows this change.
     fn ends_with(self, change: &Change) -> bool {
-        matches!(self, Self::Deal(_)) && change.event.status.is_over()
+        let over = matches!(&change.event, Event::Deal(event) if event.status.is_over());
+        matches!(self, Self::Deal(_)) && over
     }
 }
 
@@ -292,7 +293,11 @@ async fn tell(
         })?;
         for change in &changes {
             after = change.number;
-            send(frames, frame("deal", Some(after), &change.event)).await?;
+            let event = match &change.event {
+                Event::Deal(event) => frame("deal", Some(after), event),
+                Event::Request(event) => frame("request", Some(after), event),
+            };
+            send(frames, event).await?;
         }
         if changes.last().is_some_and(|change| scope.ends_with(change)) {
             return Err(Some(StreamEndReason::DealOver));

@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ipsx_market::http::ProblemKind;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Address, B256, DealId, UnixSeconds};
+use ipsx_metering::{Address, B256, DealId, RequestId, UnixSeconds};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -129,6 +129,21 @@ impl<S: Send + Sync> FromRequestParts<S> for DealPath {
         DealId::from_str(&text)
             .map(Self)
             .map_err(|_| ProblemResponse::invalid("a deal's id is 0x and 64 hex digits"))
+    }
+}
+
+/// The request that the path names.
+pub(crate) struct RequestPath(pub(crate) RequestId);
+
+impl<S: Send + Sync> FromRequestParts<S> for RequestPath {
+    type Rejection = ProblemResponse;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let text = path.map(|Path(text)| text).unwrap_or_default();
+        RequestId::from_str(&text)
+            .map(Self)
+            .map_err(|_| ProblemResponse::invalid("a request's id is 0x and 64 hex digits"))
     }
 }
 

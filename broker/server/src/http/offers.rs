@@ -1,13 +1,11 @@
-//! What is for sale, and asking for it.
+//! What is for sale, and what a payer takes back.
 
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use ipsx_market::http::{
-    NetworkInfo, OfferView, PostRequest, PostWithdrawal, ProposedDeal, SignedWithdrawal,
-};
+use ipsx_market::http::{NetworkInfo, OfferView, PostWithdrawal, SignedWithdrawal};
 use ipsx_market::search::OfferQuery;
 use ipsx_metering::{Signed, Withdrawal};
 
@@ -54,27 +52,6 @@ pub(super) async fn offers(
         link_next(response.headers_mut(), &format!("/v1/offers?{query}"));
     }
     Ok(response)
-}
-
-/// `POST /v1/requests`
-#[utoipa::path(
-    post,
-    path = "/v1/requests",
-    operation_id = "postRequest",
-    summary = "Asks for an address.",
-    request_body = PostRequest,
-    responses((status = 200, description = "A deal that a provider has signed.", body = ProposedDeal)),
-    security(("session" = [])),
-)]
-pub(super) async fn request(
-    State(app): State<Arc<App>>,
-    SignedIn(wallet): SignedIn,
-    keyed: Option<Extension<Keyed>>,
-    Body(body): Body<PostRequest>,
-) -> Answer<ProposedDeal> {
-    let desk = Arc::clone(&app.desk);
-    let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    finish(async move { desk.request(wallet, body.request, again).await }).await
 }
 
 /// `POST /v1/withdrawals`

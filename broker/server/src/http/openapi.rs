@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 
 use axum::http::header;
 use axum::response::IntoResponse;
-use ipsx_market::http::{DealEvent, Problem, ProblemKind, StreamEnd, StreamEndReason};
+use ipsx_market::http::{
+    DealEvent, Problem, ProblemKind, RequestEvent, StreamEnd, StreamEndReason,
+};
 use ipsx_market::offer::Protocol;
 use ipsx_market::status::Side;
 use serde_json::{Map, Value, json};
@@ -28,13 +30,14 @@ how the parts play together, is in docs/protocol.md. Errors are problem details 
 not known are skipped.";
 
 /// What a request may be refused for beyond what its shape says.
-const REFUSALS: [(&str, &[ProblemKind]); 9] = {
+const REFUSALS: [(&str, &[ProblemKind]); 10] = {
     use ProblemKind::*;
     [
         (
             "postRequest",
             &[InsufficientDeposit, NoMatch, PriceTooLow, SoldOut, Conflict],
         ),
+        ("cancelRequest", &[Conflict]),
         ("postWithdrawal", &[InsufficientDeposit, Conflict]),
         ("signDeal", &[InsufficientDeposit, Conflict]),
         ("reportConnected", &[Conflict]),
@@ -74,6 +77,7 @@ pub(super) fn head() -> OpenApi {
         .schema_from::<ProblemKind>()
         .schema_from::<Protocol>()
         .schema_from::<DealEvent>()
+        .schema_from::<RequestEvent>()
         .schema_from::<Side>()
         .schema_from::<StreamEnd>()
         .schema_from::<StreamEndReason>();
@@ -149,10 +153,10 @@ fn complete_operation(path: &str, method: &str, operation: &mut Value) {
 fn event() -> Value {
     json!({
         "type": "object",
-        "description": "One event: `open` first, `deal` for each change, `end` last.",
+        "description": "One event: `open` first, `deal` or `request` for each change, `end` last.",
         "required": ["event", "data"],
         "properties": {
-            "event": { "type": "string", "enum": ["open", "deal", "end"] },
+            "event": { "type": "string", "enum": ["open", "deal", "request", "end"] },
             "id": { "type": "string", "pattern": "^[0-9]+$" },
             "retry": { "type": "integer", "minimum": 0, "description": "Milliseconds." },
             "data": {
@@ -166,6 +170,7 @@ fn event() -> Value {
                             "properties": { "after": { "type": "integer", "minimum": 0 } },
                         },
                         { "$ref": "#/components/schemas/DealEvent" },
+                        { "$ref": "#/components/schemas/RequestEvent" },
                         { "$ref": "#/components/schemas/StreamEnd" },
                     ]
                 },

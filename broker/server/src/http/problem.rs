@@ -6,7 +6,8 @@ use axum::response::{IntoResponse, Response};
 use ipsx_market::book::NoMatch;
 use ipsx_market::check::Unusable;
 use ipsx_market::http::{Problem, ProblemKind};
-use ipsx_market::market::{DealRefusal, RequestFailure};
+use ipsx_market::market::{DealRefusal, RequestFailure, RequestRefusal};
+use ipsx_market::resting::NoRest;
 use ipsx_metering::Refused;
 use ipsx_settlement::ContractError;
 
@@ -198,6 +199,11 @@ impl From<DeskError> for ProblemResponse {
             | DeskError::Voucher(_)
             | DeskError::Invalid(_) => Self::invalid(detail),
             DeskError::Failure(failure) => Self::from_failure(failure, detail),
+            DeskError::Request(refusal) => match refusal {
+                RequestRefusal::Unknown(_) => Self::not_found(detail),
+                RequestRefusal::NotYours(_) => with(StatusCode::FORBIDDEN, ProblemKind::Forbidden),
+                RequestRefusal::Over(..) => with(StatusCode::CONFLICT, ProblemKind::Conflict),
+            },
             DeskError::Deal(refusal) => Self::from_refusal(refusal, detail),
             DeskError::Deposit { .. } | DeskError::Refused(Refused::NotCovered { .. }) => with(
                 StatusCode::PAYMENT_REQUIRED,
@@ -220,7 +226,10 @@ impl ProblemResponse {
             RequestFailure::NoMatch(NoMatch::SoldOut { .. }) => {
                 (StatusCode::CONFLICT, ProblemKind::SoldOut)
             }
-            RequestFailure::TooManyUnstarted(_) => {
+            RequestFailure::NoRest(NoRest::Full(_)) => {
+                (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::Unavailable)
+            }
+            RequestFailure::TooManyUnstarted(_) | RequestFailure::NoRest(NoRest::TooMany(_)) => {
                 (StatusCode::TOO_MANY_REQUESTS, ProblemKind::TooManyRequests)
             }
             RequestFailure::NoneSigned { .. } => {

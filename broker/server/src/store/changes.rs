@@ -1,10 +1,10 @@
-//! What changed deals, in the order in which it was written down.
+//! What changed deals and requests that rest, in the order in which it was written down.
 //!
 //! A wallet's numbers only grow, and a change is readable before any with a higher number is written: whoever has read up to
 //! a number has missed none below it. With SQLite that is so for all wallets, since one task writes; in PostgreSQL, where
 //! several brokers write, whoever writes for a wallet keeps the others waiting ([`Write::wallets`](super::Write::wallets)).
 
-use ipsx_market::http::DealEvent;
+use ipsx_market::http::{DealEvent, RequestEvent};
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, DealId, UnixSeconds};
 use serde::de::DeserializeOwned;
@@ -16,7 +16,14 @@ use super::{Row, Store, StoreError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) number: u64,
-    pub(crate) event: DealEvent,
+    pub(crate) event: Event,
+}
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Deal(DealEvent),
+    Request(RequestEvent),
 }
 
 impl Store {
@@ -40,7 +47,7 @@ impl Store {
             i64::from(limit).into(),
         ];
         let sql =
-            "SELECT number, at, deal_id, side, provider, requester, status, cause FROM transitions
+            "SELECT number, at, deal_id, side, provider, requester, status, cause, request FROM transitions
              WHERE deal_id = $1 AND number > $2 ORDER BY number LIMIT $3";
         let rows = self.rows(sql, values).await?;
         rows.iter().map(|row| self.change(row)).collect()
@@ -59,27 +66,43 @@ impl Store {
             i64::from(limit).into(),
         ];
         let sql =
-            "SELECT number, at, deal_id, side, provider, requester, status, cause FROM transitions
+            "SELECT number, at, deal_id, side, provider, requester, status, cause, request FROM transitions
              WHERE wallet = $1 AND number > $2 ORDER BY number LIMIT $3";
         let rows = self.rows(sql, values).await?;
         rows.iter().map(|row| self.change(row)).collect()
     }
 
     pub(super) fn change(&self, row: &Row) -> Result<Change, StoreError> {
+        let request = row.maybe_text(8).map_err(|e| self.damaged("change", e))?;
+        let event = match request {
+            Some(request) => Event::Request(self.request_event(row, &request)?),
+            None => Event::Deal(self.deal_event(row)?),
+        };
+        let number = self.unsigned(row, 0)?;
+        Ok(Change { number, event })
+    }
+
+    fn deal_event(&self, row: &Row) -> Result<DealEvent, StoreError> {
         let status = self.text("change", row, 6)?;
         let known = DealStatus::ALL.into_iter().find(|s| s.as_str() == status);
         let deal_id = self.text("change", row, 2)?.parse();
-        Ok(Change {
-            number: self.unsigned(row, 0)?,
-            event: DealEvent {
-                deal_id: deal_id.map_err(|e| self.damaged("change", e))?,
-                at: UnixSeconds(self.unsigned(row, 1)?),
-                side: self.word(row, 3)?,
-                provider: self.word(row, 4)?,
-                requester: self.word(row, 5)?,
-                status: known.ok_or_else(|| self.damaged("change", status))?,
-                cause: self.text("change", row, 7)?,
-            },
+        Ok(DealEvent {
+            deal_id: deal_id.map_err(|e| self.damaged("change", e))?,
+            at: UnixSeconds(self.unsigned(row, 1)?),
+            side: self.word(row, 3)?,
+            provider: self.word(row, 4)?,
+            requester: self.word(row, 5)?,
+            status: known.ok_or_else(|| self.damaged("change", status))?,
+            cause: self.text("change", row, 7)?,
+        })
+    }
+
+    fn request_event(&self, row: &Row, request: &str) -> Result<RequestEvent, StoreError> {
+        let request = request.parse();
+        Ok(RequestEvent {
+            request: request.map_err(|e| self.damaged("change", e))?,
+            at: UnixSeconds(self.unsigned(row, 1)?),
+            status: self.word(row, 6)?,
         })
     }
 

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use ipsx_market::deal::Outcome;
 use ipsx_market::record::{DealRecord, Transition};
+use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
-use super::{StoreError, Tx, Write, deals, money};
+use super::{StoreError, Tx, Write, deals, money, resting};
 
 /// One thing that changes with others.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(crate) enum Entry {
         /// In order.
         transitions: Vec<Transition>,
     },
+    /// A request that rests, or what became of it.
+    Request(Box<RequestRecord>),
     /// The network's word on a deal, which stays the first one; [`StoreError::OtherOutcome`] if it was another.
     Outcome(Box<Signed<Outcome>>, UnixSeconds),
     /// A row of the capacity ledger; `None` drops it.
@@ -43,6 +46,7 @@ impl Write for Entries {
     fn wallets(&self) -> Vec<Address> {
         let wallet = |entry: &Entry| match entry {
             Entry::Deal { record, .. } => Some(record.deal.requester),
+            Entry::Request(record) => Some(record.request.message.requester),
             Entry::Account(payer, _) => Some(*payer),
             Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
             Entry::Outcome(..) => None,
@@ -57,6 +61,7 @@ impl Write for Entries {
                     record,
                     transitions,
                 } => deals::save_deal(tx, record, transitions).await?,
+                Entry::Request(record) => resting::save_request(tx, record).await?,
                 Entry::Outcome(outcome, at) => deals::save_outcome(tx, outcome, *at).await?,
                 Entry::Account(payer, account) => {
                     money::save_account(tx, *payer, account.as_deref()).await?;

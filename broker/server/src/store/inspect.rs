@@ -28,6 +28,7 @@ impl Store {
         let mut findings = self.integrity().await?;
         let accounts = self.inspect_accounts(&mut findings).await?;
         self.inspect_deals(&accounts, now, &mut findings).await?;
+        self.inspect_requests(&mut findings).await?;
         self.inspect_rest(now, &mut findings).await?;
         Ok(findings)
     }
@@ -165,7 +166,7 @@ impl Store {
             }
         }
         let sql =
-            "SELECT number, at, deal_id, side, provider, requester, status, cause FROM transitions
+            "SELECT number, at, deal_id, side, provider, requester, status, cause, request FROM transitions
              WHERE number > $1 ORDER BY number LIMIT $2";
         let mut after = 0;
         loop {

@@ -67,6 +67,10 @@ impl Write for ForgetExpired {
             ("DELETE FROM used_nonces WHERE expires_at < $1", now),
             ("DELETE FROM request_nonces WHERE expires_at < $1", now),
             ("DELETE FROM answers WHERE at < $1", a_day_ago),
+            (
+                "DELETE FROM requests WHERE expires_at < $1 AND status <> 'resting'",
+                a_day_ago,
+            ),
         ] {
             tx.execute(sql, [seconds(before).into()]).await?;
         }

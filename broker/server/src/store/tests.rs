@@ -12,10 +12,15 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use ipsx_market::deal::{Binding, Outcome};
+use ipsx_market::http::{DealEvent, RequestEvent};
 use ipsx_market::record::{Cause, DealRecord, Transition};
+use ipsx_market::request::SignedRequest;
+use ipsx_market::resting::{RequestRecord, RequestStatus};
 use ipsx_market::status::{ProviderStatus, RequesterStatus, Side};
 use ipsx_metering::{Address, Amount, B256, PayerAccount, RequestId, Signed, UnixSeconds};
 use postgres::Server;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
 
 use super::*;
@@ -95,6 +100,7 @@ on_both! {
     a_key_is_taken_once_and_keeps_its_answer
     a_nonce_is_taken_once
     changes_are_numbered_as_they_were_written
+    requests_that_rest_are_kept_with_what_became_of_them
     a_session_is_opened_once
     the_first_setting_stays
     what_it_can_not_read_is_named
@@ -365,6 +371,13 @@ async fn a_nonce_is_taken_once(place: Place) {
     assert_eq!(taken(2, u64::MAX).await, NonceState::Fresh);
 }
 
+fn of_deal(change: &Change) -> &DealEvent {
+    match &change.event {
+        Event::Deal(event) => event,
+        Event::Request(event) => panic!("{event:?}"),
+    }
+}
+
 async fn changes_are_numbered_as_they_were_written(place: Place) {
     let store = &place.store;
     for number in [1, 2, 3, 1] {
@@ -372,10 +385,10 @@ async fn changes_are_numbered_as_they_were_written(place: Place) {
     }
     let (first, wallet) = (record(1), record(1).deal.requester);
     let all = store.changes_of(wallet, 0, 10).await.unwrap();
-    let deals: Vec<_> = all.iter().map(|change| change.event.deal_id).collect();
+    let deals: Vec<_> = all.iter().map(|change| of_deal(change).deal_id).collect();
     assert_eq!(deals, [first.deal_id, record(3).deal_id, first.deal_id]);
     assert!(all.is_sorted_by_key(|change| change.number));
-    let event = &all[0].event;
+    let event = of_deal(&all[0]);
     assert_eq!((event.at, event.side), (NOW, Side::Provider));
     assert_eq!(
         (event.provider, event.requester),
@@ -545,23 +558,95 @@ async fn a_server_that_answers_before_it_has_written_is_refused() {
     assert!(matches!(refused, Err(StoreError::NotDurable(_))));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn deals_of_an_older_file_are_found_by_their_request() {
-    let place = Place::sqlite().await;
-    let record = record(1);
-    save(&place.store, vec![change(&record)]).await.unwrap();
-    // As the third migration left it.
-    for sql in [
-        "DROP INDEX deals_by_request",
-        "ALTER TABLE deals DROP COLUMN request",
-        "ALTER TABLE accounts DROP COLUMN version",
-        "DELETE FROM _sqlx_migrations WHERE version > 3",
-    ] {
-        place.store.write(Sql(sql)).await.unwrap();
+async fn requests_that_rest_are_kept_with_what_became_of_them(place: Place) {
+    let store = &place.store;
+    let request = |number: u64| {
+        let mut message = examples::request();
+        message.nonce = number;
+        let (wallet, key) = (examples::requester(), examples::session_key());
+        RequestRecord {
+            number,
+            request: SignedRequest::sign(message, &examples::DOMAIN, &wallet, &key),
+            seed: B256::repeat_byte(1),
+            since: NOW,
+            status: RequestStatus::Resting,
+            changed_at: NOW,
+        }
+    };
+    let mut records = [3, 1, 2].map(request);
+    for record in &records {
+        save(store, vec![Entry::Request(Box::new(record.clone()))])
+            .await
+            .unwrap();
     }
-    place.store.close().await;
-    let again = place.reopened().await;
-    let found = again.deal_of_request(record.deal.requester, record.deal.request);
-    assert_eq!(found.await.unwrap(), Some(record));
-    again.close().await;
+    let resting = store.resting_requests().await.unwrap();
+    let numbers: Vec<_> = resting.iter().map(|record| record.number).collect();
+    assert_eq!(numbers, [1, 2, 3]);
+    records[0].status = RequestStatus::Expired;
+    let (expired, id) = (records[0].clone(), records[0].id());
+    save(store, vec![Entry::Request(Box::new(expired.clone()))])
+        .await
+        .unwrap();
+    assert_eq!(store.resting_requests().await.unwrap().len(), 2);
+    assert_eq!(store.request(id).await.unwrap().as_ref(), Some(&expired));
+    let wallet = expired.request.message.requester;
+    let all = store.changes_of(wallet, 0, 10).await.unwrap();
+    let last = all.last().map(|change| &change.event);
+    let event = RequestEvent {
+        request: id,
+        at: NOW,
+        status: RequestStatus::Expired,
+    };
+    assert_eq!((all.len(), last), (4, Some(&Event::Request(event))));
+    assert_eq!(store.inspect(NOW).await.unwrap(), Vec::<String>::new());
+    // Those that are over are forgotten a day after nobody could post them again.
+    let long_after = expired.request.message.expires_at.after(24 * 3_600 + 1);
+    store.write(ForgetExpired(long_after)).await.unwrap();
+    assert_eq!(store.request(id).await.unwrap(), None);
+    assert_eq!(store.resting_requests().await.unwrap().len(), 2);
+}
+
+/// A file as an older program left it.
+#[tokio::test(flavor = "multi_thread")]
+async fn deals_and_changes_of_an_older_file_are_found() {
+    const LAST: i64 = 3;
+    let folder = TempDir::new().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("broker.db"))
+        .create_if_missing(true);
+    let mut file = options.connect().await.unwrap();
+    let mut older = sqlx::migrate!("./migrations/sqlite");
+    older.migrations.to_mut().retain(|m| m.version <= LAST);
+    older.run(&mut file).await.unwrap();
+    let record = record(1);
+    sqlx::query(
+        "INSERT INTO deals (deal_id, provider, requester, channel, status, proposed_at, closed, record)
+         VALUES ($1, '', $2, '', 'proposed', 1, 0, $3)",
+    )
+    .bind(record.deal_id.to_string())
+    .bind(format!("{:#x}", record.deal.requester))
+    .bind(serde_json::to_string(&record).unwrap())
+    .execute(&mut file)
+    .await
+    .unwrap();
+    sqlx::query(
+        "INSERT INTO transitions (deal_id, at, side, provider, requester, status, cause, wallet)
+         VALUES ($1, 7, 'provider', 'accepted', 'requested', 'proposed', 'signed', $2)",
+    )
+    .bind(record.deal_id.to_string())
+    .bind(format!("{:#x}", record.deal.requester))
+    .execute(&mut file)
+    .await
+    .unwrap();
+    file.close().await.unwrap();
+    let store = Store::open(&StoreConfig::Sqlite, folder.path())
+        .await
+        .unwrap();
+    let (wallet, request) = (record.deal.requester, record.deal.request);
+    let found = store.deal_of_request(wallet, request).await.unwrap();
+    assert_eq!(found.as_ref(), Some(&record));
+    let changes = store.changes_of(wallet, 0, 10).await.unwrap();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(of_deal(&changes[0]).at, UnixSeconds(7));
+    store.close().await;
 }

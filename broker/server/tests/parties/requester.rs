@@ -10,13 +10,16 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ipsx_market::http::{
-    BoundDeal, DealView, NetworkInfo, PostRequest, Problem, ProposedDeal, Session, SessionNonce,
-    SignDeal, SignIn,
+    BoundDeal, DealView, NetworkInfo, PostRequest, Problem, ProposedDeal, RequestView, Session,
+    SessionNonce, SignDeal, SignIn,
 };
 use ipsx_market::offer::Country;
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_market::sign_in;
-use ipsx_metering::{Amount, Authorization, B256, ChannelId, DealId, Signed, TypedData, Voucher};
+use ipsx_metering::{
+    Amount, Authorization, B256, ChannelId, DealId, RequestId, Signed, TypedData, UnixSeconds,
+    Voucher,
+};
 use ipsx_settlement::{Signer, Wallet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -117,13 +120,40 @@ impl TestRequester {
             tunnel_key: TunnelKey(B256::repeat_byte(9)),
             counter_source: CounterSource::Both,
             expires_at: now().after(60),
+            rest_until: UnixSeconds(0),
         }
     }
 
     pub async fn ask(&self, request: Request) -> Result<ProposedDeal, Problem> {
+        self.post("/v1/requests", &self.posted(request)).await
+    }
+
+    /// Posts a request that finds no offer, to rest for so many seconds.
+    pub async fn rest(&mut self, country: &str, seconds: u64) -> Result<RequestView, Problem> {
+        let mut request = self.request(country);
+        request.rest_until = now().after(seconds);
+        self.rest_as(request).await
+    }
+
+    pub async fn rest_as(&self, request: Request) -> Result<RequestView, Problem> {
+        let body = self.posted(request);
+        self.post("/v1/requests", &body).await
+    }
+
+    pub fn posted(&self, request: Request) -> PostRequest {
         let (wallet, key) = (self.wallet.key(), self.signer.key());
         let request = SignedRequest::sign(request, &self.info.domain, wallet, key);
-        self.post("/v1/requests", &PostRequest { request }).await
+        PostRequest { request }
+    }
+
+    pub async fn resting(&self, id: RequestId, query: &str) -> Result<RequestView, Problem> {
+        self.get(&format!("/v1/requests/{id}{query}")).await
+    }
+
+    pub async fn cancel(&self, id: RequestId) -> Result<RequestView, Problem> {
+        let path = format!("/v1/requests/{id}");
+        let (status, body) = self.exchange(Method::DELETE, &path, Vec::new()).await;
+        read(status, &body)
     }
 
     pub fn authorization(&self, nonce: u64) -> Signed<Authorization> {

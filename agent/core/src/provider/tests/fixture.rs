@@ -139,6 +139,7 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
         tunnel_key: TunnelKey(B256::repeat_byte(0x33)),
         counter_source: CounterSource::Both,
         expires_at: MONDAY.after(86_400 * 365),
+        rest_until: UnixSeconds(0),
     }
 }
 

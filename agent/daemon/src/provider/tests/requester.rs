@@ -16,7 +16,7 @@ use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest};
 use ipsx_market::sealed::{Direction, FrameSealer};
 use ipsx_metering::{
     Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter, Prices,
-    ServiceProof, Signed, TypedData, Voucher,
+    ServiceProof, Signed, TypedData, UnixSeconds, Voucher,
 };
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tunnel_core::{PrivateKey, PublicKey};
@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::market::{Market, PRICE, TOKEN};
-use crate::broker::{Broker, Session};
+use crate::broker::{Broker, Requested, Session};
 use crate::clock::unix_now;
 use crate::network::Network;
 
@@ -113,6 +113,7 @@ impl Requester {
             tunnel_key: super::super::keys::market_key(&tunnel.public_key()),
             counter_source: self.counter_source,
             expires_at: unix_now().after(60),
+            rest_until: UnixSeconds(0),
         };
         let request =
             SignedRequest::sign(request, &domain, self.wallet.key(), self.session_key.key());
@@ -121,6 +122,9 @@ impl Requester {
             .request(&PostRequest { request })
             .await
             .unwrap();
+        let Requested::Deal(proposed) = proposed else {
+            panic!("{proposed:?}")
+        };
         let signed = SignDeal {
             signature: self.wallet.sign_hash(proposed.deal.signing_hash(&domain)),
             authorization: (!self.authorized).then(|| self.authorization()),

@@ -28,7 +28,7 @@ enum Step {
     Search(Filter, Prices, u64),
 }
 
-pub(super) fn prices() -> impl Strategy<Value = Prices> {
+pub(crate) fn prices() -> impl Strategy<Value = Prices> {
     (0u128..4, 0u128..3).prop_map(|(second, gib)| Prices {
         per_second: PricePerSecond(Amount(second)),
         per_gib: PricePerGib(Amount(gib)),
@@ -118,7 +118,7 @@ fn placement() -> impl Strategy<Value = Placement> {
     })
 }
 
-pub(super) fn offer() -> impl Strategy<Value = (Offer, Placement)> {
+pub(crate) fn offer() -> impl Strategy<Value = (Offer, Placement)> {
     let who = (0u8..3, 0u64..4, prefixes(), protocols(), tier(), services());
     let what = (
         0u32..3,
@@ -166,7 +166,7 @@ fn rarely<T: std::fmt::Debug + Clone + 'static>(
     prop_oneof![5 => Just(Vec::new()), 1 => prop::collection::vec(value, 1..3)]
 }
 
-pub(super) fn filter() -> impl Strategy<Value = Filter> {
+pub(crate) fn filter() -> impl Strategy<Value = Filter> {
     let circles = vec!["0,179.9,30", "1,180,150", "0.9,-179,120"];
     let circle = prop::sample::select(circles).prop_map(|c| c.parse().unwrap());
     let places = (
@@ -223,7 +223,7 @@ pub(super) fn filter() -> impl Strategy<Value = Filter> {
 }
 
 /// Bytes beside which a second costs much, something or nothing.
-pub(super) fn bytes() -> impl Strategy<Value = u64> {
+pub(crate) fn bytes() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![0, 0, 1, 5 << 30, 1 << 40])
 }
 

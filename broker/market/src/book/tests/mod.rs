@@ -1,7 +1,7 @@
 //! The book by itself, and against a slow, obvious one.
 #![allow(clippy::unwrap_used)]
 
-mod histories;
+pub(crate) mod histories;
 mod large;
 mod model;
 
@@ -14,7 +14,7 @@ use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
 use crate::place::Measured;
 use crate::request::Filter;
 
-const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
 fn provider(number: u8) -> Address {
     Address::repeat_byte(number + 1)

@@ -13,18 +13,22 @@ use crate::http::extract::{MAX_LISTED, MAX_WAIT};
 pub(super) fn of(path: &str, id: &str, keyed: bool) -> Vec<Value> {
     let mut all = Vec::new();
     if path.contains("{id}") {
+        let of = match path.starts_with("/v1/requests/") {
+            true => "RequestId",
+            false => "DealId",
+        };
         all.push(json!({
             "name": "id",
             "in": "path",
             "required": true,
-            "schema": { "$ref": "#/components/schemas/DealId" },
+            "schema": reference(of),
         }));
     }
     match id {
         "searchOffers" => all.extend(offers()),
         "listDeals" => all.extend(page()),
         "getDeal" => all.extend([wait(), status()]),
-        "receiveFrames" => all.push(wait()),
+        "receiveFrames" | "getRequest" => all.push(wait()),
         "followDeal" | "followDeals" => all.push(last_event()),
         _ => {}
     }

@@ -1,0 +1,131 @@
+//! Waiting for an offer, while the request rests at the broker.
+
+use std::time::Duration;
+
+use ipsx_market::http::{EndDeal, ProposedDeal, RequestView};
+use ipsx_market::messages::{EndCause, EndReport};
+use ipsx_market::resting::RequestStatus;
+use ipsx_metering::{Amount, RequestId};
+use tokio::sync::mpsc;
+use tokio::time::{interval, sleep};
+
+use super::Requester;
+use super::show::Shown;
+use crate::broker::BrokerError;
+use crate::clock::unix_now;
+use crate::exit_code::{ExitCode, Failure};
+
+/// How long the broker is asked to wait for news at a time.
+const POLL: Duration = Duration::from_secs(25);
+/// Pause before a broker that did not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long somebody waits for an offer, and how that is seen and given up.
+pub struct Patience<'a> {
+    /// How long the request may rest.
+    pub seconds: u32,
+    /// The user's wishes to end.
+    pub interrupts: &'a mut mpsc::Receiver<u32>,
+    /// Where the waiting is shown.
+    pub shown: &'a Shown<'a>,
+}
+
+impl Requester {
+    /// Waits until a deal came of a request that rests. Takes it back if the user wishes to end.
+    pub(super) async fn wait(
+        &self,
+        view: &RequestView,
+        patience: Patience<'_>,
+    ) -> Result<ProposedDeal, Failure> {
+        let (id, until) = (view.request, view.rest_until);
+        patience.shown.rests(view);
+        let mut second = interval(Duration::from_secs(1));
+        let asking = self.ask_after(id);
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                answer = &mut asking => {
+                    match answer {
+                        Ok(view) if view.status != RequestStatus::Resting => {
+                            patience.shown.rests(&view);
+                            return outcome(view);
+                        }
+                        Ok(_) => {}
+                        // The request is on the broker's disk: it goes on when the broker does.
+                        Err(BrokerError::Unreachable { .. }) if unix_now() <= until => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    asking.set(self.ask_after(id));
+                }
+                _ = second.tick() => patience.shown.waiting(until.since(unix_now())),
+                _ = patience.interrupts.recv() => return Err(self.take_back(id).await),
+            }
+        }
+    }
+
+    async fn ask_after(&self, id: RequestId) -> Result<RequestView, BrokerError> {
+        let answer = self.session.resting(id, POLL).await;
+        if let Err(BrokerError::Unreachable { .. }) = &answer {
+            sleep(RETRY).await;
+        }
+        answer
+    }
+
+    /// Takes a request back, and a deal that came of it in the same moment.
+    async fn take_back(&self, id: RequestId) -> Failure {
+        let said = match self.session.cancel(id).await {
+            Ok(_) => "the request was taken back; nothing was paid".into(),
+            Err(BrokerError::Problem(_)) => {
+                self.refuse_deal(id).await;
+                "the request no longer rested; what came of it is not signed, and nothing was paid"
+                    .into()
+            }
+            Err(error) => format!(
+                "the request could not be taken back ({error}); it rests until its time is up, but nothing that comes of it is signed or paid"
+            ),
+        };
+        Failure::new(ExitCode::Interrupted, said)
+    }
+
+    /// Tells the broker that the deal will not be signed, so that nobody waits for it; untold, it expires by itself.
+    async fn refuse_deal(&self, id: RequestId) {
+        let view = self.session.resting(id, Duration::ZERO).await;
+        let Some(deal) = view.ok().and_then(|view| view.deal) else {
+            return;
+        };
+        let report = EndReport {
+            cause: EndCause::RequesterEnded,
+            usage: Default::default(),
+            amount: Amount::ZERO,
+            voucher: None,
+        };
+        let told = self.session.end(deal.deal_id, &EndDeal { report }).await;
+        if let Err(error) = told {
+            tracing::info!(%error, "the broker could not be told that the deal is not signed");
+        }
+    }
+}
+
+/// What came of a request that no longer rests.
+fn outcome(view: RequestView) -> Result<ProposedDeal, Failure> {
+    let nothing = |code, what: &str| Err(Failure::new(code, what));
+    match (view.status, view.deal) {
+        (RequestStatus::Matched, Some(deal)) => Ok(deal),
+        (RequestStatus::Expired, _) => nothing(
+            ExitCode::NoMatch,
+            "no offer came that fits; wait longer with --wait, or widen the filters",
+        ),
+        (RequestStatus::Refused, _) => nothing(
+            ExitCode::LeaseFailed,
+            "many offers fitted, and no provider signed; try again",
+        ),
+        (RequestStatus::Cancelled, _) => nothing(
+            ExitCode::Interrupted,
+            "the request was taken back elsewhere",
+        ),
+        (RequestStatus::Matched | RequestStatus::Resting, _) => nothing(
+            ExitCode::Refused,
+            "the broker says that the request is matched, and shows no deal; nothing was signed",
+        ),
+    }
+}
