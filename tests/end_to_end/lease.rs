@@ -107,7 +107,13 @@ fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
 
     let leases = market.run(&requester, &["leases", "--all"]);
     let id = leases["leases"][0]["deal_id"].as_str().unwrap().to_owned();
-    let statement = &market.run(&requester, &["statement", &id])["totals"];
+    let statement = market.run(&requester, &["statement", &id]);
+    // Three requests and the large one; the exit let none of the denied ones out, and answers none with a connection.
+    let checked = &statement["entries"][0]["notes"]["connections_checked"];
+    assert_eq!(checked["result"], "checked", "{checked}");
+    assert_eq!(checked["own"], 4, "{checked}");
+    assert!(checked["records"].as_u64().unwrap() >= 4, "{checked}");
+    let statement = &statement["totals"];
     let paid = whole(&statement["used"]);
     assert!(paid > 0, "{statement}");
     let bytes = statement["bytes_down"].as_u64().unwrap();

@@ -12,6 +12,7 @@
 )]
 
 mod connections;
+mod own_connections;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

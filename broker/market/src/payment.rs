@@ -3,7 +3,7 @@
 //! When payer and peer are one, each message is one UDP datagram inside the tunnel; else it is
 //! [sealed](crate::sealed) and carried by the broker. Loss and reordering need nothing: both keep the highest.
 
-use ipsx_metering::{Receipt, Reservation, Signed, Voucher};
+use ipsx_metering::{ConnectionPage, Receipt, Reservation, Signed, Voucher};
 use serde::{Deserialize, Serialize};
 
 use crate::messages::EndCause;
@@ -18,6 +18,8 @@ pub enum PayerMessage {
     Voucher(Signed<Voucher>),
     /// Measures the round trip and shows that the tunnel carries packets; answered by an equal `Echo`.
     Echo(u64),
+    /// Asks for the records of the payer's own connections, from this number on; the ones before it have arrived.
+    Connections(u64),
     /// The payer ends the lease.
     End(EndCause),
 }
@@ -31,6 +33,8 @@ pub enum ProviderMessage {
     Reservation(Signed<Reservation>),
     /// A voucher of this cumulative amount is on the provider's disk.
     Stored(ipsx_metering::Amount),
+    /// Records of the payer's connections, as they stand under the root in the receipts. Shown inside the tunnel only.
+    Connections(ConnectionPage),
     /// The answer to the payer's `Echo`.
     Echo(u64),
     /// The provider ends the lease.

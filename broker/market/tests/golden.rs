@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use alloy_sol_types::SolStruct;
 use ipsx_market::codec;
 use ipsx_market::messages::{AgentMessage, BrokerMessage};
-use ipsx_market::payment::MAX_PAYMENT_MESSAGE;
-use ipsx_metering::TypedData;
+use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, ProviderMessage};
+use ipsx_metering::{B256, ConnectionPage, TypedData};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -151,6 +151,13 @@ fn payment_messages_fit_one_packet() {
             .map(|(_, m)| codec::encode(m).unwrap().len()),
     );
     assert!(sizes.max().unwrap() <= MAX_PAYMENT_MESSAGE);
+    let full = ConnectionPage {
+        log_key: B256::repeat_byte(0xff),
+        first: u64::MAX,
+        records: vec![0xff; 55 * ConnectionPage::MOST],
+    };
+    let full = codec::encode(&ProviderMessage::Connections(full)).unwrap();
+    assert!(full.len() <= MAX_PAYMENT_MESSAGE, "{}", full.len());
 }
 
 #[test]

@@ -3,15 +3,23 @@
 //! Its root stands in each receipt, so that provider and payer both sign it, and one record can be shown later with
 //! the hashes beside its path, which tell nothing of any other. `docs/connections.md` has the encoding.
 
+mod audit;
+mod fault;
+mod page;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use alloy_primitives::{B256, keccak256};
 use serde::{Deserialize, Serialize};
 
 use crate::{DealId, UnixSeconds};
+
+pub use audit::{CheckResult, ConnectionAudit, ConnectionsChecked, OwnConnections, OwnReading};
+pub use fault::ConnectionFault;
+pub use page::ConnectionPage;
 
 /// Levels between a leaf and the root: room for 2^32 records of one lease.
 pub const CONNECTION_DEPTH: usize = 32;
@@ -43,6 +51,16 @@ impl Transport {
             Self::Udp => 17,
             Self::Icmp => 1,
         }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Icmp => "ICMP echo",
+        })
     }
 }
 

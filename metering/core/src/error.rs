@@ -3,7 +3,7 @@
 //! A message that comes back as [`Misbehaved`] has changed nothing, unless the fault says so; whether to end the lease over it is the
 //! caller's choice.
 
-use crate::{Amount, B256, ChannelId, DealId, UnixSeconds, Usage, VerifyError};
+use crate::{Amount, B256, ChannelId, ConnectionFault, DealId, UnixSeconds, Usage, VerifyError};
 
 /// A message that an honest peer would not have sent, by the one to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +159,9 @@ pub enum ProviderFault {
         /// What failed.
         cause: VerifyError,
     },
+    /// The connection record in its receipts is not that of the payer's connections.
+    #[error("its connection record is wrong: {0}")]
+    Connections(#[from] ConnectionFault),
     /// Claims more than the payer measured, tolerance and slice included.
     #[error(
         "receipt {seq} claims {} s and {} bytes ({claimed}); measured here with tolerance: {} s and {} bytes ({payable}, \

@@ -28,8 +28,9 @@ pub use amount::{Amount, Overflow, PricePerGib, PricePerSecond, Prices, Usage};
 pub use channel::{ChannelState, DealProgress};
 pub use claim::{Backing, CLAIM_LEAD, ClaimCause, ClaimRules, Claimable};
 pub use connections::{
-    CONNECTION_BYTES, CONNECTION_DEPTH, Connection, ConnectionEnd, ConnectionTree, Transport,
-    blinding, connection_leaf, connection_path, connection_root,
+    CONNECTION_BYTES, CONNECTION_DEPTH, CheckResult, Connection, ConnectionAudit, ConnectionEnd,
+    ConnectionFault, ConnectionPage, ConnectionTree, ConnectionsChecked, OwnConnections,
+    OwnReading, Transport, blinding, connection_leaf, connection_path, connection_root,
 };
 pub use end::EndCause;
 pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};

@@ -35,6 +35,10 @@ pub struct NotOrdered {
     pub found: Amount,
 }
 
+/// Which receipts may be answered where their roots are checked.
+#[derive(Debug, Default)]
+struct Accepted(Option<Signed<Receipt>>);
+
 /// The payer's meter of one lease.
 ///
 /// Drive it with `handle_*` as things happen and `handle_timeout` at [`poll_timeout`](Self::poll_timeout); after each,
@@ -56,6 +60,8 @@ pub struct PayerMeter {
     opened: bool,
     /// The highest signed voucher of the channel.
     voucher: Option<Signed<Voucher>>,
+    /// The root of a receipt must be accepted before a voucher answers it; the newest receipt whose root was.
+    accepted: Option<Accepted>,
     /// The receipt that it answers.
     answered: Option<Signed<Receipt>>,
     /// What is being signed, and the receipt that it will answer.
@@ -96,6 +102,7 @@ impl PayerMeter {
             base: progress.base,
             opened: progress.vouchers > 0,
             voucher: state.voucher,
+            accepted: None,
             answered: state.answered,
             ordered: None,
             receipt: state.receipt,
@@ -106,6 +113,20 @@ impl PayerMeter {
             ended: false,
             events: VecDeque::new(),
         })
+    }
+
+    /// From now on a voucher answers a receipt only after [`handle_accepted`](Self::handle_accepted). What newer receipts
+    /// claim is paid all the same: the voucher then answers the newest accepted one.
+    pub fn check_roots(&mut self) {
+        self.accepted.get_or_insert_default();
+    }
+
+    /// A receipt that this meter took has a root that may be signed for.
+    pub fn handle_accepted(&mut self, receipt: Signed<Receipt>, now: Instant) {
+        if let Some(Accepted(newest)) = &mut self.accepted {
+            *newest = Some(receipt);
+            self.advance(now);
+        }
     }
 
     /// The provider is ready: orders the first voucher, or repeats the latest when the lease goes on after a restart.

@@ -1,6 +1,7 @@
 //! The WireGuard device: every peer of one end of the tunnel, as a state machine.
 
 mod config;
+mod following;
 mod inbound;
 mod limits;
 mod outbound;
@@ -32,6 +33,7 @@ use crate::{
     gate::{Gate, GateKeeper},
     keys::PublicKey,
     noise::Identity,
+    own_flows::OwnFlows,
     own_numbers::OwnNumbers,
     peer::Peer,
     routes::Routes,
@@ -101,6 +103,8 @@ pub struct Device {
     mtu: usize,
     /// Longer packets are refused.
     longest: usize,
+    /// What a client does, if somebody wants to know.
+    own_flows: Option<Box<OwnFlows>>,
     /// Which peers' timers have to be moved when; a peer that is away is not among them.
     wake_ups: BTreeSet<(Instant, PeerId)>,
 }
@@ -134,6 +138,7 @@ impl Device {
             packet: Vec::with_capacity(INNER_MTU),
             mtu: INNER_MTU,
             longest,
+            own_flows: None,
             wake_ups: BTreeSet::new(),
         }
     }

@@ -128,18 +128,18 @@ impl KnownFlows {
 }
 
 /// The two addresses of a packet, and where its transport header is.
-struct Ends {
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
+pub(crate) struct Ends {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
     /// None in a fragment.
-    transport: Option<usize>,
+    pub(crate) transport: Option<usize>,
 }
 
 impl Ends {
     /// Reads no more than it must: super-packets have lengths and checksums that say little, and of an undelivered
     /// packet only the start comes back.
-    fn read(packet: &[u8]) -> Result<Self, DropReason> {
+    pub(crate) fn read(packet: &[u8]) -> Result<Self, DropReason> {
         match packet.first().map(|byte| byte >> 4) {
             Some(4) => Self::read_v4(packet),
             Some(6) => Self::read_v6(packet),
@@ -195,7 +195,7 @@ impl Ends {
     }
 
     /// Source and destination port; the identifier of an echo stands at our end of either direction.
-    fn ports(&self, packet: &[u8]) -> (u16, u16) {
+    pub(crate) fn ports(&self, packet: &[u8]) -> (u16, u16) {
         let read = |from: usize| {
             let at = self.transport? + from;
             let bytes = packet.get(at..at + 2)?;

@@ -22,6 +22,7 @@ mod keys;
 mod known_flows;
 mod noise;
 pub mod offload;
+mod own_flows;
 mod own_numbers;
 pub mod packet;
 mod peer;
@@ -43,6 +44,7 @@ pub use gate::{Bucket, Gate, Limits, Rates};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use keys::{KeyError, PresharedKey, PrivateKey, PublicKey};
 pub use known_flows::KnownFlows;
+pub use own_flows::{FlowProtocol, OwnFlow, OwnTraffic};
 pub use policy::{
     DomainError, DomainList, DomainSet, DomainSetBuilder, ExitPolicy, Matcher, PolicyError,
     PortRange, Rule, RuleProtocol, Tier,

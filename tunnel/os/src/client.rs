@@ -17,8 +17,8 @@ use std::{
 };
 
 use ipsx_tunnel_core::{
-    Device, DeviceConfig, DropCounts, IpNet, Ipv4Net, Ipv6Net, PeerConfig, PeerId, PeerStatus,
-    PresharedKey, PrivateKey, PublicKey, Side, Usage,
+    Device, DeviceConfig, DropCounts, IpNet, Ipv4Net, Ipv6Net, OwnTraffic, PeerConfig, PeerId,
+    PeerStatus, PresharedKey, PrivateKey, PublicKey, Side, Usage,
 };
 use rand::RngCore;
 use tokio::{
@@ -87,6 +87,7 @@ impl ClientConfig {
             keepalive: self.keepalive,
         };
         let peer = device.add_peer(peer, now)?;
+        device.follow_flows();
         Ok((device, peer))
     }
 }
@@ -162,6 +163,7 @@ pub(crate) enum Command {
     Resolve(String, oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>),
     Echo(oneshot::Sender<Duration>),
     Status(oneshot::Sender<Option<PeerStatus>>),
+    OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
     Dropped(oneshot::Sender<DropCounts>),
     Shutdown(Option<oneshot::Sender<()>>),
@@ -269,6 +271,11 @@ impl ClientTunnel {
     /// What the tunnel has moved so far.
     pub async fn usage(&self) -> Result<Usage, TunnelError> {
         Ok(self.status().await?.usage)
+    }
+
+    /// What happened on each of this end's flows since the last time.
+    pub async fn own_traffic(&self) -> Result<OwnTraffic, TunnelError> {
+        self.inner.link.ask(Command::OwnTraffic).await
     }
 
     /// How the tunnel is doing.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::{DropCounts, KnownFlows, PeerStatus, Usage};
+use ipsx_tunnel_core::{DropCounts, KnownFlows, OwnTraffic, PeerStatus, Usage};
 use mio::Token;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,6 +29,7 @@ const TUN: Token = Token(FIRST_FREE_TOKEN);
 /// What the handle asks of the loop.
 enum Command {
     Status(oneshot::Sender<Option<PeerStatus>>),
+    OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
     Dropped(oneshot::Sender<DropCounts>),
     Shutdown(Option<oneshot::Sender<()>>),
@@ -109,6 +110,11 @@ impl HostTunnel {
     /// What the tunnel has moved so far.
     pub async fn usage(&self) -> Result<Usage, TunnelError> {
         Ok(self.status().await?.usage)
+    }
+
+    /// What happened on each of this host's flows since the last time.
+    pub async fn own_traffic(&self) -> Result<OwnTraffic, TunnelError> {
+        self.inner.link.ask(Command::OwnTraffic).await
     }
 
     /// How the tunnel is doing.

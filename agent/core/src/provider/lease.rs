@@ -7,7 +7,7 @@ use ipsx_market::messages::{AgentMessage, EndCause, EndReport, Ready};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::CounterSource;
 use ipsx_metering::{
-    Amount, B256, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
+    Amount, Channel, ChannelId, DealId, EndCause as MeterEnd, Misbehaved, ProviderMeter,
     Reservation, SecretKey, Signed, UnixSeconds, Usage, VoucherOutcome,
 };
 
@@ -18,6 +18,7 @@ use super::event::ProviderEvent;
 use super::gate::GateKeeper;
 use super::judge::Taken;
 use super::settings::{Network, Now};
+use super::shown::{RecordedConnections, Unseen};
 
 /// How long a finished lease waits for the voucher that pays its last receipt.
 const LAST_VOUCHER: Duration = Duration::from_secs(2);
@@ -79,6 +80,7 @@ pub(crate) struct Lease {
     /// When the running second of answers began, and how many there were.
     answers: Option<(Instant, u32)>,
     stored: Amount,
+    unseen: Unseen,
 }
 
 impl Lease {
@@ -110,6 +112,7 @@ impl Lease {
             refused_at: None,
             answers: None,
             stored: Amount::ZERO,
+            unseen: Unseen::default(),
             deal,
         }
     }
@@ -193,6 +196,17 @@ impl Lease {
             PayerMessage::Echo(number) => {
                 self.answer(ProviderMessage::Echo(number), path, now, commands);
             }
+            // Whoever pays beside the tunnel has no flows to compare them with.
+            PayerMessage::Connections(from) if path == PaymentPath::Tunnel => {
+                let lease = self.id;
+                let pages = self.unseen.pages(from, now.instant).into_iter();
+                commands.extend(pages.map(|page| Command::Pay {
+                    lease,
+                    path,
+                    message: ProviderMessage::Connections(page),
+                }));
+            }
+            PayerMessage::Connections(_) => {}
             PayerMessage::End(cause) => {
                 let cause = self.requester_cause(cause);
                 self.end(cause, MeterEnd::PayerEnded, now, commands);
@@ -244,11 +258,12 @@ impl Lease {
         self.drain(network, now, commands);
     }
 
-    /// The root of its connection record.
-    pub(crate) fn handle_connections(&mut self, root: B256) {
+    /// Its connection record has grown.
+    pub(crate) fn handle_connections(&mut self, recorded: RecordedConnections) {
         if let Some(meter) = &mut self.meter {
-            meter.handle_connections_root(root);
+            meter.handle_connections_root(recorded.root);
         }
+        self.unseen.add(recorded);
     }
 
     /// The chain's time.

@@ -21,6 +21,7 @@ use super::lease::{Lease, Stage};
 use super::month::MonthTraffic;
 use super::offers::Offers;
 use super::settings::{EndpointHint, Network, Now, Settings};
+use super::shown::RecordedConnections;
 
 /// The month's traffic is stored when it has grown by this much, and at the end of each lease.
 const MONTH_STEP: u64 = 16 << 20;
@@ -266,10 +267,10 @@ impl Provider {
         }
     }
 
-    /// A lease's connection record has come to this root; its receipts name it from now on.
-    pub fn handle_connections(&mut self, lease: DealId, root: B256) {
+    /// More of a lease's connection record is on disk; its receipts name the new root from now on.
+    pub fn handle_connections(&mut self, lease: DealId, recorded: RecordedConnections) {
         if let Some(lease) = self.leases.get_mut(&lease) {
-            lease.handle_connections(root);
+            lease.handle_connections(recorded);
         }
     }
 

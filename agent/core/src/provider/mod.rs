@@ -25,6 +25,7 @@ mod reserving;
 mod selling;
 mod service;
 mod settings;
+mod shown;
 
 pub use bound::NotBound;
 pub use command::{
@@ -40,6 +41,9 @@ pub use month::MonthTraffic;
 pub use ports::open_ports;
 pub use reserving::ROUND_TRIP;
 pub use settings::{EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError};
+pub use shown::RecordedConnections;
+#[cfg(test)]
+pub(crate) use shown::Unseen;
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,8 @@ pub enum LeaseEvent {
     ExitProven(IpAddr),
     /// One more second of service.
     Second(Progress),
-    /// The provider claims more than was measured here; only what was measured is paid.
+    /// The provider claims more than was measured here, and only what was measured is paid; or its connection record is
+    /// wrong, and nothing more is.
     Disputed(String),
     /// The two sides agree again.
     Settled,

@@ -1,5 +1,6 @@
 //! One lease from the requester's side: checks, pays, and stops paying.
 
+mod connections;
 mod judge;
 
 use std::collections::VecDeque;
@@ -9,9 +10,9 @@ use ipsx_market::deal::Deal;
 use ipsx_market::messages::{EndCause, EndReport};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_metering::{
-    Amount, ChannelState, EndCause as MeterCause, Misbehaved, PayerEvent, PayerMeter,
-    ProviderFault, Receipt, Reservation, SecretKey, ServiceProof, Signed, TermsError, Voucher,
-    VoucherOrder,
+    Amount, ChannelState, ConnectionAudit, EndCause as MeterCause, Misbehaved, PayerEvent,
+    PayerMeter, ProviderFault, Receipt, ReceiptOutcome, Reservation, SecretKey, ServiceProof,
+    Signed, TermsError, Voucher, VoucherOrder,
 };
 
 use super::echo::Echoes;
@@ -43,6 +44,8 @@ pub struct LeaseSettings {
     pub path: PaymentPath,
     /// Whether the exit's address can be looked at. If so, nothing but the first voucher is signed before it is proven.
     pub exit_check: bool,
+    /// Whether this side knows its own flows, and can compare the provider's connection record with them.
+    pub own_flows: bool,
     /// Random.
     pub seed: u64,
     /// How long the provider may take for its first answer.
@@ -73,6 +76,9 @@ pub struct Lease {
     phase: Phase,
     echoes: Echoes,
     exit: ExitCheck,
+    audit: Option<ConnectionAudit>,
+    /// When the provider's records were asked for the last time.
+    asked_at: Option<Instant>,
     /// A voucher that waits for the exit to be proven.
     held: Option<VoucherOrder>,
     /// Nothing more is signed, whatever is claimed.
@@ -112,13 +118,19 @@ impl Lease {
         let mut seed = settings.seed;
         let echoes = Echoes::new(next_random(&mut seed), settings.path, now);
         let exit = ExitCheck::new(settings.deal.exit_address, settings.exit_check, seed);
-        let meter = PayerMeter::new(
+        let mut meter = PayerMeter::new(
             settings.deal.terms(),
             settings.network.domain,
             channel,
             ROUND_TRIP,
             proof,
         )?;
+        let audit = settings
+            .own_flows
+            .then(|| ConnectionAudit::new(settings.deal.id()));
+        if audit.is_some() {
+            meter.check_roots();
+        }
         let base = meter.cumulative();
         Ok(Self {
             network: settings.network,
@@ -130,6 +142,8 @@ impl Lease {
             },
             echoes,
             exit,
+            audit,
+            asked_at: None,
             held: None,
             refusing: false,
             base,
@@ -154,6 +168,7 @@ impl Lease {
         match message {
             ProviderMessage::Echo(number) => self.handle_echo(number, now),
             ProviderMessage::Receipt(receipt) => self.handle_receipt(receipt, now),
+            ProviderMessage::Connections(page) => self.audit_page(&page, now),
             ProviderMessage::Reservation(reservation) => self.handle_reservation(reservation),
             ProviderMessage::Stored(cumulative) => self.handle_stored(cumulative, now),
             ProviderMessage::End(cause) => {
@@ -311,11 +326,19 @@ impl Lease {
         if matches!(self.phase, Phase::Connecting { .. } | Phase::Closed) {
             return;
         }
-        match self.meter.handle_receipt(receipt, now) {
-            Ok(_) if self.path == PaymentPath::Broker => self.proven_at = now,
-            Ok(_) => {}
+        match self.meter.handle_receipt(receipt.clone(), now) {
+            Ok(outcome) => {
+                if self.path == PaymentPath::Broker {
+                    self.proven_at = now;
+                }
+                if outcome == ReceiptOutcome::Newer {
+                    self.audit_receipt(&receipt, now);
+                }
+            }
             // The meter goes on with what it measured, and ends the lease if the two do not come together.
-            Err(Misbehaved::Provider(ProviderFault::Overclaimed { .. })) => {}
+            Err(Misbehaved::Provider(ProviderFault::Overclaimed { .. })) => {
+                self.audit_receipt(&receipt, now);
+            }
             Err(fault) => {
                 self.faults += 1;
                 if self.faults >= FAULTS {
@@ -367,6 +390,7 @@ impl Lease {
         });
         if elapsed > self.told {
             self.told = elapsed;
+            self.audit_second(now);
             self.events.push_back(LeaseEvent::Second(self.progress()));
         }
     }

@@ -196,6 +196,7 @@ fn lease(
         key,
         path,
         exit_check,
+        own_flows: path == PaymentPath::Tunnel,
         seed: OsRng.next_u64(),
         connect_within: CONNECT_WITHIN,
     };

@@ -211,6 +211,7 @@ impl Requester {
             answered: None,
             receipt: None,
             exit_seen: None,
+            connections: None,
             ended: None,
         }
     }

@@ -221,6 +221,9 @@ impl Drive {
         if let Some((up, down)) = self.transport.counters().await {
             self.lease.handle_counters(up, down, Instant::now());
         }
+        if let Some(traffic) = self.transport.own_traffic().await {
+            self.lease.handle_traffic(traffic);
+        }
     }
 
     async fn finish(mut self, ending: Ending) -> Result<Finished, Failure> {
@@ -238,6 +241,7 @@ impl Drive {
         self.record.receipt = self.lease.receipt();
         self.record.answered = self.lease.answered();
         self.record.exit_seen = self.lease.exit_seen();
+        self.record.connections = self.lease.connections();
         if let Some(reservation) = self.lease.reservation() {
             self.record.reservation = Some(reservation.clone());
         }

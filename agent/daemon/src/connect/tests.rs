@@ -8,7 +8,7 @@ use ipsx_agent_core::requester::{Blame, Wishes};
 use ipsx_market::messages::EndCause;
 use ipsx_market::request::CounterSource;
 use ipsx_market::search::OfferQuery;
-use ipsx_metering::{Amount, DealId, PricePerSecond};
+use ipsx_metering::{Amount, CheckResult, DealId, PricePerSecond};
 use ipsx_settlement::Signer;
 use ipsx_tunnel_core::PrivateKey;
 use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig};
@@ -140,6 +140,7 @@ async fn an_exported_lease_is_used_by_another_client_and_paid_through_the_broker
         "{:?}",
         finished.ending.reason
     );
+    assert_eq!(finished.record.connections, None, "another client's flows");
     let statement = Statement::compute(&finished.record, None);
     assert!(statement.adds_up, "{:?}", statement.checks);
     assert!(
@@ -258,6 +259,12 @@ async fn after_a_lease_its_money_is_listed_claimed_and_withdrawn() {
     assert_eq!(finished.ending.report.cause, EndCause::Completed);
     assert_eq!(finished.record.stage, Stage::Closed);
     assert_eq!(finished.record.exit_seen, Some(deal.exit_address));
+    // The look at the exit's address was a connection of its own, which the record has.
+    let checked = finished.record.connections.unwrap();
+    assert_eq!(checked.result, CheckResult::Checked, "{checked:?}");
+    assert!(checked.records > 0 && checked.own > 0, "{checked:?}");
+    let answered = finished.record.answered.as_ref().unwrap();
+    assert!(!answered.message.connections_root.is_zero());
     every_change_is_noticed(&finished.record);
 
     let (requester, provider) = (

@@ -10,6 +10,7 @@ use ipsx_market::http::Frames;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
 use ipsx_metering::DealId;
+use ipsx_tunnel_core::OwnTraffic;
 #[cfg(target_os = "linux")]
 use ipsx_tunnel_os::HostTunnel;
 use ipsx_tunnel_os::{ClientEvent, ClientTunnel};
@@ -93,6 +94,17 @@ impl Transport {
             Self::Broker(_) => return None,
         };
         usage.ok().map(|usage| (usage.bytes_up, usage.bytes_down))
+    }
+
+    /// What happened on this side's flows since the last time; `None` without a tunnel of its own.
+    pub(super) async fn own_traffic(&self) -> Option<OwnTraffic> {
+        let traffic = match self {
+            Self::Tunnel { tunnel, .. } => tunnel.own_traffic().await,
+            #[cfg(target_os = "linux")]
+            Self::Host { tunnel, .. } => tunnel.own_traffic().await,
+            Self::Broker(_) => return None,
+        };
+        traffic.ok()
     }
 }
 

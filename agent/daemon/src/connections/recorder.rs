@@ -1,11 +1,12 @@
 //! Turns what the exit tells of its flows into records, writes them, and says which root each lease has come to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ipsx_agent_core::provider::RecordedConnections;
 use ipsx_metering::{
     B256, Connection, ConnectionEnd, ConnectionTree, DealId, Transport, UnixSeconds, blinding,
 };
@@ -118,14 +119,17 @@ impl Recorder {
         (recorder, sender)
     }
 
-    /// Works on a thread of its own until the exit is gone, and says which root each lease has come to: everything
-    /// under it is on disk then.
-    pub fn spawn(mut self, roots: impl Fn(DealId, B256) + Send + 'static) -> JoinHandle<()> {
-        std::thread::spawn(move || while self.turn(&roots) {})
+    /// Works on a thread of its own until the exit is gone, and tells what each lease has come to: all of it is on disk
+    /// then.
+    pub fn spawn(
+        mut self,
+        tell: impl Fn(DealId, RecordedConnections) + Send + 'static,
+    ) -> JoinHandle<()> {
+        std::thread::spawn(move || while self.turn(&tell) {})
     }
 
     /// Takes what has come, writes it, and rests. False when nothing will come any more.
-    fn turn(&mut self, roots: &impl Fn(DealId, B256)) -> bool {
+    fn turn(&mut self, tell: &impl Fn(DealId, RecordedConnections)) -> bool {
         let gone = self.owners.take_gone();
         let mut more = true;
         while self.waiting.len() < MOST_WAITING {
@@ -138,7 +142,7 @@ impl Recorder {
                 }
             }
         }
-        self.write(roots, unix_now());
+        self.write(tell, unix_now());
         for peer in gone {
             if let Some(lease) = self.owners.forget(peer) {
                 self.leases.remove(&lease);
@@ -221,8 +225,8 @@ impl Recorder {
         }
     }
 
-    /// Writes what waits, and says the new roots.
-    pub(super) fn write(&mut self, roots: &impl Fn(DealId, B256), now: UnixSeconds) {
+    /// Writes what waits, and tells of it.
+    pub(super) fn write(&mut self, tell: &impl Fn(DealId, RecordedConnections), now: UnixSeconds) {
         if !self.gaps.is_empty() {
             match self.writer.note_gaps(&self.gaps) {
                 Ok(()) => self.gaps.clear(),
@@ -238,11 +242,20 @@ impl Recorder {
             tracing::warn!(%error, "the connection record cannot be written; new connections wait for it");
             return;
         }
-        let records = self.waiting.drain(..).map(|entry| entry.record.deal_id);
-        let changed: BTreeSet<_> = records.collect();
-        for deal in changed {
-            if let Some(log) = self.leases.get(&deal) {
-                roots(deal, log.tree.root());
+        let mut written: BTreeMap<DealId, Vec<Entry>> = BTreeMap::new();
+        for entry in self.waiting.drain(..) {
+            let of_lease = written.entry(entry.record.deal_id).or_default();
+            of_lease.push(entry);
+        }
+        for (deal, entries) in written {
+            if let (Some(log), Some(first)) = (self.leases.get(&deal), entries.first()) {
+                let recorded = RecordedConnections {
+                    root: log.tree.root(),
+                    log_key: B256::new(*log.key),
+                    first: first.index,
+                    records: entries.iter().map(|entry| entry.record).collect(),
+                };
+                tell(deal, recorded);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
+use ipsx_agent_core::provider::RecordedConnections;
 use ipsx_metering::{B256, Connection, DealId, UnixSeconds, connection_path, connection_root};
 use ipsx_settlement::Wallet;
 use ipsx_tunnel_core::{Device, DeviceConfig, PeerConfig, PeerId, PrivateKey, Side};
@@ -99,8 +100,8 @@ impl World {
 
     fn write(&mut self, now: u64) {
         let roots = &self.roots;
-        let said = |lease, root| {
-            roots.borrow_mut().insert(lease, root);
+        let said = |lease, recorded: RecordedConnections| {
+            roots.borrow_mut().insert(lease, recorded.root);
         };
         self.recorder.write(&said, UnixSeconds(now));
     }

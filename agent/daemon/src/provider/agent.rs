@@ -137,7 +137,9 @@ impl Agent {
             Happening::Chain(lease, view) => provider.handle_chain(lease, view, now()),
             Happening::BlockTime(time) => provider.handle_block_time(time, now()),
             Happening::Claimed(channel, claimed) => provider.handle_claimed(channel, claimed),
-            Happening::Connections(lease, root) => provider.handle_connections(lease, root),
+            Happening::Connections(lease, recorded) => {
+                provider.handle_connections(lease, recorded);
+            }
             Happening::Policy(policy) => {
                 let hash = self.io.policies.add(&policy);
                 provider.handle_policy(hash, now());

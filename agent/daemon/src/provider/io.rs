@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_agent_core::provider::{
-    ChainQuery, Command, PaymentPath, Peer, PeerAddresses, ProviderEvent,
+    ChainQuery, Command, PaymentPath, Peer, PeerAddresses, ProviderEvent, RecordedConnections,
 };
 use ipsx_market::codec;
 use ipsx_market::messages::AgentMessage;
 use ipsx_market::payment::{MAX_PAYMENT_MESSAGE, PayerMessage, ProviderMessage};
 use ipsx_market::sealed::{Direction, FrameSealer, NONCE_BYTES};
 use ipsx_metering::{
-    Amount, B256, ChainView, ChannelId, DealId, Domain, Receipt, Signed, TypedData, UnixSeconds,
+    Amount, ChainView, ChannelId, DealId, Domain, Receipt, Signed, TypedData, UnixSeconds,
 };
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
 use ipsx_tunnel_core::{
@@ -61,8 +61,8 @@ pub(super) enum Happening {
     BlockTime(UnixSeconds),
     /// A channel was paid this much in all.
     Claimed(ChannelId, Amount),
-    /// A lease's connection record has come to this root, and is on disk.
-    Connections(DealId, B256),
+    /// More of a lease's connection record is on disk.
+    Connections(DealId, RecordedConnections),
     /// This is what the exit lets through from now on.
     Policy(Box<ExitPolicy>),
     /// For people.

@@ -306,9 +306,9 @@ impl Background {
         let retention = config.record_retention;
         let (recorder, flows) = Recorder::new(&config.data, key, retention, owners.clone());
         let happened = self.happened.clone();
-        let thread = recorder.spawn(move |lease, root| {
+        let thread = recorder.spawn(move |lease, recorded| {
             // Nobody listens when the provider has ended.
-            let _ = happened.send(Happening::Connections(lease, root));
+            let _ = happened.send(Happening::Connections(lease, recorded));
         });
         Some((flows, thread))
     }

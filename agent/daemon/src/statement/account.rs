@@ -7,9 +7,12 @@ use ipsx_market::deal::Binding;
 use ipsx_market::messages::EndCause;
 use ipsx_market::offer::Country;
 use ipsx_market::request::CounterSource;
-use ipsx_metering::{Address, Amount, ChannelId, DealId, Prices, TypedData, Usage, verify};
+use ipsx_metering::{
+    Address, Amount, ChannelId, ConnectionsChecked, DealId, Prices, TypedData, Usage, verify,
+};
 use serde::Serialize;
 
+use super::connections;
 use crate::amount;
 use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
@@ -53,6 +56,8 @@ pub struct Statement {
     pub bytes_up: u64,
     /// Inner IP bytes from the provider.
     pub bytes_down: u64,
+    /// What was checked of the provider's connection record before it was signed for.
+    pub connections: Option<ConnectionsChecked>,
     /// Vouchers that were signed.
     pub vouchers: u64,
     /// What the provider's last receipt asks.
@@ -113,6 +118,7 @@ impl Statement {
             seconds: usage.secs,
             bytes_up: usage.bytes_up,
             bytes_down: usage.bytes_down,
+            connections: record.connections,
             vouchers: record.vouchers,
             used,
             amount,
@@ -148,6 +154,7 @@ impl Statement {
             "used",
             format!("{}, {up} up, {down} down", duration::format(self.seconds)),
         );
+        line("record", connections::in_words(self.connections.as_ref()));
         if let Some(cause) = self.cause {
             line("ended", ipsx_agent_core::requester::in_words(cause).into());
         }

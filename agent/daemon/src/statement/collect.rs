@@ -199,7 +199,7 @@ fn leased_entry(record: &LeaseRecord, claims: Option<Vec<Claim>>) -> Entry {
         usage: record.ended.map(|ended| ended.usage),
         vouchers: Some(record.vouchers),
         exit_seen: record.exit_seen,
-        connections_checked: Some(false),
+        connections_checked: record.connections,
         country: record.placement.country,
     };
     Entry::new(evidence, notes)

@@ -7,8 +7,8 @@ use ipsx_market::deal::{Deal, Outcome};
 use ipsx_market::messages::EndCause;
 use ipsx_market::offer::Country;
 use ipsx_metering::{
-    Address, Amount, B256, ChannelId, DealId, Domain, NetworkId, Receipt, Reservation, Signature,
-    Signed, UnixSeconds, Usage, Voucher,
+    Address, Amount, B256, ChannelId, ConnectionsChecked, DealId, Domain, NetworkId, Receipt,
+    Reservation, Signature, Signed, UnixSeconds, Usage, Voucher,
 };
 use serde::Serialize;
 
@@ -113,9 +113,9 @@ pub struct OwnNotes {
     pub vouchers: Option<u64>,
     /// The address that the web saw; `None` when it was not checked.
     pub exit_seen: Option<IpAddr>,
-    /// Whether this side compared the leaves of its own connections with the root in the receipts before it signed;
-    /// `None` for the side that keeps the record.
-    pub connections_checked: Option<bool>,
+    /// What of the provider's connection record this side checked before it signed; `None` if nothing, as by the side
+    /// that keeps it.
+    pub connections_checked: Option<ConnectionsChecked>,
     /// Where the broker placed the address.
     pub country: Option<Country>,
 }

@@ -5,8 +5,9 @@ use ipsx_market::deal::{Binding, Deal, Outcome};
 use ipsx_market::messages::EndCause;
 use ipsx_market::request::{CounterSource, TunnelKey};
 use ipsx_metering::{
-    Address, Amount, B256, Domain, NetworkId, OfferId, PricePerGib, PricePerSecond, Prices,
-    Receipt, RequestId, Reservation, SecretKey, Signed, TypedData, UnixSeconds, Usage, Voucher,
+    Address, Amount, B256, CheckResult, ConnectionsChecked, Domain, NetworkId, OfferId,
+    PricePerGib, PricePerSecond, Prices, Receipt, RequestId, Reservation, SecretKey, Signed,
+    TypedData, UnixSeconds, Usage, Voucher,
 };
 
 use super::document::{Claim, Document, Entry, Evidence, OwnNotes, Side};
@@ -70,7 +71,12 @@ fn notes() -> OwnNotes {
         usage: Some(Usage::default()),
         vouchers: Some(12),
         exit_seen: Some([192, 0, 2, 7].into()),
-        connections_checked: Some(false),
+        connections_checked: Some(ConnectionsChecked {
+            result: CheckResult::Checked,
+            records: 12,
+            own: 6,
+            until: Some(UnixSeconds(NOON + 90)),
+        }),
         country: "FR".parse().ok(),
     }
 }

@@ -4,6 +4,7 @@
 mod account;
 mod calendar;
 mod collect;
+mod connections;
 mod csv;
 mod document;
 #[cfg(test)]

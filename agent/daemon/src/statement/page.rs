@@ -165,7 +165,7 @@ fn lease(entry: &Entry) -> String {
     )
 }
 
-/// The root that both sides signed, and whether this side looked under it.
+/// The last root that the provider signed, and how far this side looked under it.
 fn connections(entry: &Entry) -> String {
     let root = entry
         .evidence
@@ -173,12 +173,11 @@ fn connections(entry: &Entry) -> String {
         .as_ref()
         .map(|receipt| receipt.message.connections_root);
     match root.filter(|root| !root.is_zero()) {
-        Some(root) if entry.notes.connections_checked == Some(false) => {
-            format!(
-                "<code>{root:#x}</code>, kept by the provider; its leaves were not checked by this side"
-            )
+        Some(root) => {
+            let checked = entry.notes.connections_checked.as_ref();
+            let words = super::connections::in_words(checked);
+            format!("<code>{root:#x}</code>, kept by the provider; {words}")
         }
-        Some(root) => format!("<code>{root:#x}</code>"),
         None => String::new(),
     }
 }

@@ -6,8 +6,8 @@ use ipsx_market::deal::{Deal, Outcome};
 use ipsx_market::messages::{EndCause, EndReport};
 use ipsx_market::offer::Placement;
 use ipsx_metering::{
-    Amount, ChannelState, Domain, NetworkId, Receipt, Reservation, Signature, Signed, UnixSeconds,
-    Usage, Voucher,
+    Amount, ChannelState, ConnectionsChecked, Domain, NetworkId, Receipt, Reservation, Signature,
+    Signed, UnixSeconds, Usage, Voucher,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,8 @@ pub struct LeaseRecord {
     pub receipt: Option<Signed<Receipt>>,
     /// Address that the exit was seen to have; `None` when it was not checked.
     pub exit_seen: Option<IpAddr>,
+    /// What of the provider's connection record was checked before it was signed for; `None` where nothing could be.
+    pub connections: Option<ConnectionsChecked>,
     /// How it ended.
     pub ended: Option<Ended>,
 }

@@ -13,8 +13,9 @@ use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::place::{AddressType, Measured, Reachability};
 use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, SignedRequest, TunnelKey};
 use ipsx_metering::{
-    Address, Amount, B256, Close, DealId, Domain, NetworkId, PricePerGib, PricePerSecond, Prices,
-    Receipt, Reservation, SecretKey, Signed, TypedData, U256, UnixSeconds, Usage, Voucher,
+    Address, Amount, B256, Close, Connection, ConnectionEnd, ConnectionPage, DealId, Domain,
+    NetworkId, PricePerGib, PricePerSecond, Prices, Receipt, Reservation, SecretKey, Signed,
+    Transport, TypedData, U256, UnixSeconds, Usage, Voucher,
 };
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -483,10 +484,32 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
     ]
 }
 
+fn connections() -> ConnectionPage {
+    let opened = Connection {
+        deal_id: deal_id(),
+        transport: Transport::Tcp,
+        source_port: 40_123,
+        destination: "203.0.113.80:443".parse().unwrap(),
+        opened_at: UnixSeconds(1_899_998_100),
+        end: None,
+    };
+    let end = ConnectionEnd {
+        at: UnixSeconds(1_899_998_160),
+        bytes_up: 1_000,
+        bytes_down: 500_000,
+    };
+    let ended = Connection {
+        end: Some(end),
+        ..opened
+    };
+    ConnectionPage::new(B256::repeat_byte(0x77), 40, [&opened, &ended])
+}
+
 pub(crate) fn payer_messages() -> Vec<(&'static str, PayerMessage)> {
     vec![
         ("voucher", PayerMessage::Voucher(voucher())),
         ("echo", PayerMessage::Echo(5)),
+        ("connections", PayerMessage::Connections(40)),
         ("end", PayerMessage::End(EndCause::NoService)),
     ]
 }
@@ -496,6 +519,7 @@ pub(crate) fn provider_messages() -> Vec<(&'static str, ProviderMessage)> {
         ("receipt", ProviderMessage::Receipt(receipt())),
         ("reservation", ProviderMessage::Reservation(reservation())),
         ("stored", ProviderMessage::Stored(paid())),
+        ("connections", ProviderMessage::Connections(connections())),
         ("echo", ProviderMessage::Echo(5)),
         ("end", ProviderMessage::End(EndCause::Unpaid)),
     ]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{PayerEvent, PayerMeter, ReceiptOutcome, ServiceProof, VoucherOrder};
+use super::{Accepted, PayerEvent, PayerMeter, ReceiptOutcome, ServiceProof, VoucherOrder};
 use crate::provider::HOLD_SHARE;
 use crate::{Amount, CounterSource, EndCause, PATIENCE, ProviderFault, Receipt, Signed, Usage};
 
@@ -126,11 +126,15 @@ impl PayerMeter {
         if self.ordered.is_some() || !self.opened {
             return;
         }
+        let answers = match &self.accepted {
+            Some(Accepted(None)) => return,
+            Some(Accepted(newest)) => newest.clone(),
+            None => self.receipt.clone().filter(|_| self.claim().is_some()),
+        };
         let target = payable.amount.saturating_add(self.ahead(payable));
         let cumulative = self.base.saturating_add(target.min(self.terms.budget));
         self.unanswered = payable.amount < payable.claimed;
         if cumulative > self.cumulative() {
-            let answers = self.receipt.clone().filter(|_| self.claim().is_some());
             self.order(cumulative, answers);
         }
     }

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use crate::{B256, Domain, Receipt, Signature, Signed, TypedData};
 
 /// Receipts that are remembered without a voucher that answers one. Without vouchers service stops, and receipts are
-/// repeated once a second, for a minute.
-const MOST: usize = 256;
+/// repeated once a second, for a minute; a payer that looks at the connection record first may be that much behind, at ten
+/// receipts a second.
+const MOST: usize = 1_024;
 
 /// The receipts since the one that was answered last, oldest first.
 #[derive(Debug, Default)]

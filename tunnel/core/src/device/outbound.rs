@@ -28,6 +28,9 @@ impl Device {
         let sent = self
             .route(packet, packet.len())
             .and_then(|id| self.send(id, packet, now).map(|()| id));
+        if sent.is_ok() {
+            self.note_sent(packet, now);
+        }
         sent.or_else(|reason| self.dropped_because(reason))
     }
 
@@ -41,6 +44,9 @@ impl Device {
         let sent = self
             .route(segments.packet(), segments.len_of(0))
             .and_then(|id| self.send_segments(id, segments, now).map(|()| id));
+        if sent.is_ok() {
+            self.note_sent(segments.packet(), now);
+        }
         sent.or_else(|reason| self.dropped_because(reason))
     }
 

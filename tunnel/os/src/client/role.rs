@@ -187,6 +187,9 @@ impl Role for ClientRole {
             Command::Status(reply) => {
                 let _ = reply.send(cx.device.status(self.peer));
             }
+            Command::OwnTraffic(reply) => {
+                let _ = reply.send(cx.device.own_traffic(cx.now));
+            }
             Command::SendControl(payload) => {
                 let _ = cx.device.send_control(self.peer, &payload, cx.now);
             }
@@ -206,7 +209,10 @@ impl Role for ClientRole {
     fn handle_inbound(&mut self, inbound: Inbound<'_>, cx: &mut Context<'_>) {
         match inbound {
             Inbound::Packet { peer, packet } => match self.deliver(packet, cx) {
-                Ok(()) => cx.device.count_received(peer, packet.len()),
+                Ok(()) => {
+                    cx.device.count_received(peer, packet.len());
+                    cx.device.note_received(packet, cx.now);
+                }
                 Err(reason) => cx.drops.add(reason),
             },
             Inbound::Control { payload, .. } => {

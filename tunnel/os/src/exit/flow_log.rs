@@ -8,21 +8,10 @@ use std::{
     },
 };
 
-use ipsx_tunnel_core::PeerId;
+use ipsx_tunnel_core::{FlowProtocol, PeerId};
 #[cfg(target_os = "linux")]
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{OwnedPermit, Sender};
-
-/// What a flow is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FlowProtocol {
-    /// A TCP connection.
-    Tcp,
-    /// Datagrams between two ports.
-    Udp,
-    /// Echo requests with one identifier to one host (ICMP and ICMPv6).
-    Echo,
-}
 
 /// A flow of an exit came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]

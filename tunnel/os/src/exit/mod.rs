@@ -27,9 +27,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::sys;
 
 pub(crate) use crate::engine::Context;
-pub use flow_log::{FlowEvent, FlowProtocol};
+pub use flow_log::FlowEvent;
 pub(crate) use flow_log::{FlowLog, LoggedFlow};
 pub(crate) use gateway::GatewayConfig;
+pub use ipsx_tunnel_core::FlowProtocol;
 #[cfg(target_os = "linux")]
 pub(crate) use kernel::KernelExit;
 pub(crate) use userspace::{ExitConfig, UserspaceExit};

@@ -94,6 +94,9 @@ impl Role for HostRole {
             Command::Status(reply) => {
                 let _ = reply.send(cx.device.status(self.peer));
             }
+            Command::OwnTraffic(reply) => {
+                let _ = reply.send(cx.device.own_traffic(cx.now));
+            }
             Command::SendControl(payload) => {
                 let _ = cx.device.send_control(self.peer, &payload, cx.now);
             }
@@ -112,9 +115,10 @@ impl Role for HostRole {
 
     fn handle_inbound(&mut self, inbound: Inbound<'_>, cx: &mut Context<'_>) {
         let taken = match inbound {
-            Inbound::Packet { peer, packet } => self
-                .deliver(packet)
-                .map(|()| cx.device.count_received(peer, packet.len())),
+            Inbound::Packet { peer, packet } => self.deliver(packet).map(|()| {
+                cx.device.count_received(peer, packet.len());
+                cx.device.note_received(packet, cx.now);
+            }),
             Inbound::Control { payload, .. } => self.tell(ClientEvent::Control {
                 payload: payload.to_vec(),
             }),

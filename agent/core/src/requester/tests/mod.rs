@@ -2,6 +2,7 @@
 
 mod hostile;
 mod papers;
+mod recorded;
 mod simulation;
 mod whole_lease;
 

@@ -11,6 +11,7 @@ use ipsx_metering::{
     Reservation, ServiceGate,
 };
 
+use super::recorded::{Lie, Record};
 use super::*;
 use crate::provider::ROUND_TRIP;
 
@@ -47,6 +48,10 @@ pub(super) struct Simulation {
     pub(super) disputes: u64,
     pub(super) ending: Option<Ending>,
     pub(super) signed_before_check: u64,
+    /// The provider's connection record, if it keeps one.
+    pub(super) record: Option<Record>,
+    /// How often service was held.
+    pub(super) held: u64,
     bytes: u64,
     messages: u64,
     provider_ended: bool,
@@ -63,7 +68,24 @@ impl Simulation {
         )
     }
 
+    /// A lease with a connection record, which the requester looks at.
+    pub(super) fn recorded(seconds: u32, lie: Option<Lie>) -> Self {
+        let deal = deal(&request(seconds));
+        let record = Record::new(deal.id(), lie);
+        let (mine, theirs) = Default::default();
+        Self::with_record(deal, mine, theirs, Some(record))
+    }
+
     pub(super) fn on_channel(deal: Deal, mine: ChannelState, theirs: ChannelState) -> Self {
+        Self::with_record(deal, mine, theirs, None)
+    }
+
+    fn with_record(
+        deal: Deal,
+        mine: ChannelState,
+        theirs: ChannelState,
+        record: Option<Record>,
+    ) -> Self {
         let now = Instant::now();
         let shown = theirs.voucher.clone();
         let settings = LeaseSettings {
@@ -74,6 +96,7 @@ impl Simulation {
             key: session(),
             path: PaymentPath::Tunnel,
             exit_check: true,
+            own_flows: record.is_some(),
             seed: 11,
             connect_within: Duration::from_secs(10),
         };
@@ -95,6 +118,8 @@ impl Simulation {
             disputes: 0,
             ending: None,
             signed_before_check: 0,
+            record,
+            held: 0,
             bytes: 0,
             messages: 0,
             provider_ended: false,
@@ -135,6 +160,12 @@ impl Simulation {
             self.provider_ended = true;
             self.meter.handle_end(MeterCause::ProviderEnded, self.now);
             self.deliver(ProviderMessage::End(cause));
+        }
+        let (wall, now) = (self.wall(), self.now);
+        let record = self.record.as_mut().filter(|_| moved);
+        if let Some((traffic, root)) = record.and_then(|record| record.second(elapsed, wall, now)) {
+            self.lease.handle_traffic(traffic);
+            self.meter.handle_connections_root(root);
         }
         self.meter.handle_counters(self.bytes, self.bytes, self.now);
         self.meter.handle_timeout(self.now);
@@ -201,6 +232,7 @@ impl Simulation {
                     let stored = self.cheat.stored.unwrap_or(cumulative);
                     self.deliver(ProviderMessage::Stored(stored));
                 }
+                ProviderEvent::Held { .. } => self.held += 1,
                 ProviderEvent::RenewReservation { .. } => self.reserve(),
                 ProviderEvent::Ended { cause, .. } => {
                     self.provider_ended = true;
@@ -274,6 +306,14 @@ impl Simulation {
                 let elapsed = (self.now - self.started).as_secs();
                 if self.cheat.deaf_after.is_none_or(|second| elapsed < second) {
                     self.deliver(ProviderMessage::Echo(number));
+                }
+            }
+            PayerMessage::Connections(from) => {
+                let shown = self.record.as_mut().filter(|record| !record.is_hidden());
+                let pages =
+                    shown.map_or_else(Vec::new, |record| record.unseen.pages(from, self.now));
+                for page in pages {
+                    self.deliver(ProviderMessage::Connections(page));
                 }
             }
             PayerMessage::End(_) => self.meter.handle_end(MeterCause::PayerEnded, self.now),

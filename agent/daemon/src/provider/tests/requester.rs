@@ -319,7 +319,8 @@ impl Use {
             ProviderMessage::Reservation(reservation) => {
                 self.renewed = Some(reservation.message.capacity);
             }
-            ProviderMessage::Stored(_) => {}
+            // It asks for none.
+            ProviderMessage::Stored(_) | ProviderMessage::Connections(_) => {}
         }
     }
 
