@@ -357,9 +357,10 @@ impl World {
         message.channel_salt = B256::repeat_byte(who);
         message.seconds = 60;
         message.expires_at = self.context.now.after(3_600);
-        if who >= 128 {
-            message.rest_until = self.context.now.after(u64::from(who));
-        }
+        message.rest_until = match who {
+            128.. => self.context.now.after(u64::from(who)),
+            _ => UnixSeconds(0),
+        };
         let request = SignedRequest::sign(message, &self.context.domain, &wallet, &wallet);
         self.context.request(&request, wallet.address()).unwrap();
         self.request(request);
