@@ -365,7 +365,9 @@ impl OfferBook {
     fn remove(&mut self, at: RowId) -> Option<OfferId> {
         self.leave_line(at);
         self.index.remove(at, &self.rows);
-        self.by_expiry.remove(&self.rows.expiry(at), at);
+        let rows = &self.rows;
+        let expiry = |at| rows.expiry(at);
+        self.by_expiry.remove(&expiry(at), at, expiry);
         self.changed.forget(at);
         Some(self.rows.remove(at)?.id)
     }
@@ -415,7 +417,8 @@ impl OfferBook {
         } else {
             &mut self.sold_out
         };
-        line.remove(self.rows.rank(at), at);
+        let rows = &self.rows;
+        line.remove(rows.rank(at), at, |row| *rows.rank(row));
     }
 
     fn hold_slot(&mut self, id: HoldId, slot: Slot, filter: &Filter) {

@@ -172,19 +172,27 @@ impl Desk {
         self.news.subscribe()
     }
 
-    /// Lets the clock do its work.
+    /// Lets the clock do its work, in parts, so that others come in between.
     pub(crate) async fn tick(&self) -> Result<(), DeskError> {
-        let now = clock::now();
-        let mut books = self.books().await?;
-        if books.market.poll_timeout().is_none_or(|due| due > now) {
+        if !self.store.room().is_left() {
             return Ok(());
         }
-        let commands = books.market.handle_timeout(now);
-        self.execute(books, commands, now).await
+        let now = clock::now();
+        loop {
+            let mut books = self.books().await?;
+            if books.market.poll_timeout().is_none_or(|due| due > now) {
+                return Ok(());
+            }
+            let commands = books.market.handle_timeout(now);
+            self.execute(books, commands, now).await?;
+        }
     }
 
     /// Forgets sessions, nonces and promises whose time is over.
     pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
+        if !self.store.room().is_left() {
+            return Ok(());
+        }
         self.store.write(ForgetExpired(clock::now())).await?;
         let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
@@ -212,6 +220,8 @@ impl Desk {
         self.metrics
             .leases_free
             .set(i64::try_from(book.leases_free()).unwrap_or(i64::MAX));
+        let full = !self.store.room().is_left();
+        self.metrics.store_full.set(full.into());
         let commits = &self.metrics.store_commits;
         commits.inc_by(self.store.commits().saturating_sub(commits.get()));
         self.metrics

@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     pub(crate) transitions: IntCounter,
     pub(crate) claimed_for_providers: IntCounter,
     pub(crate) store_commits: IntCounter,
+    pub(crate) store_full: IntGauge,
     pub(crate) http: HistogramVec,
 }
 
@@ -126,6 +127,10 @@ impl Metrics {
                 "ipsx_store_commits_total",
                 "Transactions of the store, each with one sync; many writes share one when many ask at once.",
             )?)?,
+            store_full: add.gauge(
+                "ipsx_store_full",
+                "1 while the disk has no room for what has to be written, and nothing new is taken.",
+            )?,
             http: add.collector(HistogramVec::new(http, &["method", "route", "status"])?)?,
             registry,
         })

@@ -12,6 +12,7 @@ mod error;
 mod inspect;
 mod money;
 mod resting;
+mod room;
 mod rows;
 mod sessions;
 mod settings;
@@ -30,8 +31,9 @@ pub(crate) use answers::{KeepAnswer, KeyState, NonceState, TakeKey, UseNonce};
 pub(crate) use changes::{Change, Event};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use error::StoreError;
+pub(crate) use room::Room;
 pub(crate) use sessions::{ForgetExpired, OpenSession};
-pub(crate) use writer::{Asked, Write};
+pub(crate) use writer::{AGAIN, Asked, Write};
 
 use database::{Database, Row, Tx, Value};
 use writer::Writer;
@@ -41,6 +43,8 @@ use writer::Writer;
 pub(crate) struct Store {
     database: Database,
     writer: Writer,
+    room: Room,
+    sessions: Arc<sessions::Known>,
     /// Ends once everything that was asked for is written.
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// For whoever reads an error: the file, or the server without user and password.
@@ -61,10 +65,13 @@ impl Store {
                 (Database::open_postgres(url.expose(), &place).await?, place)
             }
         };
-        let (writer, task) = Writer::start(database.clone(), place.clone());
+        let room = Room::new();
+        let (writer, task) = Writer::start(database.clone(), place.clone(), room.clone());
         Ok(Self {
             database,
             writer,
+            room,
+            sessions: Arc::default(),
             task: Arc::new(Mutex::new(Some(task))),
             place,
         })
@@ -83,6 +90,11 @@ impl Store {
     /// Whether the database answers.
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
         self.row("SELECT 1", []).await.map(drop)
+    }
+
+    /// Whether there is room for what has to be written.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// How often it has committed since it was opened, each time with one sync.

@@ -145,7 +145,9 @@ impl VoucherStore {
         let mut connection = options.clone().connect().await.map_err(failed)?;
         check(&mut connection, path).await?;
         bind(&mut connection, path, &domain).await?;
-        let pool = SqlitePoolOptions::new().max_connections(1);
+        let pool = SqlitePoolOptions::new()
+            .test_before_acquire(false)
+            .max_connections(1);
         let pool = pool.connect_with(options.clone()).await.map_err(failed)?;
         let known = Arc::new(KnownChannels::new(domain.separator()));
         let commits = Arc::new(AtomicU64::new(0));
@@ -235,6 +237,16 @@ impl VoucherStore {
         self.write(write).await.map(drop)
     }
 
+    /// Makes a channel known, if it is not, and keeps a reservation on it, both with one sync.
+    pub async fn reserve(
+        &self,
+        channel: &Channel,
+        reservation: &Signed<Reservation>,
+    ) -> Result<(), StoreError> {
+        let write = Write::Reserved(Box::new((channel.clone(), reservation.clone())));
+        self.write(write).await.map(drop)
+    }
+
     /// Keeps a voucher if it is worth more than the one there is; on disk when this returns.
     ///
     /// Ask from many tasks at once, or use [`accept_all`](Self::accept_all): one after the other, each waits for its
@@ -278,6 +290,11 @@ impl VoucherStore {
     /// Notes what the chain says a channel was paid. It never goes down.
     pub async fn set_claimed(&self, channel: ChannelId, claimed: Amount) -> Result<(), StoreError> {
         self.write(Write::Claimed(channel, claimed)).await.map(drop)
+    }
+
+    /// What the latest voucher on a channel comes to, without asking the disk; `None` if the channel is not known.
+    pub fn latest(&self, channel: ChannelId) -> Option<Amount> {
+        self.known.latest(channel)
     }
 
     /// Everything about a channel.

@@ -55,9 +55,12 @@ impl Addresses {
         }
     }
 
-    pub(super) fn remove(&mut self, address: u128, at: RowId) {
+    /// Takes a row out; `address_of` tells the address of the others, and of this one.
+    pub(super) fn remove(&mut self, at: RowId, address_of: impl Fn(RowId) -> u128) {
+        let address = address_of(at);
         self.all.remove(at);
-        self.sorted.remove(&(head(address, 64), at), at);
+        let key_of = |row| (head(address_of(row), 64), row);
+        self.sorted.remove(&key_of(at), at, key_of);
         for (level, length) in self.levels.iter_mut().zip(self.lengths) {
             let key = head(address, length);
             if let Some(set) = level.get_mut(&key) {

@@ -20,8 +20,10 @@ use super::line::Line;
 use super::row::{Rank, Row, RowId, Rows};
 use crate::matching::{Condition, Conditions, Wanted};
 
-/// More lines are not walked together: the first page of each would have to be looked at.
-const FEW_LINES: usize = 8;
+/// More lines are not walked together: each has to be asked where it begins.
+const FEW_LINES: usize = 64;
+/// Rows of a bitmap that are intersected in the time of one look at a row: the rows stand apart in memory.
+const PASSED_BY: u64 = 32;
 
 /// How much is tried one way before the next. The answer does not depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +69,37 @@ pub(super) struct Search<'b> {
     /// The rows that each condition leaves, in the conditions' order.
     candidates: Vec<Candidates<'b>>,
     /// What all of them leave, once somebody wants to know.
-    left: OnceCell<Cow<'b, RoaringBitmap>>,
+    left: OnceCell<Left<'b>>,
+}
+
+/// Rows that all conditions leave, and maybe some more.
+enum Left<'b> {
+    /// In order.
+    Few(Vec<RowId>),
+    Many(Cow<'b, RoaringBitmap>),
+}
+
+impl Left<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Few(rows) => rows.len() as u64,
+            Self::Many(rows) => rows.len(),
+        }
+    }
+
+    fn contains(&self, at: RowId) -> bool {
+        match self {
+            Self::Few(rows) => rows.binary_search(&at).is_ok(),
+            Self::Many(rows) => rows.contains(at),
+        }
+    }
+
+    fn iter(&self) -> Box<dyn Iterator<Item = RowId> + '_> {
+        match self {
+            Self::Few(rows) => Box::new(rows.iter().copied()),
+            Self::Many(rows) => Box::new(rows.iter()),
+        }
+    }
 }
 
 /// On which side of the price limits a row is looked for.
@@ -150,9 +182,21 @@ impl<'b> Search<'b> {
     }
 
     /// What all conditions leave.
-    fn left(&self) -> &RoaringBitmap {
-        self.left
-            .get_or_init(|| intersection(&self.by_size(), self.index.all()))
+    fn left(&self) -> &Left<'b> {
+        self.left.get_or_init(|| {
+            let by_size = self.by_size();
+            match by_size.split_first() {
+                Some((fewest, others)) if fewest.at_most() <= self.effort.few => {
+                    let probes = self.probes(others.iter().copied());
+                    let mut rows = fewest.rows();
+                    rows.retain(|at| is_in_each(*at, &probes));
+                    rows.sort_unstable();
+                    rows.dedup();
+                    Left::Few(rows)
+                }
+                _ => Left::Many(intersection(&by_size, self.index.all())),
+            }
+        })
     }
 
     fn all_lines(&self, free: bool) -> Vec<&'b Line<Rank>> {
@@ -174,7 +218,7 @@ impl<'b> Search<'b> {
     /// The first row in order on one side of the price limits.
     fn find(&self, price: Price, free: bool) -> Option<RowId> {
         let by_size = self.by_size();
-        let Some((fewest, others)) = by_size.split_first() else {
+        let Some(fewest) = by_size.first() else {
             let fits = |at| self.fits(at, price, free);
             let found = self.walk(&self.all_lines(free), price, 1, usize::MAX, fits);
             return found
@@ -182,10 +226,11 @@ impl<'b> Search<'b> {
                 .and_then(|found| found.first().map(|rank| rank.row));
         };
         let few = fewest.at_most() <= self.effort.few;
-        if few && fewest.lines().is_none() {
-            let probes = self.probes(others.iter().copied());
-            let rows = fewest.rows().into_iter();
-            return self.first_of(rows.filter(|at| is_in_each(*at, &probes)), price, free);
+        let known = self.left.get();
+        if known.is_some_and(|left| left.len() <= self.effort.few)
+            || (few && fewest.lines().is_none())
+        {
+            return self.first_of(self.left().iter(), price, free);
         }
         let all = self.index.all().len();
         let mut own = by_size.iter().filter_map(|some| {
@@ -198,11 +243,19 @@ impl<'b> Search<'b> {
         });
         let everything = || (None, self.all_lines(free), all);
         let (walked, lines, among) = own.next().unwrap_or_else(everything);
-        let steps = if few { usize::MAX } else { self.effort.steps };
-        let longest = steps as u64 / 4;
-        if !few && among / self.expected(&by_size).max(1) > longest {
-            return self.first_of(self.left().iter(), price, free);
-        }
+        let steps = if few {
+            usize::MAX
+        } else {
+            let expected = self.expected(&by_size);
+            // Looks at rows, on the one way and on the other. Where the first is shorter but takes longer than expected, it
+            // is given up when the other one would have been done.
+            let walking = among / expected.max(1);
+            let intersecting = fewest.at_most() / PASSED_BY + expected;
+            if walking > intersecting {
+                return self.first_of(self.left().iter(), price, free);
+            }
+            self.effort.steps.min(intersecting as usize)
+        };
         let others = by_size.iter().filter(|some| Some(some.condition) != walked);
         let mut probes = self.probes(others.copied());
         if walked.is_some() && free && self.lines.free.len() < all {

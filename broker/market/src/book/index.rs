@@ -165,7 +165,8 @@ impl Index {
         {
             forget(&mut self.asns, &asn, row.system);
         }
-        self.family(row.address).remove(bits(row.address), at);
+        let address_of = |at| rows.get(at).map_or(0, |row| bits(row.address));
+        self.family(row.address).remove(at, address_of);
         for service in facts.services() {
             if let Some(set) = self.services.get_mut(service) {
                 set.remove(at);

@@ -17,6 +17,8 @@ const SPARSE: usize = 24;
 pub(super) struct Line<K> {
     /// The first page; most lines have no other.
     head: Vec<RowId>,
+    /// The first key of all. Who walks several lines at once opens only those that could hold a better row.
+    first: Option<K>,
     /// The other ones by their bounds. No key in a page is below its bound, and all in the pages before it are.
     pages: BTreeMap<K, Vec<RowId>>,
 }
@@ -25,17 +27,21 @@ impl<K> Default for Line<K> {
     fn default() -> Self {
         Self {
             head: Vec::new(),
+            first: None,
             pages: BTreeMap::new(),
         }
     }
 }
 
-/// One page, with its bound; the first has none.
+/// One page, with its bound; an empty first one has none.
 pub(super) type Page<'l, K> = (Option<K>, &'l [RowId]);
 
 impl<K: Copy + Ord> Line<K> {
     /// Puts a row in; `key_of` tells those of the rows that are in already, and of this one.
     pub(super) fn insert(&mut self, key: &K, at: RowId, key_of: impl Fn(RowId) -> K) {
+        if self.first.is_none_or(|first| *key < first) {
+            self.first = Some(*key);
+        }
         let page = self.page_mut(key);
         page.push(at);
         if page.len() >= FULL {
@@ -47,8 +53,8 @@ impl<K: Copy + Ord> Line<K> {
         }
     }
 
-    /// Takes a row out that was put in with this key. False when it is not there.
-    pub(super) fn remove(&mut self, key: &K, at: RowId) -> bool {
+    /// Takes a row out that was put in with this key. False when it is not there. `key_of` tells those of the others.
+    pub(super) fn remove(&mut self, key: &K, at: RowId, key_of: impl Fn(RowId) -> K) -> bool {
         let page = self.page_mut(key);
         let Some(found) = page.iter().position(|row| *row == at) else {
             return false;
@@ -57,20 +63,39 @@ impl<K: Copy + Ord> Line<K> {
         if page.len() < SPARSE {
             self.join(key);
         }
+        self.forget_first(key, key_of);
         true
+    }
+
+    /// Finds the first key anew if it was this one.
+    fn forget_first(&mut self, key: &K, key_of: impl Fn(RowId) -> K) {
+        if self.first != Some(*key) {
+            return;
+        }
+        // The first page may be empty while there are others.
+        let mut pages = std::iter::once(&self.head).chain(self.pages.values());
+        let page = pages.find(|page| !page.is_empty());
+        self.first = page.and_then(|page| page.iter().map(|row| key_of(*row)).min());
     }
 
     /// Moves a row whose key has changed; nothing is to do while it stays in its page.
     pub(super) fn reposition(&mut self, was: &K, is: &K, at: RowId, key_of: impl Fn(RowId) -> K) {
-        if self.bound(was) != self.bound(is) && self.remove(was, at) {
-            self.insert(is, at, key_of);
+        if self.bound(was) != self.bound(is) {
+            if self.remove(was, at, &key_of) {
+                self.insert(is, at, key_of);
+            }
+        } else if self.first.is_some_and(|first| *is < first) {
+            self.first = Some(*is);
+        } else {
+            self.forget_first(was, key_of);
         }
     }
 
     /// All pages.
     pub(super) fn pages(&self) -> Pages<'_, K> {
+        let bound = self.first.filter(|_| !self.head.is_empty());
         Pages {
-            head: Some(&self.head),
+            head: Some((bound, &self.head)),
             rest: self.pages.range(..),
         }
     }
@@ -122,7 +147,7 @@ impl<K: Copy + Ord> Line<K> {
 /// Pages, the first of their order first.
 #[derive(Clone, Debug)]
 pub(super) struct Pages<'l, K> {
-    head: Option<&'l [RowId]>,
+    head: Option<Page<'l, K>>,
     rest: btree_map::Range<'l, K, Vec<RowId>>,
 }
 
@@ -131,7 +156,7 @@ impl<'l, K: Copy> Iterator for Pages<'l, K> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(head) = self.head.take() {
-            return Some((None, head));
+            return Some(head);
         }
         let (bound, page) = self.rest.next()?;
         Some((Some(*bound), page))
@@ -174,8 +199,9 @@ mod tests {
                 if what > 0 && model.insert(key) {
                     line.insert(&key, at, key_of);
                 } else {
-                    prop_assert_eq!(line.remove(&key, at), model.remove(&key));
+                    prop_assert_eq!(line.remove(&key, at, key_of), model.remove(&key));
                 }
+                prop_assert_eq!(line.first, model.first().copied());
             }
             let expected: Vec<_> = model.iter().map(|(_, at)| *at).collect();
             prop_assert_eq!(rows(&line), expected);
@@ -197,9 +223,16 @@ mod tests {
             let was = keys[at as usize];
             keys[at as usize] = key;
             line.reposition(&was, &key, at, |row| keys[row as usize]);
-            assert!(line.remove(&key, at));
+            assert!(line.remove(&key, at, |row| keys[row as usize]));
             line.insert(&key, at, |row| keys[row as usize]);
         }
         assert_eq!(line.rows().count(), 1_000);
+        // The first one moves within its page, to the front of all, and far behind.
+        for key in [3, 0, 700] {
+            let was = std::mem::replace(&mut keys[0], key);
+            line.reposition(&was, &key, 0, |row| keys[row as usize]);
+            let first = line.rows().map(|row| keys[row as usize]).min();
+            assert_eq!(line.first, first);
+        }
     }
 }

@@ -29,7 +29,8 @@ impl Posting {
     }
 
     pub(super) fn remove(&mut self, at: RowId, rows: &Rows) {
-        if !self.line.remove(rows.rank(at), at) {
+        let key_of = |row| *rows.rank(row);
+        if !self.line.remove(rows.rank(at), at, key_of) {
             return;
         }
         self.count -= 1;

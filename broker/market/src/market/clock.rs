@@ -7,6 +7,9 @@ use crate::messages::BrokerMessage;
 use crate::record::Cause;
 use crate::status::{ProviderStatus, RequesterStatus, Side, silence_deadline};
 
+/// Deals that run out at once: what comes of them is written together, and others wait for it.
+const AT_ONCE: usize = 32;
+
 impl Market {
     /// The first second at which [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<UnixSeconds> {
@@ -19,7 +22,7 @@ impl Market {
         times.into_iter().flatten().min()
     }
 
-    /// Lets what has run out by `now` run out.
+    /// Lets what has run out by `now` run out. Of many deals it is a part; [`Self::poll_timeout`] says that there are more.
     pub fn handle_timeout(&mut self, now: UnixSeconds) -> Vec<Command> {
         self.book.expire(now);
         let mut commands = Vec::new();
@@ -30,9 +33,10 @@ impl Market {
         for (_, number) in late {
             commands.extend(self.try_next(number, "it did not answer", now));
         }
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at < now
-        {
+        for _ in 0..AT_ONCE {
+            let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at < now) else {
+                break;
+            };
             commands.extend(self.time_is_up(id, at, now));
         }
         commands.extend(self.rest_is_over(now));

@@ -26,6 +26,7 @@ impl Desk {
         outbox: Arc<Outbox>,
         connection: Connection,
     ) -> Result<u64, DeskError> {
+        self.store.room().left().await;
         let now = clock::now();
         let mut books = self.books().await?;
         let (number, replaced) = self.registry.insert(provider, outbox, connection);
@@ -45,6 +46,7 @@ impl Desk {
 
     /// Strikes an agent off whose connection is gone.
     pub(crate) async fn leave(&self, provider: Address, number: u64) -> Result<(), DeskError> {
+        self.store.room().left().await;
         let now = clock::now();
         let mut books = self.books().await?;
         if !self.registry.remove(provider, number) {
@@ -54,13 +56,15 @@ impl Desk {
         self.execute(books, commands, now).await
     }
 
-    /// Takes one message of an agent. An error is the broker's; what the agent did wrong is answered to it.
+    /// Takes one message of an agent, once there is room for what it leads to. An error is the broker's; what the agent
+    /// did wrong is answered to it.
     pub(crate) async fn hear(
         self: &Arc<Self>,
         provider: Address,
         observed: IpAddr,
         message: AgentMessage,
     ) -> Result<(), DeskError> {
+        self.store.room().left().await;
         let now = clock::now();
         match message {
             AgentMessage::Hello { .. } | AgentMessage::Authenticate { .. } => {

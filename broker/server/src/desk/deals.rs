@@ -131,7 +131,9 @@ impl Desk {
         body: ipsx_market::http::SignDeal,
     ) -> Result<BoundDeal, DeskError> {
         let now = clock::now();
-        if let Some(record) = self.store.deal(id).await?
+        let going_on = self.books().await?.market.deal(id).is_some();
+        if !going_on
+            && let Some(record) = self.store.deal(id).await?
             && let Some(bound) = already(&record, requester, &body)
         {
             return Ok(bound);
@@ -166,10 +168,9 @@ impl Desk {
             books.funding.insert(id);
             self.begin(&mut books, Step::default(), commands, now).await
         };
-        let bound = match signed.await {
-            Ok(()) => self.fund(id, body.authorization.as_ref()).await,
-            Err(error) => Err(error),
-        };
+        // The binding stands behind the signature in line, so that it need not be waited for.
+        let bound = self.fund(id, body.authorization.as_ref()).await;
+        let bound = signed.await.and(bound);
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         self.metrics
             .reservations

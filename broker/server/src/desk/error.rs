@@ -16,6 +16,11 @@ pub(crate) enum DeskError {
     /// The operator has the broker drained.
     #[error("the broker takes no new requests for now; try again later, or at another broker")]
     Draining,
+    /// The disk is full.
+    #[error(
+        "the broker has no room left on its disk and takes nothing new until its operator has freed some; what was sent before may still be done then. Try again later, or at another broker"
+    )]
+    NoRoom,
     /// The store failed just now.
     #[error(transparent)]
     Store(#[from] StoreError),

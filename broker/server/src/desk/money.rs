@@ -70,9 +70,7 @@ impl Desk {
         let _turn = self.turn(channel.payer).await;
         let view = self.look_up(channel.payer, Some(&channel)).await?;
         let chain = view.channel;
-        self.vouchers.add_channel(&channel).await?;
-        let known = self.vouchers.channel(channel.id()).await?;
-        let voucher = known.and_then(|c| c.voucher).map(|v| v.message.cumulative);
+        let voucher = self.vouchers.latest(channel.id());
         let paid_before = voucher.unwrap_or_default().max(view.claimed);
 
         let mut books = self.books().await?;
@@ -94,7 +92,7 @@ impl Desk {
         };
         let step = Step {
             entries: vec![Self::account_entry(&books, channel.payer)],
-            reservation: Some(reservation.clone()),
+            reservation: Some((channel.clone(), reservation.clone())),
             ..Step::default()
         };
         let commands = books
@@ -160,7 +158,7 @@ impl Desk {
         let reservation = self.operator.sign(reservation);
         let step = Step {
             entries: vec![Self::account_entry(&books, channel.payer)],
-            reservation: Some(reservation.clone()),
+            reservation: Some((channel.clone(), reservation.clone())),
             ..Step::default()
         };
         let commands = books.market.renewed(id, reservation, now)?;

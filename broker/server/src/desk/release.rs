@@ -9,14 +9,15 @@ use ipsx_market::market::Command;
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
-use ipsx_metering::{Address, Reservation, Signed, UnixSeconds};
+use ipsx_metering::{Address, Channel, Reservation, Signed, UnixSeconds};
+use ipsx_settlement::{StoreError as VouchersError, VoucherStore};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Answer, Books, Desk, DeskError};
-use crate::store::{Asked, Entries, Entry};
+use crate::store::{AGAIN, Asked, Entries, Entry, Room};
 
-type Vouchers = JoinHandle<Result<(), ipsx_settlement::StoreError>>;
+type Vouchers = JoinHandle<Result<(), VouchersError>>;
 
 /// What is said and done once what it rests on is on disk.
 pub(super) enum Effect {
@@ -32,7 +33,7 @@ pub(super) struct Step {
     /// Rows of the store.
     pub(super) entries: Vec<Entry>,
     /// A promise that the vouchers' store has to know before anybody else.
-    pub(super) reservation: Option<Signed<Reservation>>,
+    pub(super) reservation: Option<(Channel, Signed<Reservation>)>,
     /// Said in this order.
     pub(super) effects: Vec<Effect>,
 }
@@ -173,9 +174,9 @@ impl Desk {
             true => None,
             false => Some(self.store.ask(Entries(step.entries)).await),
         };
-        let vouchers = step.reservation.map(|reservation| {
-            let store = Arc::clone(&self.vouchers);
-            tokio::spawn(async move { store.accept_reservation(&reservation).await })
+        let vouchers = step.reservation.map(|(channel, reservation)| {
+            let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());
+            tokio::spawn(keep_reservation(store, room, channel, reservation))
         });
         let queued = Queued {
             written,
@@ -230,6 +231,25 @@ impl Desk {
             }
             Effect::Report(record, transitions) => self.report(&record, &transitions),
             Effect::ReportRequest(record) => self.report_request(&record),
+        }
+    }
+}
+
+/// Keeps a promise as soon as there is room for it.
+async fn keep_reservation(
+    store: Arc<VoucherStore>,
+    room: Room,
+    channel: Channel,
+    reservation: Signed<Reservation>,
+) -> Result<(), VouchersError> {
+    let mut wanted = None;
+    loop {
+        match store.reserve(&channel, &reservation).await {
+            Err(VouchersError::Full(path)) => {
+                wanted.get_or_insert_with(|| room.want(&path.display().to_string()));
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::App;
 use super::problem::{Answer, ProblemResponse};
+use crate::desk::DeskError;
 
 /// How long store and chain may take to show that they are there.
 const PROMPT: Duration = Duration::from_secs(2);
@@ -102,17 +103,16 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Status> {
             "the broker takes no new requests; POST /resume ends that",
         ));
     }
+    if !app.desk.store.room().is_left() {
+        return Err(DeskError::NoRoom.into());
+    }
     let late = |what: &str| {
         ProblemResponse::unavailable(format!("the {what} did not answer within {PROMPT:?}"))
     };
     let store = timeout(PROMPT, app.desk.store.ping()).await;
-    store
-        .map_err(|_| late("store"))?
-        .map_err(crate::desk::DeskError::from)?;
+    store.map_err(|_| late("store"))?.map_err(DeskError::from)?;
     let chain = timeout(PROMPT, app.desk.operator.block_time()).await;
-    chain
-        .map_err(|_| late("chain"))?
-        .map_err(crate::desk::DeskError::from)?;
+    chain.map_err(|_| late("chain"))?.map_err(DeskError::from)?;
     Ok(status("ready"))
 }
 

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -32,6 +32,8 @@ use crate::desk::{Desk, DeskError};
 pub(super) const MAX_BODY: usize = 64 * 1024;
 /// Largest body of a JSON-RPC call: a contract's code fits.
 const MAX_RPC_BODY: usize = 256 * 1024;
+/// Where the embedded chain is asked.
+const RPC: &str = "/rpc";
 /// Longest time for one request: more than the longest long poll.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -80,6 +82,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     ));
     let (routes, _) = open_to_all().merge(signed_in).split_for_parts();
     let limited = middleware::from_fn_with_state(Arc::clone(&app), limits::limited);
+    let routes = routes.layer(middleware::from_fn_with_state(Arc::clone(&app), with_room));
     surround(routes, app).layer(limited)
 }
 
@@ -157,6 +160,24 @@ pub(super) async fn finish<T: Send + 'static>(
                 "the broker failed at this; try again",
             ))
         }
+    }
+}
+
+/// Refuses what has to be written while the disk has no room, also what is waiting for the disk already: that is done, or
+/// is not, once there is room, as when the client has gone.
+async fn with_room(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ProblemResponse> {
+    // The embedded chain has a file of its own, and is mostly read.
+    if request.method() != Method::POST || request.uri().path() == RPC {
+        return Ok(next.run(request).await);
+    }
+    tokio::select! {
+        biased;
+        () = app.desk.store.room().gone() => Err(DeskError::NoRoom.into()),
+        response = next.run(request) => Ok(response),
     }
 }
 

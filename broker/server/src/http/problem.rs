@@ -9,7 +9,7 @@ use ipsx_market::http::{Problem, ProblemKind};
 use ipsx_market::market::{DealRefusal, RequestFailure, RequestRefusal};
 use ipsx_market::resting::NoRest;
 use ipsx_metering::Refused;
-use ipsx_settlement::ContractError;
+use ipsx_settlement::{ContractError, StoreError};
 
 use crate::desk::DeskError;
 use crate::operator::random;
@@ -178,9 +178,11 @@ impl From<DeskError> for ProblemResponse {
         match &error {
             DeskError::Stopped
             | DeskError::Draining
+            | DeskError::NoRoom
             | DeskError::NoAnswer
             | DeskError::Unsettled(_)
             | DeskError::Forgotten(_) => Self::unavailable(detail),
+            DeskError::Vouchers(StoreError::Full(_)) => Self::from(DeskError::NoRoom),
             DeskError::Store(_) | DeskError::Vouchers(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()

@@ -224,7 +224,9 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
             .foreign_keys(true);
+        // A file does not go away as a server may, and to ask for it each time is another turn of the connection's thread.
         let writer = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(1)
             .connect_with(options.clone())
             .await
@@ -241,6 +243,7 @@ impl Database {
         let migrated = sqlx::migrate!("./migrations/sqlite").run(&writer).await;
         migrated.map_err(|error| StoreError::migration(&place, &error))?;
         let readers = SqlitePoolOptions::new()
+            .test_before_acquire(false)
             .max_connections(READERS)
             .connect_with(options.create_if_missing(false).read_only(true))
             .await
@@ -278,6 +281,21 @@ impl Database {
             }
             Self::Postgres(pool) => pool.close().await,
         }
+    }
+
+    /// After a write that found no room. SQLite may have left its transaction open, and the next one would then only seem to
+    /// be written, so that connection is never used again; and its log gives back what it takes, if it can.
+    pub(super) async fn start_afresh(&self) {
+        let Self::Sqlite { writer, .. } = self else {
+            return;
+        };
+        if let Ok(connection) = writer.acquire().await {
+            let _ = connection.close().await;
+        }
+        // If there is no room for that either, the next write says so.
+        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(writer)
+            .await;
     }
 
     pub(super) async fn begin(&self, place: &str) -> Result<Tx, StoreError> {

@@ -7,6 +7,10 @@ use sqlx::migrate::MigrateError;
 /// and index_corrupted.
 const CORRUPT: [&str; 6] = ["11", "267", "523", "26", "XX001", "XX002"];
 
+/// Codes of a full disk: SQLite's SQLITE_FULL, and what it says where a file may not grow or its log's index has no room;
+/// PostgreSQL's disk_full.
+const FULL: [&str; 4] = ["13", "778", "4874", "53100"];
+
 /// The store failed, or holds what it should not.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -38,6 +42,14 @@ pub(crate) enum StoreError {
         /// What it said.
         reason: String,
     },
+    /// No room for what was to be written; nothing of it was.
+    #[error("the store {place} has no room: {reason}. Free space on its disk")]
+    Full {
+        /// The file, or the server.
+        place: String,
+        /// What it said.
+        reason: String,
+    },
     /// The tables are of another version of the program.
     #[error("the store {place}: {reason}")]
     Version {
@@ -63,10 +75,11 @@ impl StoreError {
     pub(super) fn database(place: &str, error: &sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
         let (place, reason) = (place.into(), error.to_string());
-        if code.is_some_and(|code| CORRUPT.contains(&code.as_ref())) {
-            return Self::Corrupt { place, reason };
+        match code.as_deref() {
+            Some(code) if CORRUPT.contains(&code) => Self::Corrupt { place, reason },
+            Some(code) if FULL.contains(&code) => Self::Full { place, reason },
+            _ => Self::Database { place, reason },
         }
-        Self::Database { place, reason }
     }
 
     pub(super) fn damaged(place: &str, what: &'static str, reason: impl ToString) -> Self {

@@ -1,6 +1,8 @@
 //! Requesters' sessions, and what is forgotten when its time is over.
 
+use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use ipsx_metering::{Address, UnixSeconds};
@@ -8,6 +10,30 @@ use ipsx_metering::{Address, UnixSeconds};
 use super::answers::KEPT;
 use super::rows::{hex, seconds};
 use super::{Store, StoreError, Tx, Write};
+
+/// Sessions that are remembered beside the database; more, and all are looked up anew.
+const REMEMBERED: usize = 100_000;
+
+/// Sessions that were looked up. What a token opens never changes, and only its time ends it: whoever asks often need not
+/// wait for the database each time.
+#[derive(Debug, Default)]
+pub(super) struct Known(Mutex<HashMap<String, (Address, UnixSeconds)>>);
+
+impl Known {
+    fn wallet(&self, token_hash: &str, now: UnixSeconds) -> Option<Address> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (wallet, expires_at) = known.get(token_hash)?;
+        (*expires_at > now).then_some(*wallet)
+    }
+
+    fn remember(&self, token_hash: &str, wallet: Address, expires_at: UnixSeconds) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(token_hash.into(), (wallet, expires_at));
+    }
+}
 
 /// A session that is opened by a sign-in nonce. Done: false if the nonce was used before.
 #[derive(Clone, Debug)]
@@ -85,12 +111,20 @@ impl Store {
         token_hash: &str,
         now: UnixSeconds,
     ) -> Result<Option<Address>, StoreError> {
-        let sql = "SELECT wallet FROM sessions WHERE token_hash = $1 AND expires_at > $2";
+        if let Some(wallet) = self.sessions.wallet(token_hash, now) {
+            return Ok(Some(wallet));
+        }
+        let sql =
+            "SELECT wallet, expires_at FROM sessions WHERE token_hash = $1 AND expires_at > $2";
         let values = [token_hash.into(), seconds(now).into()];
         let Some(row) = self.row(sql, values).await? else {
             return Ok(None);
         };
         let wallet = Address::from_str(&self.text("session", &row, 0)?);
-        wallet.map(Some).map_err(|e| self.damaged("session", e))
+        let wallet = wallet.map_err(|e| self.damaged("session", e))?;
+        let expires_at = row.number(1).map_err(|e| self.damaged("session", e))?;
+        let expires_at = UnixSeconds(u64::try_from(expires_at).unwrap_or(0));
+        self.sessions.remember(token_hash, wallet, expires_at);
+        Ok(Some(wallet))
     }
 }

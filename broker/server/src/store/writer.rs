@@ -1,24 +1,31 @@
 //! Group commit: everything that is asked for while the disk is busy is written in one transaction, in the order in which
 //! it was asked for.
 //!
+//! A full disk is a slow one: a transaction that finds no room is tried again until it does, and nobody is answered before.
+//!
 //! What fails must not take others with it: when anything of a transaction does, all of it is taken back, and each is
 //! written again by itself. So a [`Write`] may run more than once, and only the last run counts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use ipsx_metering::Address;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::database::{Database, Tx};
+use super::room::Room;
 use super::{Store, StoreError};
 
 /// What waits at most; whoever asks for more waits itself.
 const QUEUE: usize = 4_096;
 /// Written together at most: a failure costs each a transaction of its own.
 const TOGETHER: usize = 512;
+/// How long a full disk is left alone before the next attempt.
+pub(crate) const AGAIN: Duration = Duration::from_millis(250);
 
 /// Something to be written, all or nothing.
 #[async_trait]
@@ -53,8 +60,8 @@ impl<T> Asked<T> {
 #[async_trait]
 trait Job: Send {
     fn wallets(&self) -> Vec<Address>;
-    /// Does it in a transaction, and says whether that may be committed.
-    async fn run(&mut self, tx: &mut Tx) -> bool;
+    /// Does it in a transaction, and says whether that may be committed; fails where it is to be done again.
+    async fn run(&mut self, tx: &mut Tx) -> Result<bool, StoreError>;
     /// Tells whoever asked: what the run gave, or why the transaction was not committed.
     fn tell(self: Box<Self>, failure: Option<StoreError>);
 }
@@ -71,9 +78,11 @@ impl<W: Write> Job for Waiting<W> {
         self.write.wallets()
     }
 
-    async fn run(&mut self, tx: &mut Tx) -> bool {
-        let done = self.write.write(tx).await;
-        self.done.insert(done).is_ok()
+    async fn run(&mut self, tx: &mut Tx) -> Result<bool, StoreError> {
+        match self.write.write(tx).await {
+            Err(full @ StoreError::Full { .. }) => Err(full),
+            done => Ok(self.done.insert(done).is_ok()),
+        }
     }
 
     fn tell(self: Box<Self>, failure: Option<StoreError>) {
@@ -96,7 +105,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(database: Database, place: String) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(database: Database, place: String, room: Room) -> (Self, JoinHandle<()>) {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (stop, stopping) = watch::channel(false);
         let commits = Arc::new(AtomicU64::new(0));
@@ -104,8 +113,10 @@ impl Writer {
             database,
             place,
             commits: Arc::clone(&commits),
+            room,
+            stopping,
         };
-        let task = tokio::spawn(scribe.run(queue, stopping));
+        let task = tokio::spawn(scribe.run(queue));
         let writer = Self {
             jobs,
             stop,
@@ -153,17 +164,19 @@ struct Scribe {
     database: Database,
     place: String,
     commits: Arc<AtomicU64>,
+    room: Room,
+    stopping: watch::Receiver<bool>,
 }
 
 impl Scribe {
-    async fn run(self, mut queue: mpsc::Receiver<Box<dyn Job>>, mut stop: watch::Receiver<bool>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
         let mut jobs = Vec::new();
         loop {
             tokio::select! {
                 // What waits is written before anything ends.
                 biased;
                 _ = queue.recv_many(&mut jobs, TOGETHER) => {}
-                _ = stop.wait_for(|stop| *stop) => queue.close(),
+                _ = self.stopping.wait_for(|stop| *stop) => queue.close(),
             }
             if !jobs.is_empty() {
                 self.together(std::mem::take(&mut jobs)).await;
@@ -173,7 +186,7 @@ impl Scribe {
         }
     }
 
-    async fn together(&self, mut jobs: Vec<Box<dyn Job>>) {
+    async fn together(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         match self.commit(&mut jobs).await {
             Ok(false) if jobs.len() > 1 => {
                 for job in jobs {
@@ -189,20 +202,38 @@ impl Scribe {
         }
     }
 
-    async fn alone(&self, job: Box<dyn Job>) {
+    async fn alone(&mut self, job: Box<dyn Job>) {
         let mut jobs = [job];
         let failure = self.commit(&mut jobs).await.err();
         let [job] = jobs;
         job.tell(failure);
     }
 
-    /// Does everything in one transaction. `false` if something failed and nothing was written.
-    async fn commit(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
+    /// Does everything in one transaction, as soon as there is room for it. `false` if something failed and nothing was
+    /// written.
+    async fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
+        let mut wanted = None;
+        loop {
+            match self.try_commit(jobs).await {
+                Err(full @ StoreError::Full { .. }) => {
+                    wanted.get_or_insert_with(|| self.room.want(&self.place));
+                    let stopping = self.stopping.wait_for(|stop| *stop);
+                    if timeout(AGAIN, stopping).await.is_ok() {
+                        return Err(full);
+                    }
+                    self.database.start_afresh().await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_commit(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
         let mut tx = self.database.begin(&self.place).await?;
         let wallets = jobs.iter().flat_map(|job| job.wallets()).collect();
         tx.take_turns(wallets).await?;
         for job in jobs {
-            if !job.run(&mut tx).await {
+            if !job.run(&mut tx).await? {
                 tx.rollback().await?;
                 return Ok(false);
             }

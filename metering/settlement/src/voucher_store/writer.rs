@@ -31,6 +31,8 @@ const GATHER: Duration = Duration::from_millis(200);
 pub(super) enum Write {
     Channel(Channel),
     Reservation(Signed<Reservation>),
+    /// On a channel that may not be known yet.
+    Reserved(Box<(Channel, Signed<Reservation>)>),
     /// Checked already.
     Vouchers(Vec<Signed<Voucher>>),
     Claimed(ChannelId, Amount),
@@ -152,12 +154,16 @@ async fn transact<'a>(
         let mut answer = Ok(Vec::new());
         match write {
             Write::Channel(channel) => {
-                let id = channel.id();
-                if known.latest(id).is_none() && !draft.channels.contains_key(&id) {
+                if draft.lacks(known, channel) {
                     rows::insert_channel(&mut transaction, channel).await?;
-                    let signer = KnownSigner::new(channel.payer_signer);
-                    draft.channels.insert(id, signer);
                 }
+            }
+            Write::Reserved(both) => {
+                let (channel, reservation) = both.as_ref();
+                if draft.lacks(known, channel) {
+                    rows::insert_channel(&mut transaction, channel).await?;
+                }
+                rows::insert_reservation(&mut transaction, reservation).await?;
             }
             Write::Reservation(reservation) => {
                 let id = reservation.message.channel_id;
@@ -185,6 +191,17 @@ async fn transact<'a>(
 }
 
 impl<'a> Draft<'a> {
+    /// Whether a channel has to be written; from now on it is part of the batch.
+    fn lacks(&mut self, known: &KnownChannels, channel: &Channel) -> bool {
+        let id = channel.id();
+        if known.latest(id).is_some() || self.channels.contains_key(&id) {
+            return false;
+        }
+        let signer = KnownSigner::new(channel.payer_signer);
+        self.channels.insert(id, signer);
+        true
+    }
+
     fn keep(&mut self, known: &KnownChannels, voucher: &'a Signed<Voucher>) -> Accepted {
         let Voucher {
             channel_id,

@@ -10,6 +10,10 @@ use crate::matching::Condition;
 
 impl Search<'_> {
     pub(super) fn explain(&self) -> NoMatch {
+        if self.expected(&self.by_size()) <= self.effort.few {
+            // What is left is asked four times.
+            self.left();
+        }
         let prices = |at: RowId| self.rows.rank(at).prices();
         let dearer: Option<Prices> = self.find(Price::Above, true).map(prices);
         let affordable = self.find(Price::Within, false).is_some();
@@ -52,8 +56,11 @@ impl Search<'_> {
         let Some((fewest, others)) = by_size.split_first() else {
             return self.index.all().iter().find_map(later);
         };
-        let probes = self.probes(others.iter().copied());
+        if by_size.len() == self.candidates.len() {
+            return self.left().iter().find_map(later);
+        }
         if fewest.at_most() <= self.effort.few {
+            let probes = self.probes(others.iter().copied());
             let rows = fewest.rows().into_iter();
             return rows.filter(|at| is_in_each(*at, &probes)).find_map(later);
         }
