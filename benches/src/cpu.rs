@@ -28,6 +28,20 @@ pub fn thread_time_of(name: &str) -> Option<Duration> {
     found.then(|| Duration::from_nanos(nanoseconds))
 }
 
+/// The processor time of another process, all its threads', in steps of 10 ms (Linux).
+///
+/// # Panics
+///
+/// If there is no such process.
+pub fn time_of_process(process: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name in parentheses may hold anything.
+    let (_, rest) = text.rsplit_once(')').unwrap();
+    let times = rest.split_whitespace().skip(11).take(2);
+    let ticks: u64 = times.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// A thread may end while it is looked at.
 fn thread_time(thread: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;

@@ -9,10 +9,14 @@
     clippy::disallowed_types,
     clippy::float_arithmetic
 )]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that fails has no figure to save"
+)]
 
 mod cpu;
 pub mod peers;
 mod samples;
 
-pub use cpu::{cpu_time, thread_time_of};
+pub use cpu::{cpu_time, thread_time_of, time_of_process};
 pub use samples::{SCATTER_LIMIT, Samples};

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipsx_tests::crowd::Crowd;
+use ipsx_tests::crowd::{Crowd, Plan};
 use ipsx_tests::market::Market;
 use ipsx_tests::program::{built, status_figure};
 
@@ -51,13 +51,17 @@ fn two_thousand_agents_cost_little_and_come_back_after_a_kill() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _within = runtime.enter();
     let agents = market.agents().parse().unwrap();
-    let keep_alive = Duration::from_secs(5);
-    let first = Crowd::gather(agents, FIRST, 20, keep_alive);
+    let crowd = |count| Plan {
+        agents: count,
+        sockets: 20,
+        ..Plan::default()
+    };
+    let first = Crowd::gather(agents, crowd(FIRST));
     wait_for(&[&first], "the first are placed", || {
         first.placed() == FIRST
     });
     let few = settled(broker);
-    let more = Crowd::gather(agents, MORE, 20, keep_alive);
+    let more = Crowd::gather(agents, crowd(MORE));
     let crowds = [&first, &more];
     let placed = || first.placed() + more.placed();
     wait_for(&crowds, "all are placed", || placed() == FIRST + MORE);

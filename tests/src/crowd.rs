@@ -1,39 +1,65 @@
 //! Thousands of agents in one process: each with a wallet, a connection and an offer, sharing a few sockets.
 //!
-//! They do what a real agent does on its link: check who the broker is, prove their wallet, publish a signed offer, and
-//! come back after every loss, waiting at first as long as `ipsx provide` waits.
+//! They do what a real agent does on its link: check who the broker is, prove their wallet, publish a signed offer, sign
+//! the deals that are proposed, and come back after every loss, waiting at first as long as `ipsx provide` waits.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use ipsx_market::codec::{self, LENGTH_BYTES};
-use ipsx_market::messages::{
-    ALPN, AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, PROTOCOL_VERSION,
-    SESSION_LABEL,
-};
+use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
+use ipsx_market::messages::{ALPN, AgentMessage, BrokerMessage};
 use ipsx_market::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
+use ipsx_market::request::TunnelKey;
 use ipsx_metering::{
-    Amount, B256, PricePerGib, PricePerSecond, Prices, Signed, TypedData, UnixSeconds, verify,
+    Address, Amount, B256, Domain, NetworkId, PricePerGib, PricePerSecond, Prices, Signed,
+    TypedData, UnixSeconds,
 };
 use ipsx_settlement::{Signer, Wallet};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
+use quinn::{ClientConfig, ConnectionError, Endpoint, TransportConfig};
 use rand::Rng;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use crate::link::{self, Failure, Link, hear, say};
 
 /// The agent's waits, as in `agent/daemon/src/provider/broker_link.rs`.
 const PATIENCE: Duration = Duration::from_secs(20);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// Is told what an agent is told of deals.
+pub type Witness = Arc<dyn Fn(Address, BrokerMessage) + Send + Sync>;
+
+/// Who gathers.
+#[derive(Clone)]
+pub struct Plan {
+    /// How many agents.
+    pub agents: usize,
+    /// Sockets that they share, each in a /24 of its own.
+    pub sockets: u16,
+    /// Between an agent's keep-alives.
+    pub keep_alive: Duration,
+    /// Leases that each offers at the same time.
+    pub leases: u32,
+    /// Who hears what the broker says to them once they are placed.
+    pub witness: Option<Witness>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            agents: 1,
+            sockets: 1,
+            keep_alive: Duration::from_secs(5),
+            leases: 1,
+            witness: None,
+        }
+    }
+}
 
 /// Agents that stay until it is dropped.
 pub struct Crowd {
@@ -50,18 +76,21 @@ struct News {
 }
 
 impl Crowd {
-    /// Starts agents that connect to a broker all at once, `sockets` of them each from a /24 of its own. Call it within
-    /// a runtime.
-    pub fn gather(broker: SocketAddr, agents: usize, sockets: u16, keep_alive: Duration) -> Self {
-        let client = client_config(keep_alive);
-        let endpoints: Vec<_> = (0..sockets).map(|n| endpoint(n, &client)).collect();
+    /// Starts agents that connect to a broker all at once. Call it within a runtime.
+    pub fn gather(broker: SocketAddr, plan: Plan) -> Self {
+        let client = client_config(plan.keep_alive);
+        let endpoints: Vec<_> = (0..plan.sockets).map(|n| endpoint(n, &client)).collect();
         let news = Arc::new(News::default());
         let mut tasks = JoinSet::new();
-        for number in 0..agents {
+        for number in 0..plan.agents {
             let agent = Agent {
                 broker,
                 endpoint: endpoints[number % endpoints.len()].clone(),
                 wallet: Wallet::random(),
+                offer: OnceLock::new(),
+                terms: OnceLock::new(),
+                leases: plan.leases,
+                witness: plan.witness.clone(),
                 news: news.clone(),
             };
             tasks.spawn(agent.live());
@@ -92,19 +121,22 @@ struct Agent {
     broker: SocketAddr,
     endpoint: Endpoint,
     wallet: Wallet,
+    /// Made once: the same offer is published again after a loss.
+    offer: OnceLock<Offer>,
+    terms: OnceLock<ProviderTerms>,
+    leases: u32,
+    witness: Option<Witness>,
     news: Arc<News>,
 }
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Agent {
     async fn live(self) {
         let mut wait = FIRST_RETRY;
         loop {
             let was_placed = match Box::pin(timeout(PATIENCE, self.join())).await {
-                Ok(Ok((connection, _send, recv))) => {
+                Ok(Ok(link)) => {
                     self.news.placed.fetch_add(1, Ordering::Relaxed);
-                    let lost = stay(connection, recv).await;
+                    let lost = self.stay(link).await;
                     self.news.placed.fetch_sub(1, Ordering::Relaxed);
                     self.note(&lost.to_string());
                     true
@@ -133,102 +165,85 @@ impl Agent {
     }
 
     /// From dialling until the offer is placed.
-    async fn join(&self) -> Result<(Connection, SendStream, RecvStream), Failure> {
+    async fn join(&self) -> Result<Link, Failure> {
         let connection = self.endpoint.connect(self.broker, "ipsx")?.await?;
-        let mut session = [0; 32];
-        let exported = connection.export_keying_material(&mut session, SESSION_LABEL, b"");
-        exported.map_err(|_| "no exporter")?;
-        let session = B256::from(session);
-        let (mut send, mut recv) = connection.open_bi().await?;
-        let hello = AgentMessage::Hello {
-            version: PROTOCOL_VERSION,
-            software: "crowd".into(),
-        };
-        say(&mut send, &hello).await?;
-        let BrokerMessage::Welcome {
-            network,
-            domain,
-            operator,
-            signature,
-            ..
-        } = hear(&mut recv).await?
-        else {
-            return Err("no welcome".into());
-        };
-        let proof = BrokerAuthentication { network, session };
-        verify(proof.signing_hash(&domain), &signature, operator)?;
-        let provider = self.wallet.address();
-        let claim = AgentAuthentication {
-            network,
-            provider,
-            session,
-        };
-        let signature = self.wallet.sign_hash(claim.signing_hash(&domain));
-        let proof = AgentMessage::Authenticate {
-            provider,
-            signature,
-        };
-        say(&mut send, &proof).await?;
-        match hear(&mut recv).await? {
-            BrokerMessage::Authenticated { .. } => {}
-            other => return Err(format!("{other:?}").into()),
-        }
+        let mut link = Link::shake_hands(connection, &self.wallet).await?;
         self.news.connects.fetch_add(1, Ordering::Relaxed);
-        let offer = Signed::sign(self.offer(network), &domain, self.wallet.key());
-        say(&mut send, &AgentMessage::PublishOffer { offer }).await?;
-        match hear(&mut recv).await? {
-            BrokerMessage::OfferPlaced { .. } => Ok((connection, send, recv)),
+        let offer = self.offer(link.network).clone();
+        let offer = Signed::sign(offer, &link.domain, self.wallet.key());
+        say(&mut link.send, &AgentMessage::PublishOffer { offer }).await?;
+        match hear(&mut link.recv).await? {
+            BrokerMessage::OfferPlaced { .. } => Ok(link),
             other => Err(format!("{other:?}").into()),
         }
     }
 
-    fn offer(&self, network: ipsx_metering::NetworkId) -> Offer {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let prices = Prices {
-            per_second: PricePerSecond(Amount(1_000)),
-            per_gib: PricePerGib(Amount(1_000)),
-        };
-        Offer {
-            network,
-            provider: self.wallet.address(),
-            nonce: 1,
-            prefixes: Vec::new(),
-            protocols: Protocols::all(),
-            policy_hash: B256::repeat_byte(7),
-            tier: Tier::Web,
-            ports: Tier::Web.ports(),
-            services: Vec::new(),
-            capacity: Capacity {
-                leases: 1,
-                mbit_up: 100,
-                mbit_down: 100,
-                bytes_per_month: u64::MAX,
-            },
-            prices,
-            min_seconds: 5,
-            max_seconds: 3_600,
-            weekly_hours: WeeklyHours::always(),
-            expires_at: UnixSeconds(now.unwrap().as_secs() + 7_200),
+    /// Signs what is proposed until the connection is lost; says why it was.
+    async fn stay(&self, mut link: Link) -> ConnectionError {
+        while let Ok(message) = hear(&mut link.recv).await {
+            if let BrokerMessage::Propose { proposal, terms } = message {
+                let accepted = self.accept(proposal, &terms, &link.domain, link.network);
+                if say(&mut link.send, &accepted).await.is_err() {
+                    break;
+                }
+            } else if let Some(witness) = &self.witness {
+                witness(self.wallet.address(), message);
+            }
+        }
+        link.connection.closed().await
+    }
+
+    fn accept(
+        &self,
+        number: u64,
+        proposal: &Proposal,
+        domain: &Domain,
+        network: NetworkId,
+    ) -> AgentMessage {
+        let terms = self.terms.get_or_init(|| ProviderTerms {
+            payout: self.wallet.derive(b"payout").address(),
+            agent_key: self.wallet.derive(b"agent").address(),
+            tunnel_key: TunnelKey(B256::repeat_byte(5)),
+        });
+        let deal = Deal::new(proposal, self.offer(network), terms);
+        AgentMessage::AcceptDeal {
+            proposal: number,
+            terms: terms.clone(),
+            signature: self.wallet.sign_hash(deal.signing_hash(domain)),
         }
     }
-}
 
-/// Listens until the connection is lost; says why it was.
-async fn stay(connection: Connection, mut recv: RecvStream) -> quinn::ConnectionError {
-    while hear(&mut recv).await.is_ok() {}
-    connection.closed().await
-}
-
-async fn say(send: &mut SendStream, message: &AgentMessage) -> Result<(), Failure> {
-    Ok(send.write_all(&codec::encode_frame(message)?).await?)
-}
-
-async fn hear(recv: &mut RecvStream) -> Result<BrokerMessage, Failure> {
-    let mut prefix = [0; LENGTH_BYTES];
-    recv.read_exact(&mut prefix).await?;
-    let mut content = vec![0; codec::frame_length(prefix)?];
-    recv.read_exact(&mut content).await?;
-    Ok(codec::decode(&content)?)
+    fn offer(&self, network: NetworkId) -> &Offer {
+        self.offer.get_or_init(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let prices = Prices {
+                per_second: PricePerSecond(Amount(1_000)),
+                per_gib: PricePerGib(Amount(1_000)),
+            };
+            Offer {
+                network,
+                provider: self.wallet.address(),
+                nonce: 1,
+                prefixes: Vec::new(),
+                protocols: Protocols::all(),
+                policy_hash: B256::repeat_byte(7),
+                tier: Tier::Web,
+                ports: Tier::Web.ports(),
+                services: Vec::new(),
+                capacity: Capacity {
+                    leases: self.leases,
+                    mbit_up: 100,
+                    mbit_down: 100,
+                    bytes_per_month: u64::MAX,
+                },
+                prices,
+                min_seconds: 5,
+                max_seconds: 3_600,
+                weekly_hours: WeeklyHours::always(),
+                expires_at: UnixSeconds(now.unwrap().as_secs() + 7_200),
+            }
+        })
+    }
 }
 
 /// The `n`-th socket, at 127.A.B.1.
@@ -241,14 +256,6 @@ fn endpoint(n: u16, client: &ClientConfig) -> Endpoint {
 }
 
 fn client_config(keep_alive: Duration) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![ALPN.to_vec()];
     let mut transport = TransportConfig::default();
     transport
         .keep_alive_interval(Some(keep_alive))
@@ -256,48 +263,5 @@ fn client_config(keep_alive: Duration) -> ClientConfig {
         .mtu_discovery_config(None)
         .max_concurrent_bidi_streams(0u8.into())
         .max_concurrent_uni_streams(0u8.into());
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    config.transport_config(Arc::new(transport));
-    config
-}
-
-/// As agents do: the certificate says nothing, and the operator's signature everything.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    link::client_config(ALPN, transport)
 }

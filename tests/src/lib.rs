@@ -12,9 +12,11 @@
 )]
 
 pub mod crowd;
+pub mod customers;
 pub mod end;
 pub mod flood;
 pub mod geography;
+pub mod link;
 pub mod market;
 pub mod namespace;
 pub mod node;
@@ -22,6 +24,9 @@ pub mod origin;
 pub mod postgres;
 pub mod program;
 pub mod refused;
+pub mod requester;
+pub mod rush;
 pub mod soak;
 pub mod stock_client;
+pub mod told;
 pub mod web;

@@ -1,10 +1,13 @@
 //! A private network as its people would run it: one broker process, wallets, provider and requester processes.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use ipsx_settlement::{self as settlement, Passphrase, Sealing};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +28,8 @@ pub struct Market {
     funded: Vec<String>,
     /// What the broker is told of a chain that is not its own.
     chain: Vec<String>,
+    /// What it is told besides.
+    words: Vec<String>,
     command: Box<dyn Fn(&str) -> Command>,
 }
 
@@ -69,6 +74,7 @@ impl Market {
             admin: format!("{address}:0"),
             funded: Vec::new(),
             chain: Vec::new(),
+            words: Vec::new(),
             command,
         }
     }
@@ -88,6 +94,24 @@ impl Market {
         ];
         self.chain = words.concat().into_iter().map(String::from).collect();
         self
+    }
+
+    /// Tells the broker more, whenever it is started.
+    pub fn tell_broker(&mut self, words: &[&str]) {
+        self.words
+            .extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
+    /// Gives the broker a keystore that opens at once, for a key that is worth nothing.
+    pub fn open_keystore_quickly(&mut self) {
+        let passphrase = self.path().join("passphrase");
+        let words = fs::read_to_string(&passphrase).unwrap();
+        let keystore = self.path().join("operator.json");
+        let sealed = Passphrase::new(words.trim());
+        settlement::Wallet::create_sealed(&keystore, &sealed, Sealing::Quick).unwrap();
+        let (keystore, passphrase) = (keystore.display(), passphrase.display());
+        let (keystore, passphrase) = (keystore.to_string(), passphrase.to_string());
+        self.tell_broker(&["--wallet", &keystore, "--passphrase-file", &passphrase]);
     }
 
     /// The same, but a block counts as final only under this many more.
@@ -126,6 +150,19 @@ impl Market {
         &self.admin
     }
 
+    /// A figure of the broker's metrics, without labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        let (host, end) = (&self.admin, "\r\nconnection: close\r\n\r\n");
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {host}{end}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let figure = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        let found = answer.lines().find_map(figure);
+        found.unwrap_or_else(|| panic!("no {name} in {answer}"))
+    }
+
     /// A new wallet that the broker's own chain will fund, if it has not been made yet.
     pub fn wallet(&mut self, name: &str) -> Wallet {
         let data = self.path().join(name);
@@ -134,8 +171,13 @@ impl Market {
             .output()
             .unwrap();
         let address = json(&output)["address"].as_str().unwrap().to_owned();
-        self.funded.push(address.clone());
+        self.fund(&address);
         Wallet { data, address }
+    }
+
+    /// Lets the broker's own chain fund somebody, if it has not been made yet.
+    pub fn fund(&mut self, address: &str) {
+        self.funded.push(address.to_owned());
     }
 
     /// Starts the broker, the first time with a new embedded chain; afterwards on the same addresses.
@@ -148,7 +190,7 @@ impl Market {
             .args(["--admin-listen", &self.admin])
             .arg("--country-db")
             .arg(self.path().join("places.mmdb"));
-        command.args(&self.chain);
+        command.args(&self.chain).args(&self.words);
         for address in self.funded.iter().filter(|_| self.chain.is_empty()) {
             command.args(["--fund", &format!("{address}=1000")]);
         }

@@ -25,8 +25,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use ipsx_benches::Samples;
-use ipsx_tests::crowd::Crowd;
+use ipsx_benches::{Samples, time_of_process};
+use ipsx_tests::crowd::{Crowd, Plan};
 use ipsx_tests::market::Market;
 use ipsx_tests::program::status_figure;
 
@@ -70,8 +70,13 @@ fn main() {
     let requester = Requester::start(market.http());
     let crowd = runtime.block_on(async {
         let agents = market.agents().parse().unwrap();
-        let keep_alive = Duration::from_secs(args.keep_alive);
-        Crowd::gather(agents, args.agents, args.sockets, keep_alive)
+        let plan = Plan {
+            agents: args.agents,
+            sockets: args.sockets,
+            keep_alive: Duration::from_secs(args.keep_alive),
+            ..Plan::default()
+        };
+        Crowd::gather(agents, plan)
     });
     wait_for(&crowd, args.agents);
     before.print("first connects", broker, args.agents);
@@ -152,13 +157,13 @@ struct Load {
 impl Load {
     fn of(process: u32) -> Self {
         Self {
-            cpu: cpu_of(process),
+            cpu: time_of_process(process),
             since: Instant::now(),
         }
     }
 
     fn print(&self, what: &str, process: u32, agents: usize) {
-        let cpu = (cpu_of(process).saturating_sub(self.cpu)).as_secs_f64();
+        let cpu = (time_of_process(process).saturating_sub(self.cpu)).as_secs_f64();
         let wall = self.since.elapsed().as_secs_f64();
         let each = cpu * 1e6 / agents as f64;
         println!(
@@ -167,19 +172,6 @@ impl Load {
             agents as f64 / wall
         );
     }
-}
-
-/// All its threads', in steps of 10 ms.
-fn cpu_of(process: u32) -> Duration {
-    let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let (_, rest) = text.rsplit_once(')').unwrap();
-    let ticks: u64 = rest
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|n| n.parse::<u64>().unwrap())
-        .sum();
-    Duration::from_millis(ticks * 10)
 }
 
 /// Somebody who asks what is for sale all the while.

@@ -8,7 +8,6 @@
 mod parties;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -18,8 +17,8 @@ use ipsx_market::http::{Connected, DealEvent, DealView, RequestEvent, StreamEnd,
 use ipsx_market::messages::{AgentMessage, EndCause};
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
-use ipsx_metering::{Amount, DealId};
-use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
+use ipsx_metering::DealId;
+use ipsx_settlement::{Signer, Wallet};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 use tokio::time::timeout;
@@ -252,23 +251,7 @@ async fn nothing_is_lost_when_the_broker_is_killed() {
     let directory = tempfile::tempdir().unwrap();
     let fund = ["--fund".to_string(), format!("{}=1000", wallet.address())];
     let mut program = Program::start(directory.path(), &fund);
-    let info = program.network().await;
-    let chain = RpcChain::new(&format!("http://{}{}", program.http, info.chain_rpc)).unwrap();
-    let deployment = Deployment {
-        chain_id: info.domain.chain_id,
-        token: info.token,
-        centralizer: info.domain.contract,
-    };
-    let contract = Centralizer::connect(Arc::new(chain), deployment)
-        .await
-        .unwrap();
-    let owner = wallet.address();
-    contract
-        .deposit(&wallet, info.network, owner, Amount(100_000_000))
-        .await
-        .unwrap();
-    let mut requester = TestRequester::at(wallet, program.http, info);
-    requester.sign_in().await;
+    let mut requester = program.funded(wallet, 100_000_000).await;
     let mut told = Vec::<Event>::new();
     let mut events = Events::of(&requester, "/v1/events", Some(0)).await;
     let mut deals = Vec::new();

@@ -7,27 +7,17 @@
 
 mod parties;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use ipsx_market::http::{
-    DealView, PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedDeal,
-};
-use ipsx_market::request::{Request, SignedRequest};
+use ipsx_market::http::{DealView, PostWithdrawal, Problem, ProblemKind, ProposedDeal};
 use ipsx_metering::Amount;
-use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
+use ipsx_settlement::{Signer, Wallet};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 use tokio::time::timeout;
 
 const REQUESTS: &str = "/v1/requests";
 const WITHDRAWALS: &str = "/v1/withdrawals";
-
-fn signed(requester: &TestRequester, request: &Request) -> PostRequest {
-    let (domain, wallet) = (&requester.info.domain, requester.wallet.key());
-    let request = SignedRequest::sign(request.clone(), domain, wallet, requester.signer.key());
-    PostRequest { request }
-}
 
 fn kind(body: &[u8]) -> ProblemKind {
     serde_json::from_slice::<Problem>(body).unwrap().kind
@@ -40,7 +30,7 @@ async fn a_key_is_good_for_one_thing() {
     agent.publish(agent.offer(1_000, 5)).await;
     let mut requester = TestRequester::with_deposit(&broker, 1_000_000).await;
     let first = requester.request("FR");
-    let body = signed(&requester, &first);
+    let body = requester.posted(first);
 
     // While the provider has not answered, the same is not begun again.
     let asking = requester.post_once(REQUESTS, "a", &body);
@@ -61,7 +51,7 @@ async fn a_key_is_good_for_one_thing() {
     }
     // Another body, another path, another wallet.
     let other = requester.request("FR");
-    let other = signed(&requester, &other);
+    let other = requester.posted(other);
     let (status, _, problem) = requester.post_once(REQUESTS, "a", &other).await.unwrap();
     assert_eq!((status, kind(&problem)), (422, ProblemKind::KeyReused));
     let (status, _, problem) = requester.post_once(WITHDRAWALS, "a", &body).await.unwrap();
@@ -101,23 +91,7 @@ async fn a_kill_between_deed_and_answer_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let fund = ["--fund".to_string(), format!("{}=1000", wallet.address())];
     let mut program = Program::start(directory.path(), &fund);
-    let info = program.network().await;
-    let chain = RpcChain::new(&format!("http://{}{}", program.http, info.chain_rpc)).unwrap();
-    let deployment = Deployment {
-        chain_id: info.domain.chain_id,
-        token: info.token,
-        centralizer: info.domain.contract,
-    };
-    let contract = Centralizer::connect(Arc::new(chain), deployment)
-        .await
-        .unwrap();
-    let owner = wallet.address();
-    contract
-        .deposit(&wallet, info.network, owner, Amount(100_000_000))
-        .await
-        .unwrap();
-    let mut requester = TestRequester::at(wallet, program.http, info);
-    requester.sign_in().await;
+    let mut requester = program.funded(wallet, 100_000_000).await;
     let (mut killed_before, mut killed_after) = (0, 0);
     for round in 0..8u64 {
         let secret = [0x40 + u8::try_from(round).unwrap(); 32];
@@ -126,7 +100,7 @@ async fn a_kill_between_deed_and_answer_changes_nothing() {
         agent.publish(agent.offer(1_000, 1)).await;
         let request = requester.request("FR");
         let id = request.id();
-        let body = signed(&requester, &request);
+        let body = requester.posted(request);
         let key = format!("round-{round}");
         let asking = {
             let asking = requester.post_once(REQUESTS, &key, &body);

@@ -13,10 +13,9 @@ mod parties;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
-use ipsx_metering::{Amount, DealId};
-use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
+use ipsx_metering::DealId;
+use ipsx_settlement::{Signer, Wallet};
 use parties::program::Program;
 use parties::{TestAgent, TestRequester};
 
@@ -52,23 +51,7 @@ fn schemathesis() -> PathBuf {
 
 /// A signed-in requester with a deal that goes on, and the agent that serves it.
 async fn parties(program: &Program, wallet: Wallet) -> (TestRequester, TestAgent, DealId) {
-    let info = program.network().await;
-    let chain = RpcChain::new(&format!("http://{}{}", program.http, info.chain_rpc)).unwrap();
-    let deployment = Deployment {
-        chain_id: info.domain.chain_id,
-        token: info.token,
-        centralizer: info.domain.contract,
-    };
-    let contract = Centralizer::connect(Arc::new(chain), deployment)
-        .await
-        .unwrap();
-    let owner = wallet.address();
-    contract
-        .deposit(&wallet, info.network, owner, Amount(1_000_000))
-        .await
-        .unwrap();
-    let mut requester = TestRequester::at(wallet, program.http, info);
-    requester.sign_in().await;
+    let mut requester = program.funded(wallet, 1_000_000).await;
     let wallet = Wallet::random();
     let mut agent = TestAgent::connect_as(wallet, program.agents, "127.0.1.1").await;
     agent.publish(agent.offer(1_000, 4)).await;

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -171,7 +171,7 @@ async fn with_room(
     next: Next,
 ) -> Result<Response, ProblemResponse> {
     // The embedded chain has a file of its own, and is mostly read.
-    if request.method() != Method::POST || request.uri().path() == RPC {
+    if request.method().is_safe() || request.uri().path() == RPC {
         return Ok(next.run(request).await);
     }
     tokio::select! {

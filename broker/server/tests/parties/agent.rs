@@ -1,31 +1,26 @@
 //! An agent that speaks the protocol, and can be told to break it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use ipsx_market::codec;
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
-use ipsx_market::messages::{
-    ALPN, AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause,
-    EndReport, PROTOCOL_VERSION, Ready, SESSION_LABEL,
-};
+use ipsx_market::messages::{ALPN, AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
 use ipsx_market::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
 use ipsx_market::request::TunnelKey;
 use ipsx_metering::{
-    Amount, B256, DealId, Domain, NetworkId, OfferId, Reservation, Signed, TypedData, UnixSeconds,
-    Usage, Voucher, verify,
+    Amount, B256, DealId, Domain, NetworkId, OfferId, Reservation, Signed, TypedData, Usage,
+    Voucher,
 };
 use ipsx_settlement::{Signer, Wallet};
-use quinn::crypto::rustls::QuicClientConfig;
+use ipsx_tests::link::{self, Link};
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::TestBroker;
+
+pub use ipsx_tests::link::hello;
+pub use ipsx_tests::requester::now;
 
 pub struct TestAgent {
     pub wallet: Wallet,
@@ -50,17 +45,7 @@ pub async fn dial(from: &str, to: SocketAddr) -> (Endpoint, Connection) {
 }
 
 pub fn client_config(alpn: &[u8]) -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    tls.alpn_protocols = vec![alpn.to_vec()];
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    config.transport_config(Arc::new(transport()));
-    config
+    link::client_config(alpn, transport())
 }
 
 /// An agent keeps its connection alive.
@@ -70,34 +55,19 @@ pub fn transport() -> TransportConfig {
     transport
 }
 
+/// What both sides sign of a connection.
 pub fn exporter(connection: &Connection) -> B256 {
-    let mut session = [0; 32];
-    connection
-        .export_keying_material(&mut session, SESSION_LABEL, b"")
-        .unwrap();
-    B256::from(session)
+    link::exporter(connection).unwrap()
 }
 
 pub async fn say(send: &mut SendStream, message: &AgentMessage) {
-    send.write_all(&codec::encode_frame(message).unwrap())
-        .await
-        .unwrap();
+    link::say(send, message).await.unwrap();
 }
 
+/// The next message; `None` once the connection is gone.
 pub async fn hear(recv: &mut RecvStream) -> Option<BrokerMessage> {
-    let mut prefix = [0; 4];
-    let read = timeout(Duration::from_secs(10), recv.read_exact(&mut prefix)).await;
-    read.expect("the broker says something within 10 s").ok()?;
-    let mut content = vec![0; codec::frame_length(prefix).unwrap()];
-    recv.read_exact(&mut content).await.ok()?;
-    Some(codec::decode(&content).unwrap())
-}
-
-pub fn hello() -> AgentMessage {
-    AgentMessage::Hello {
-        version: PROTOCOL_VERSION,
-        software: "test".into(),
-    }
+    let heard = timeout(Duration::from_secs(10), link::hear(recv)).await;
+    heard.expect("the broker says something within 10 s").ok()
 }
 
 impl TestAgent {
@@ -113,55 +83,17 @@ impl TestAgent {
 
     /// The handshake above QUIC's.
     pub async fn shake_hands(wallet: Wallet, endpoint: Endpoint, connection: Connection) -> Self {
-        let (mut send, mut recv) = connection.open_bi().await.unwrap();
-        say(&mut send, &hello()).await;
-        let welcome = hear(&mut recv).await.unwrap();
-        let BrokerMessage::Welcome {
-            network,
-            domain,
-            operator,
-            signature,
-            ..
-        } = welcome
-        else {
-            panic!("{welcome:?}")
-        };
-        let session = exporter(&connection);
-        let proof = BrokerAuthentication { network, session };
-        verify(proof.signing_hash(&domain), &signature, operator).unwrap();
-        let claim = AgentAuthentication {
-            network,
-            provider: wallet.address(),
-            session,
-        };
-        let signature = wallet.sign_hash(claim.signing_hash(&domain));
-        let provider = wallet.address();
-        say(
-            &mut send,
-            &AgentMessage::Authenticate {
-                provider,
-                signature,
-            },
-        )
-        .await;
-        let answer = hear(&mut recv).await.unwrap();
-        let BrokerMessage::Authenticated {
-            observed,
-            unfinished,
-        } = answer
-        else {
-            panic!("{answer:?}")
-        };
+        let link = Link::shake_hands(connection, &wallet).await.unwrap();
         Self {
             wallet,
             endpoint,
-            connection,
-            send,
-            recv,
-            network,
-            domain,
-            unfinished,
-            observed,
+            connection: link.connection,
+            send: link.send,
+            recv: link.recv,
+            network: link.network,
+            domain: link.domain,
+            unfinished: link.unfinished,
+            observed: link.observed,
             offers: Vec::new(),
         }
     }
@@ -332,50 +264,5 @@ impl Relay {
 
     pub fn stop(self) {
         self.task.abort();
-    }
-}
-
-pub fn now() -> UnixSeconds {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    UnixSeconds(since.unwrap().as_secs())
-}
-
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }

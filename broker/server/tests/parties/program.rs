@@ -6,6 +6,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use ipsx_market::http::NetworkInfo;
+use ipsx_settlement::Wallet;
+use ipsx_tests::requester::Requester;
+
+use super::TestRequester;
 
 /// The program with its data in `directory`; killed when dropped.
 pub struct Program {
@@ -67,17 +71,16 @@ impl Program {
         self.child.wait().unwrap();
     }
 
+    /// A requester that is signed in and has deposited of what the program was told to `--fund` its wallet with.
+    pub async fn funded(&self, wallet: Wallet, deposit: u128) -> TestRequester {
+        let mut requester = TestRequester::at(wallet, self.http, self.network().await);
+        requester.0.deposit(deposit).await;
+        requester.sign_in().await;
+        requester
+    }
+
     pub async fn network(&self) -> NetworkInfo {
-        let client =
-            hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
-        let client = client.build_http::<http_body_util::Empty<hyper::body::Bytes>>();
-        let uri = format!("http://{}/v1/network", self.http).parse().unwrap();
-        let answer = client.get(uri).await.unwrap().into_body();
-        let body = http_body_util::BodyExt::collect(answer)
-            .await
-            .unwrap()
-            .to_bytes();
-        serde_json::from_slice(&body).unwrap()
+        Requester::network(self.http).await
     }
 }
 
