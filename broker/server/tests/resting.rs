@@ -15,13 +15,11 @@ mod parties;
 )]
 mod postgres;
 
-use std::sync::Arc;
-
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{ProblemKind, RequestView};
 use ipsx_market::resting::RequestStatus;
-use ipsx_metering::{Amount, RequestId};
-use ipsx_settlement::{Centralizer, Deployment, RpcChain, Signer, Wallet};
+use ipsx_metering::RequestId;
+use ipsx_settlement::{Signer, Wallet};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 use postgres::Server;
@@ -140,7 +138,7 @@ async fn outlives_a_kill(store: &[String]) {
     let mut options = vec!["--fund".into(), format!("{}=1000", wallet().address())];
     options.extend_from_slice(store);
     let program = Program::start(directory.path(), &options);
-    let mut requester = requester(&program, wallet()).await;
+    let mut requester = program.funded(wallet(), 10_000_000).await;
     let mut ids = Vec::new();
     for country in ["JP", "DE", "FR"] {
         // Posted again under the same key, it is answered as it was the first time.
@@ -219,28 +217,6 @@ async fn operate(broker: &TestBroker, method: &str, path: &str) -> String {
 
 async fn metrics(broker: &TestBroker) -> String {
     operate(broker, "GET", "/metrics").await
-}
-
-/// A requester with a deposit at a broker that runs as a program.
-async fn requester(program: &Program, wallet: Wallet) -> TestRequester {
-    let info = program.network().await;
-    let chain = RpcChain::new(&format!("http://{}{}", program.http, info.chain_rpc)).unwrap();
-    let deployment = Deployment {
-        chain_id: info.domain.chain_id,
-        token: info.token,
-        centralizer: info.domain.contract,
-    };
-    let contract = Centralizer::connect(Arc::new(chain), deployment);
-    let (network, owner) = (info.network, wallet.address());
-    let deposit = Amount(10_000_000);
-    let contract = contract.await.unwrap();
-    contract
-        .deposit(&wallet, network, owner, deposit)
-        .await
-        .unwrap();
-    let mut requester = TestRequester::at(wallet, program.http, info);
-    requester.sign_in().await;
-    requester
 }
 
 async fn agent(program: &Program, key: u8, from: &str) -> TestAgent {
