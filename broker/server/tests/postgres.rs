@@ -39,7 +39,7 @@ async fn a_lease_outlives_a_broker_on_postgres() {
     let (proposed, deal) = tokio::join!(requester.ask(request), agent.accept());
     let bound = requester.sign(&proposed.unwrap()).await.unwrap();
     assert_eq!(bound.outcome.message.outcome, Binding::Bound);
-    let (id, wallet) = (deal.id(), requester.wallet);
+    let (id, wallet) = (deal.id(), requester.0.wallet);
     let TestBroker { broker, directory } = broker;
     broker.shutdown().await;
     assert!(!directory.path().join("data/broker.db").exists());
