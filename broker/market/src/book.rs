@@ -300,6 +300,12 @@ impl OfferBook {
         self.rows.listing(self.rows.of_id(id)?)
     }
 
+    /// Every offer in the book, in no order.
+    pub fn ids(&self) -> impl Iterator<Item = OfferId> {
+        let rows = self.index.all().iter();
+        rows.filter_map(|at| self.rows.get(at).map(|row| row.id))
+    }
+
     /// Offers in the book.
     pub fn len(&self) -> usize {
         self.rows.len()

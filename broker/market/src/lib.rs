@@ -6,6 +6,7 @@ pub mod book;
 pub mod check;
 pub mod codec;
 pub mod deal;
+pub mod evidence;
 pub mod fleet;
 pub mod geo;
 pub mod http;

@@ -15,6 +15,7 @@ mod shards;
 mod signing;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ipsx_metering::{Address, B256, DealId, Domain, NetworkId, OfferId, UnixSeconds};
 
@@ -253,6 +254,36 @@ impl Market {
     /// Puts an offer of a connected agent into the book; the caller has [checked](crate::check) it.
     pub fn place(&mut self, offer: Offer, placement: Placement) -> Result<(), PlaceError> {
         self.book.place(offer, placement).map(|_| ())
+    }
+
+    /// Finds out anew where these offers are, and tells the providers of those that are elsewhere now; what was measured
+    /// stays.
+    pub fn place_anew(
+        &mut self,
+        offers: &[OfferId],
+        place: impl Fn(IpAddr) -> Placement,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for id in offers {
+            let Some(mut listing) = self.book.get(*id) else {
+                continue;
+            };
+            let mut placement = place(listing.placement.address);
+            placement.measured = listing.placement.measured;
+            if placement == listing.placement {
+                continue;
+            }
+            let was = std::mem::replace(&mut listing.placement, placement.clone());
+            let (provider, offer) = (listing.offer.provider, listing.id);
+            if self.book.put(listing).is_ok() && !was.is_same_place(&placement) {
+                let message = BrokerMessage::OfferPlaced { offer, placement };
+                commands.push(Command::Send {
+                    provider,
+                    message: Box::new(message),
+                });
+            }
+        }
+        commands
     }
 
     /// Takes an offer back.

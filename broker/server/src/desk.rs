@@ -8,6 +8,7 @@ mod error;
 mod lapsing;
 mod money;
 mod overview;
+mod places;
 mod release;
 mod resting;
 
@@ -82,7 +83,7 @@ pub(crate) struct Desk {
     pub(crate) registry: Registry,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) placer: Placer,
+    pub(crate) placer: Arc<Placer>,
     news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
@@ -153,7 +154,7 @@ impl Desk {
             registry: Registry::default(),
             mailboxes: Mailboxes::default(),
             metrics,
-            placer,
+            placer: Arc::new(placer),
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),

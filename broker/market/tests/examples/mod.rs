@@ -252,6 +252,7 @@ pub(crate) fn placement() -> Placement {
         asn: Some(64_500),
         as_name: Some("Example Networks".into()),
         address_type: Some(AddressType::Residential),
+        evidence: None,
         measured: Measured {
             reachability: Some(Reachability::Direct),
             latency_ms: Some(24),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipsx_market::evidence::DatabaseBuild;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::openapi::{AddressText, HashText};
 use ipsx_metering::{Address, Amount, B256, ChannelId, Domain, NetworkId, UnixSeconds};
@@ -51,6 +52,9 @@ pub(crate) struct Overview {
     pub(crate) totals: Option<Totals>,
     /// Offers in the book.
     pub(crate) offers: usize,
+    /// The databases that say where addresses are.
+    #[schema(max_items = 3)]
+    pub(crate) databases: Vec<DatabaseBuild>,
     /// Deals that are going on, by status.
     pub(crate) deals: BTreeMap<String, usize>,
     /// Deposits that the operator watches.
@@ -177,6 +181,7 @@ impl Desk {
             block_time: head.timestamp,
             totals,
             offers: books.market.book().len(),
+            databases: self.placer.builds(),
             deals,
             payers: accounts().count(),
             promised: accounts().map(|account| account.committed()).sum(),

@@ -111,6 +111,23 @@ fn holdings(view: &Overview) -> String {
             ),
         ));
     }
+    let databases: Vec<_> = view
+        .databases
+        .iter()
+        .map(|build| {
+            format!(
+                "{} {} of {}",
+                build.database,
+                code(&build.name),
+                utc(build.built_at)
+            )
+        })
+        .collect();
+    let databases = match databases.is_empty() {
+        true => "none: no address has a place".into(),
+        false => databases.join(", "),
+    };
+    rows.push(("places by", databases));
     let statuses: Vec<_> = view
         .deals
         .iter()

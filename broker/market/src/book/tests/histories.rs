@@ -9,6 +9,7 @@ use super::super::find::Effort;
 use super::super::{BookLimits, HoldId, OfferBook, Position, Slot};
 use super::model::Model;
 use super::{NOW, provider};
+use crate::evidence::{Evidence, TypeEvidence, TypeRule};
 use crate::geo::Point;
 use crate::matching::Wanted;
 use crate::offer::{Capacity, Offer, Placement, Protocol, Protocols, Tier, WeeklyHours};
@@ -107,6 +108,13 @@ fn placement() -> impl Strategy<Value = Placement> {
             }),
             asn,
             address_type,
+            evidence: address_type.map(|kind| Evidence {
+                databases: Vec::new(),
+                address_type: Some(TypeEvidence {
+                    rule: TypeRule::UserType,
+                    found: kind.to_string(),
+                }),
+            }),
             measured: Measured {
                 latency_ms,
                 mbit_up,
