@@ -109,6 +109,8 @@ async fn a_payer_that_stops_or_replays_is_stopped() {
     let mut lease = requester.lease(600).await;
     lease.run(Duration::from_secs(3)).await;
     assert!(lease.fetch(origin).await.unwrap().starts_with("127.0.1.2"));
+    // On a busy machine a voucher may have been late before.
+    while let Ok(Some(_)) = tokio::time::timeout(Duration::ZERO, provider.event()).await {}
     lease.pays = false;
     let replayed: Vec<_> = lease.vouchers.clone();
     assert!(!replayed.is_empty());
