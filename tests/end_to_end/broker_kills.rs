@@ -16,7 +16,7 @@ use ipsx_tests::program::built;
 use ipsx_tests::rush::{Rush, Size};
 use rand::Rng;
 
-const KILLS: usize = 12;
+const KILLS: usize = 5;
 /// Longest time that the load lasts between two kills, in milliseconds.
 const LONGEST: u64 = 250;
 /// After which every lease that nobody starts has lapsed.
