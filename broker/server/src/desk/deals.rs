@@ -168,10 +168,10 @@ impl Desk {
             books.funding.insert(id);
             self.begin(&mut books, Step::default(), commands, now).await
         };
-        // The binding stands behind the signature in line, so that it need not wait; but where the signature can't be kept,
-        // nobody has to wait for the binding.
-        let funded = self.fund(id, body.authorization.as_ref());
-        let bound = tokio::try_join!(signed, funded).map(|((), bound)| bound);
+        let bound = match signed.await {
+            Ok(()) => self.fund(id, body.authorization.as_ref()).await,
+            Err(error) => Err(error),
+        };
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         self.metrics
             .reservations
