@@ -77,6 +77,11 @@ impl Server {
         format!("postgres://{ROLE}@localhost/{database}?host={folder}")
     }
 
+    /// The socket itself.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+
     /// Makes a database and returns its URL.
     pub fn database(&self, name: &str) -> String {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));

@@ -3,19 +3,22 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipsx_market::fleet::ShardId;
 use ipsx_market::market::DealRefusal;
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
 use ipsx_market::offer::Offer;
 use ipsx_market::sealed::MAX_SEALED;
 use ipsx_metering::{Address, DealId, Signed};
-use quinn::Connection;
 use tokio::sync::MutexGuard;
 
 use super::release::Step;
 use super::{Books, Desk, DeskError};
-use crate::agents::Outbox;
+use crate::agents::{Line, Outbox};
 use crate::clock;
 use crate::store::Entry;
+
+/// What a provider is told whose leases are of another shard than its address.
+const ELSEWHERE: &str = "leases of this wallet go on that were made in another country; the offer is taken once they are over and the agent connects again";
 
 impl Desk {
     /// Enters an agent that has proved its wallet, in place of an older connection; returns its number.
@@ -24,12 +27,16 @@ impl Desk {
         provider: Address,
         observed: IpAddr,
         outbox: Arc<Outbox>,
-        connection: Connection,
+        line: Line,
+        home: Option<ShardId>,
     ) -> Result<u64, DeskError> {
         self.store.room().left().await;
         let now = clock::now();
         let mut books = self.books().await?;
-        let (number, replaced) = self.registry.insert(provider, outbox, connection);
+        if home.is_some_and(|home| !books.owns(home)) {
+            return Err(DeskError::Moved);
+        }
+        let (number, replaced) = self.registry.insert(provider, outbox, line, home);
         if replaced {
             let commands = books.market.agent_left(provider, now);
             let _ordered = self.begin(&mut books, Step::default(), commands, now).await;
@@ -153,8 +160,17 @@ impl Desk {
             Err(reason) => (Err(reason.to_string()), None),
             Ok(()) => {
                 let mut books = self.books().await?;
-                let placed = books.market.place(signed.message, placement.clone());
-                (placed.map_err(|reason| reason.to_string()), Some(books))
+                let home = self.registry.home(provider);
+                let placed = match home {
+                    Some(home) if home != ShardId::new(placement.country, provider) => {
+                        Err(ELSEWHERE.into())
+                    }
+                    _ => {
+                        let placed = books.market.place(signed.message, placement.clone());
+                        placed.map_err(|reason| reason.to_string())
+                    }
+                };
+                (placed, Some(books))
             }
         };
         let answer = match placed {

@@ -11,6 +11,7 @@ use ipsx_metering::{Signed, Withdrawal};
 
 use super::App;
 use super::app::finish;
+use super::elsewhere;
 use super::extract::{Body, SignedIn, link_next};
 use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
@@ -42,6 +43,10 @@ pub(super) async fn offers(
     let text = query.unwrap_or_default();
     let mut query = OfferQuery::parse(url::form_urlencoded::parse(text.as_bytes()))
         .map_err(|error| ProblemResponse::invalid(error.to_string()))?;
+    if let Some(fleet) = &app.desk.fleet {
+        let found = elsewhere::search(fleet, &query, &text).await?;
+        return Ok(Json(found).into_response());
+    }
     let (found, next) = app.desk.search(&query).await?;
     let mut response = Json(found).into_response();
     if next.is_some() {
@@ -52,6 +57,17 @@ pub(super) async fn offers(
         link_next(response.headers_mut(), &format!("/v1/offers?{query}"));
     }
     Ok(response)
+}
+
+/// The offers in this broker's own part of the book, for the others.
+pub(super) async fn own(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+) -> Answer<Vec<OfferView>> {
+    let text = query.unwrap_or_default();
+    let query = OfferQuery::parse(url::form_urlencoded::parse(text.as_bytes()))
+        .map_err(|error| ProblemResponse::invalid(error.to_string()))?;
+    Ok(Json(app.desk.search(&query).await?.0))
 }
 
 /// `POST /v1/withdrawals`

@@ -79,6 +79,17 @@ impl ProblemResponse {
         )
     }
 
+    /// Whether it may be otherwise in a moment.
+    pub(super) fn passes(&self) -> bool {
+        self.kind == ProblemKind::Unavailable
+    }
+
+    /// Whether another broker may have what this one has not.
+    pub(super) fn leaves_others(&self) -> bool {
+        use ProblemKind::{NoMatch, PriceTooLow, SoldOut};
+        self.passes() || matches!(self.kind, NoMatch | PriceTooLow | SoldOut)
+    }
+
     /// The name by which refusals are counted.
     pub(crate) fn label(&self) -> &'static str {
         match self.kind {
@@ -179,6 +190,7 @@ impl From<DeskError> for ProblemResponse {
             DeskError::Stopped
             | DeskError::Draining
             | DeskError::NoRoom
+            | DeskError::Moved
             | DeskError::NoAnswer
             | DeskError::Unsettled(_)
             | DeskError::Forgotten(_) => Self::unavailable(detail),

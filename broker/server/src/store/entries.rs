@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use ipsx_market::deal::Outcome;
+use ipsx_market::fleet::{Epoch, Instance, ShardId};
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
-use super::{StoreError, Tx, Write, deals, money, resting};
+use super::{StoreError, Tx, Write, deals, fleet, money, resting};
 
 /// One thing that changes with others.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub(crate) enum Entry {
     Outcome(Box<Signed<Outcome>>, UnixSeconds),
     /// A row of the capacity ledger; `None` drops it.
     Account(Address, Option<Box<PayerAccount>>),
+    /// The same for one that several brokers write, in turns: how often it had been written when it was read.
+    SharedAccount(Address, Box<PayerAccount>, i64),
+    /// Everything else only counts while a broker owns a shard under an epoch.
+    Fence(Instance, ShardId, Epoch),
     /// A consent to an immediate withdrawal, and the idempotency key that it was given under.
     Withdrawal {
         /// The consent.
@@ -47,9 +52,9 @@ impl Write for Entries {
         let wallet = |entry: &Entry| match entry {
             Entry::Deal { record, .. } => Some(record.deal.requester),
             Entry::Request(record) => Some(record.request.message.requester),
-            Entry::Account(payer, _) => Some(*payer),
+            Entry::Account(payer, _) | Entry::SharedAccount(payer, ..) => Some(*payer),
             Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
-            Entry::Outcome(..) => None,
+            Entry::Outcome(..) | Entry::Fence(..) => None,
         };
         self.0.iter().filter_map(wallet).collect()
     }
@@ -65,6 +70,12 @@ impl Write for Entries {
                 Entry::Outcome(outcome, at) => deals::save_outcome(tx, outcome, *at).await?,
                 Entry::Account(payer, account) => {
                     money::save_account(tx, *payer, account.as_deref()).await?;
+                }
+                Entry::SharedAccount(payer, account, version) => {
+                    money::save_shared_account(tx, *payer, account, *version).await?;
+                }
+                Entry::Fence(owner, shard, epoch) => {
+                    fleet::fence(tx, owner, *shard, *epoch).await?;
                 }
                 Entry::Withdrawal { signed, key, now } => {
                     money::save_withdrawal(tx, signed, key.as_deref(), *now).await?;
