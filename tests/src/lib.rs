@@ -22,6 +22,7 @@ pub mod origin;
 pub mod postgres;
 pub mod program;
 pub mod refused;
+pub mod relay;
 pub mod soak;
 pub mod stock_client;
 pub mod web;

@@ -25,6 +25,8 @@ pub struct Market {
     funded: Vec<String>,
     /// What the broker is told of a chain that is not its own.
     chain: Vec<String>,
+    /// What else the broker is told.
+    words: Vec<String>,
     command: Box<dyn Fn(&str) -> Command>,
 }
 
@@ -69,6 +71,7 @@ impl Market {
             admin: format!("{address}:0"),
             funded: Vec::new(),
             chain: Vec::new(),
+            words: Vec::new(),
             command,
         }
     }
@@ -87,6 +90,12 @@ impl Market {
             ["--passphrase-file", &passphrase],
         ];
         self.chain = words.concat().into_iter().map(String::from).collect();
+        self
+    }
+
+    /// The same, with more words for the broker.
+    pub fn with_broker_words(mut self, words: &[&str]) -> Self {
+        self.words = words.iter().map(|word| word.to_string()).collect();
         self
     }
 
@@ -148,7 +157,7 @@ impl Market {
             .args(["--admin-listen", &self.admin])
             .arg("--country-db")
             .arg(self.path().join("places.mmdb"));
-        command.args(&self.chain);
+        command.args(&self.chain).args(&self.words);
         for address in self.funded.iter().filter(|_| self.chain.is_empty()) {
             command.args(["--fund", &format!("{address}=1000")]);
         }

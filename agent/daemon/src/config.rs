@@ -148,7 +148,7 @@ fn explain(error: &figment::Error) -> String {
     )
 }
 
-fn check_url(key: &str, url: &str) -> Result<String, Failure> {
+pub(crate) fn check_url(key: &str, url: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
         Failure::usage(format!(
             "{key} = {url:?} {why}; write a URL such as {DEFAULT_BROKER}"

@@ -8,18 +8,21 @@
 mod clock;
 mod exit_address;
 mod lease;
+mod proving;
 mod shards;
 mod signing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use ipsx_metering::{Address, B256, DealId, Domain, NetworkId, OfferId, UnixSeconds};
 
-use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook, PlaceError};
+use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook};
 use crate::deal::Proposal;
 use crate::http::ProposedDeal;
 use crate::messages::BrokerMessage;
-use crate::offer::{Offer, Placement};
+use crate::offer::Placement;
+use crate::proof::{Proof, Proofs, Subject};
 use crate::record::{Cause, DealRecord, Transition};
 use crate::status::{DealStatus, DealTimers, ProviderStatus, RequesterStatus};
 
@@ -60,6 +63,13 @@ pub enum Command {
         record: Box<DealRecord>,
         /// What changed it, in order.
         transitions: Vec<Transition>,
+    },
+    /// Write down, durably, before the next command.
+    StoreProof {
+        /// Of this address.
+        subject: Subject,
+        /// What is known of it now.
+        proof: Box<Proof>,
     },
     /// Answer a request.
     Answer {
@@ -141,6 +151,8 @@ struct Pending {
     asked_at: UnixSeconds,
     seed: B256,
     tried: Vec<OfferId>,
+    /// The probe that it is for, which no other offer will do for.
+    probe: Option<(B256, OfferId)>,
 }
 
 /// A deal that still holds capacity.
@@ -164,7 +176,10 @@ pub struct Market {
     by_payer: HashMap<Address, BTreeSet<DealId>>,
     deadlines: BTreeSet<(UnixSeconds, DealId)>,
     counter: u64,
+    proofs: Proofs,
 }
+
+pub use proving::{Placed, ProbeRefusal};
 
 impl Market {
     /// An empty market, or one that goes on where the records left it: with every agent away since `now`.
@@ -181,6 +196,7 @@ impl Market {
             by_payer: HashMap::new(),
             deadlines: BTreeSet::new(),
             counter: 0,
+            proofs: Proofs::default(),
         };
         market.adopt(records, now);
         market
@@ -206,9 +222,39 @@ impl Market {
         self.pending.len()
     }
 
-    /// Puts an offer of a connected agent into the book; the caller has [checked](crate::check) it.
-    pub fn place(&mut self, offer: Offer, placement: Placement) -> Result<(), PlaceError> {
-        self.book.place(offer, placement).map(|_| ())
+    /// Finds out anew where these offers are, and tells the providers of those that are elsewhere now; what was measured
+    /// stays.
+    pub fn place_anew(
+        &mut self,
+        offers: &[OfferId],
+        place: impl Fn(IpAddr) -> Placement,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for id in offers {
+            let Some(mut listing) = self.book.get(*id) else {
+                continue;
+            };
+            let mut placement = place(listing.placement.address);
+            placement.measured = listing.placement.measured;
+            if placement == listing.placement {
+                continue;
+            }
+            let was = std::mem::replace(&mut listing.placement, placement.clone());
+            let (provider, offer) = (listing.offer.provider, listing.id);
+            let for_sale = self.book.is_for_sale(offer);
+            if self.book.put_as(listing, for_sale).is_ok() && !was.is_same_place(&placement) {
+                let message = BrokerMessage::OfferPlaced {
+                    offer,
+                    placement,
+                    for_sale,
+                };
+                commands.push(Command::Send {
+                    provider,
+                    message: Box::new(message),
+                });
+            }
+        }
+        commands
     }
 
     /// Takes an offer back.

@@ -160,6 +160,7 @@ impl World {
                 let _ = self.market.place(
                     offer(provider, u128::from(provider), 2),
                     placement(provider),
+                    now,
                 );
             }
             Act::Wait(seconds) => self.wait(seconds),

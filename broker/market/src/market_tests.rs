@@ -10,7 +10,7 @@ use ipsx_metering::{
 use super::*;
 use crate::deal::{Binding, Deal, Outcome, ProviderTerms};
 use crate::messages::{EndCause, EndReport, Ready};
-use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
+use crate::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
 use crate::record::DealRecord;
 use crate::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 
@@ -66,7 +66,7 @@ pub(super) fn placement(provider: u8) -> Placement {
     Placement::at([192, 0, 2, provider].into())
 }
 
-fn request(requester: u8, nonce: u64) -> SignedRequest {
+pub(super) fn request(requester: u8, nonce: u64) -> SignedRequest {
     let message = Request {
         network: config().network,
         requester: key(requester).address(),
@@ -128,6 +128,7 @@ pub(super) struct World {
     pub(super) stored: BTreeMap<DealId, DealRecord>,
     pub(super) outcomes: BTreeMap<DealId, Binding>,
     pub(super) told: Vec<(Address, BrokerMessage)>,
+    pub(super) proofs: BTreeMap<Subject, Proof>,
     pub(super) tickets: u64,
 }
 
@@ -141,6 +142,7 @@ impl World {
             stored: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             told: Vec::new(),
+            proofs: BTreeMap::new(),
             tickets: 0,
         }
     }
@@ -150,7 +152,8 @@ impl World {
         for (provider, price, leases) in offers {
             world.market.agent_joined(key(*provider).address());
             let offer = offer(*provider, *price, *leases);
-            world.market.place(offer, placement(*provider)).unwrap();
+            let place = placement(*provider);
+            world.market.place(offer, place, NOW).unwrap();
         }
         world
     }
@@ -188,6 +191,9 @@ impl World {
                         assert!(before.closed_at.is_none(), "a closed deal changed");
                     }
                     self.stored.insert(record.deal_id, *record);
+                }
+                Command::StoreProof { subject, proof } => {
+                    self.proofs.insert(subject, *proof);
                 }
                 Command::Answer { ticket, answer } => {
                     let again = self.answers.insert(ticket, answer.map(|a| *a));
@@ -646,7 +652,10 @@ fn a_restart_goes_on_where_it_was() {
     assert!(
         matches!(&world.told.last().unwrap().1, BrokerMessage::DealBound { deal, .. } if **deal == bound)
     );
-    world.market.place(offer(1, 3, 2), placement(1)).unwrap();
+    world
+        .market
+        .place(offer(1, 3, 2), placement(1), NOW)
+        .unwrap();
     assert_eq!(world.free(), 0, "held capacity is remembered");
     world.sign(51, &unsigned);
     world.bind(&unsigned);

@@ -258,6 +258,9 @@ pub enum BrokerMessage {
         offer: OfferId,
         /// Where the broker put it.
         placement: Placement,
+        /// Whether requesters can take it; else once a probe has seen its address, when this is said again.
+        #[serde(default = "yes")]
+        for_sale: bool,
     },
     /// The offer is not in the book.
     OfferRefused {
@@ -325,4 +328,8 @@ pub enum BrokerMessage {
         /// For people.
         reason: String,
     },
+}
+
+fn yes() -> bool {
+    true
 }

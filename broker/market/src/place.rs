@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::Evidence;
 use crate::geo::Point;
 
 /// ISO 3166-1 alpha-2 code of a country, upper case.
@@ -296,12 +297,24 @@ pub struct Placement {
     /// What kind of network it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address_type: Option<AddressType>,
+    /// What all that rests on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
     /// What was measured.
     #[serde(default, skip_serializing_if = "Measured::is_nothing")]
     pub measured: Measured,
 }
 
 impl Placement {
+    /// Whether both say the same of an address, whatever it rests on.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let bare = |placement: &Self| Self {
+            evidence: None,
+            ..placement.clone()
+        };
+        bare(self) == bare(other)
+    }
+
     /// An address of which nothing else is known.
     pub fn at(address: IpAddr) -> Self {
         Self {
@@ -313,6 +326,7 @@ impl Placement {
             asn: None,
             as_name: None,
             address_type: None,
+            evidence: None,
             measured: Measured::default(),
         }
     }

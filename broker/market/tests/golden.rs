@@ -350,3 +350,14 @@ fn authentications_are_hashed_as_ever() {
         broker,
     );
 }
+
+#[test]
+fn an_echo_is_hashed_as_ever() {
+    let echo = json!({
+        "network": format!("0x{}", "4e".repeat(32)),
+        "nonce": format!("0x{}", "ec".repeat(32)),
+        "seen": "203.0.113.5",
+        "at": 1_899_998_010u64,
+    });
+    check_typed_data("echo", &examples::echo(), echo);
+}

@@ -8,6 +8,8 @@ mod error;
 mod lapsing;
 mod money;
 mod overview;
+mod places;
+mod probing;
 mod release;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +20,7 @@ use ipsx_market::book::BookLimits;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::ProposedDeal;
 use ipsx_market::market::{Market, MarketConfig, RequestFailure, Ticket};
+use ipsx_market::proof::Proofs;
 use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId};
 use ipsx_settlement::VoucherStore;
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
@@ -34,6 +37,7 @@ use crate::store::{Entries, Entry, ForgetExpired, Store, StoreError};
 
 pub(crate) use error::DeskError;
 pub(crate) use overview::Overview;
+pub(crate) use probing::ProofLine;
 
 /// Providers that are asked for one request, one after the other.
 const ATTEMPTS: usize = 3;
@@ -74,7 +78,7 @@ pub(crate) struct Desk {
     pub(crate) registry: Registry,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) placer: Placer,
+    pub(crate) placer: Arc<Placer>,
     news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
@@ -123,7 +127,8 @@ impl Desk {
             store.write(Entries(vec![entry])).await?;
         }
         let books = Books {
-            market: Market::new(market_config, store.open_deals().await?, now),
+            market: Market::new(market_config, store.open_deals().await?, now)
+                .with_proofs(Proofs::restore(config.proofs, store.proofs().await?)),
             ledger,
             answers: HashMap::new(),
             tickets: 0,
@@ -139,7 +144,7 @@ impl Desk {
             registry: Registry::default(),
             mailboxes: Mailboxes::default(),
             metrics,
-            placer,
+            placer: Arc::new(placer),
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),
@@ -174,6 +179,7 @@ impl Desk {
         self.store.write(ForgetExpired(clock::now())).await?;
         let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
+        books.market.forget_proofs(clock::now());
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());
         let payers = books.ledger.handle_final_time(time);
@@ -192,6 +198,8 @@ impl Desk {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.agents.set(count(self.registry.len()));
         self.metrics.offers.set(count(book.len()));
+        let for_sale = i64::try_from(book.for_sale()).unwrap_or(i64::MAX);
+        self.metrics.offers_for_sale.set(for_sale);
         self.metrics.leases_held.set(count(book.leases_held()));
         self.metrics
             .leases_free

@@ -3,6 +3,7 @@
 mod admin;
 mod app;
 mod deals;
+mod echo;
 mod events;
 mod explorer;
 mod extract;
@@ -12,6 +13,7 @@ mod offers;
 mod openapi;
 mod patient;
 mod places;
+mod probes;
 mod problem;
 mod server;
 mod sessions;

@@ -1,13 +1,21 @@
 //! Where an address is: what the MaxMind databases say of it.
 
+mod files;
+mod rows;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, RwLock};
 
+use ipsx_market::evidence::{
+    DatabaseBuild, DatabaseKind, Evidence, TypeEvidence, TypeSigns, address_type,
+};
 use ipsx_market::geo::Point;
 use ipsx_market::offer::Country;
-use ipsx_market::place::{City, Placement, Region};
-use maxminddb::Reader;
-use serde::Deserialize;
+use ipsx_market::place::{AddressType, City, Placement, Region};
+
+use files::{Database, Files};
+use rows::{AsnRow, CityRow, CountryRow, Traits};
 
 /// A database can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,64 +40,25 @@ pub struct Databases<'a> {
     pub asn: Option<&'a Path>,
 }
 
-/// Places addresses by databases of countries, cities and autonomous systems.
+/// Places addresses by databases of countries, cities and autonomous systems, and reads each again when its file is
+/// replaced.
 ///
 /// Reads the layouts of GeoLite2 (`country.iso_code`, or else `registered_country.iso_code`; `subdivisions`, `city`,
-/// `location`) and of the flat databases (`country_code`), `autonomous_system_number` and
-/// `autonomous_system_organization`.
+/// `location`; `traits` of the paid ones) and of the flat databases (`country_code`), `autonomous_system_number` and
+/// `autonomous_system_organization` (or `type`).
 #[derive(Debug, Default)]
 pub struct Placer {
-    country: Option<Reader<Vec<u8>>>,
-    city: Option<Reader<Vec<u8>>>,
-    asn: Option<Reader<Vec<u8>>>,
+    current: RwLock<Arc<Atlas>>,
+    /// Where they are read from; whoever reads them again keeps others from doing so.
+    files: Mutex<Files>,
 }
 
-#[derive(Deserialize)]
-struct CountryRow<'a> {
-    #[serde(borrow)]
-    country: Option<IsoCode<'a>>,
-    #[serde(borrow)]
-    registered_country: Option<IsoCode<'a>>,
-    country_code: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct IsoCode<'a> {
-    iso_code: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct CityRow<'a> {
-    #[serde(borrow)]
-    country: Option<IsoCode<'a>>,
-    #[serde(borrow, default)]
-    subdivisions: Vec<IsoCode<'a>>,
-    #[serde(borrow)]
-    city: Option<CityNames<'a>>,
-    location: Option<Location>,
-}
-
-#[derive(Deserialize)]
-struct CityNames<'a> {
-    #[serde(borrow)]
-    names: EnglishName<'a>,
-}
-
-#[derive(Deserialize)]
-struct EnglishName<'a> {
-    en: Option<&'a str>,
-}
-
-#[derive(Deserialize)]
-struct Location {
-    latitude: Option<f64>,
-    longitude: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct AsnRow<'a> {
-    autonomous_system_number: Option<u32>,
-    autonomous_system_organization: Option<&'a str>,
+/// The databases as they are now.
+#[derive(Clone, Debug, Default)]
+struct Atlas {
+    country: Option<Arc<Database>>,
+    city: Option<Arc<Database>>,
+    asn: Option<Arc<Database>>,
 }
 
 /// Most characters of an organization's name that are kept.
@@ -97,30 +66,96 @@ const LONGEST_NAME: usize = 80;
 
 impl Placer {
     /// Reads the databases into memory.
-    pub fn open(files: &Databases<'_>) -> Result<Self, PlacerError> {
-        let read = |key, file: Option<&Path>| file.map(|file| read(key, file)).transpose();
+    pub fn open(databases: &Databases<'_>) -> Result<Self, PlacerError> {
+        let mut files = Files::new(databases);
+        let mut atlas = Atlas::default();
+        for (kind, read) in files.changed() {
+            atlas.set(kind, read?);
+        }
         Ok(Self {
-            country: read("country_db", files.country)?,
-            city: read("city_db", files.city)?,
-            asn: read("asn_db", files.asn)?,
+            current: RwLock::new(Arc::new(atlas)),
+            files: Mutex::new(files),
         })
+    }
+
+    /// Reads those files again that were replaced since; returns what was read. One that can't be used is refused, and
+    /// the one that was read before stays. Reads files, so it is nothing for a task that must not wait.
+    pub fn refresh(&self) -> Vec<Result<DatabaseBuild, PlacerError>> {
+        // Whoever panicked with it left it as it was before or after.
+        let mut files = self.files.lock().unwrap_or_else(|held| held.into_inner());
+        let read: Vec<_> = files.changed().collect();
+        if read.is_empty() {
+            return Vec::new();
+        }
+        let mut atlas = Atlas::clone(&self.atlas());
+        let read = read.into_iter().map(|(kind, read)| {
+            let database = read?;
+            let build = database.build.clone();
+            atlas.set(kind, database);
+            Ok(build)
+        });
+        let read = read.collect();
+        let mut current = self
+            .current
+            .write()
+            .unwrap_or_else(|held| held.into_inner());
+        *current = Arc::new(atlas);
+        read
+    }
+
+    /// The databases that are asked now.
+    pub fn builds(&self) -> Vec<DatabaseBuild> {
+        self.atlas().builds()
     }
 
     /// Where `address` is; nothing for what the databases do not know. An IPv4 address that is written as IPv6
     /// (`::ffff:a.b.c.d`) counts as IPv4.
     pub fn place(&self, address: IpAddr) -> Placement {
-        let mut placement = Placement::at(address.to_canonical());
-        placement.country = self.country(placement.address);
+        self.atlas().place(address.to_canonical())
+    }
+
+    fn atlas(&self) -> Arc<Atlas> {
+        let current = self.current.read();
+        Arc::clone(&current.unwrap_or_else(|held| held.into_inner()))
+    }
+}
+
+impl Atlas {
+    fn set(&mut self, kind: DatabaseKind, database: Database) {
+        let place = match kind {
+            DatabaseKind::Country => &mut self.country,
+            DatabaseKind::City => &mut self.city,
+            DatabaseKind::Asn => &mut self.asn,
+        };
+        *place = Some(Arc::new(database));
+    }
+
+    fn builds(&self) -> Vec<DatabaseBuild> {
+        let all = [&self.country, &self.city, &self.asn].into_iter();
+        let all = all.flatten().map(|database| database.build.clone());
+        all.collect()
+    }
+
+    fn place(&self, address: IpAddr) -> Placement {
+        let mut placement = Placement::at(address);
+        placement.country = self.country(address);
         self.place_in_city(&mut placement);
-        self.place_in_system(&mut placement);
+        let system = self.place_in_system(&mut placement);
+        let found = self.address_type(&placement, system);
+        let databases = self.builds();
+        if !databases.is_empty() {
+            placement.address_type = found.as_ref().map(|(kind, _)| *kind);
+            placement.evidence = Some(Evidence {
+                databases,
+                address_type: found.map(|(_, evidence)| evidence),
+            });
+        }
         placement
     }
 
     fn country(&self, address: IpAddr) -> Option<Country> {
         let source = self.country.as_ref().or(self.city.as_ref())?;
-        // An address of a version that the database does not hold is an unknown one.
-        let found = source.lookup(address).ok()?;
-        let row: CountryRow<'_> = found.decode().ok()??;
+        let row: CountryRow<'_> = source.row(address)?;
         // Where the address is used, else for whom it is registered.
         let places = [row.country, row.registered_country];
         let code = places
@@ -133,10 +168,8 @@ impl Placer {
     /// Adds region, city and point, unless the databases disagree about the country.
     fn place_in_city(&self, placement: &mut Placement) {
         let source = self.city.as_ref();
-        let Some(found) = source.and_then(|city| city.lookup(placement.address).ok()) else {
-            return;
-        };
-        let Ok(Some(row)) = found.decode::<CityRow<'_>>() else {
+        let row = source.and_then(|city| city.row::<CityRow<'_>>(placement.address));
+        let Some(row) = row else {
             return;
         };
         let code = row.country.and_then(|country| country.iso_code);
@@ -154,47 +187,35 @@ impl Placer {
         });
     }
 
-    fn place_in_system(&self, placement: &mut Placement) {
-        let source = self.asn.as_ref();
-        let Some(found) = source.and_then(|asn| asn.lookup(placement.address).ok()) else {
-            return;
-        };
-        if let Ok(Some(row)) = found.decode::<AsnRow<'_>>() {
-            placement.asn = row.autonomous_system_number;
-            let name = row.autonomous_system_organization;
-            placement.as_name = name.map(|name| name.chars().take(LONGEST_NAME).collect());
-        }
+    /// Adds the autonomous system; returns what it is for, if the database says so.
+    fn place_in_system(&self, placement: &mut Placement) -> Option<&str> {
+        let source = self.asn.as_ref()?;
+        let row: AsnRow<'_> = source.row(placement.address)?;
+        placement.asn = row.autonomous_system_number;
+        let name = row.autonomous_system_organization;
+        placement.as_name = name.map(|name| name.chars().take(LONGEST_NAME).collect());
+        row.kind
     }
-}
 
-fn read(key: &'static str, path: &Path) -> Result<Reader<Vec<u8>>, PlacerError> {
-    Reader::open_readfile(path).map_err(|error| PlacerError {
-        key,
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    })
+    fn address_type(
+        &self,
+        placement: &Placement,
+        system_type: Option<&str>,
+    ) -> Option<(AddressType, TypeEvidence)> {
+        let traits = [&self.country, &self.city].into_iter().flatten();
+        let traits = traits
+            .filter_map(|database| database.row::<Traits<'_>>(placement.address)?.traits)
+            .reduce(|first, second| first.or(second))
+            .unwrap_or_default();
+        address_type(&TypeSigns {
+            user_type: traits.user_type,
+            hosting_provider: traits.is_hosting_provider,
+            connection_type: traits.connection_type,
+            system_type,
+            system_name: placement.as_name.as_deref(),
+        })
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn a_missing_database_is_an_error_with_its_name() {
-        let error = Placer::open(&Databases {
-            country: Some(Path::new("/nonexistent/country.mmdb")),
-            ..Databases::default()
-        })
-        .unwrap_err();
-        assert_eq!(error.key, "country_db");
-        assert!(error.to_string().contains("/nonexistent/country.mmdb"));
-    }
-
-    #[test]
-    fn without_databases_nothing_is_known() {
-        let placement = Placer::default().place("::ffff:192.0.2.7".parse().unwrap());
-        assert_eq!(placement.address, "192.0.2.7".parse::<IpAddr>().unwrap());
-        assert_eq!((placement.country, placement.asn), (None, None));
-    }
-}
+mod tests;

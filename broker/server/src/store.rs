@@ -11,6 +11,7 @@ mod entries;
 mod error;
 mod inspect;
 mod money;
+mod proofs;
 mod rows;
 mod sessions;
 mod settings;

@@ -286,7 +286,9 @@ impl World {
         if self.context.offer(&offer, own, &placement).is_ok() {
             assert_eq!(offer.message.provider, own);
             // A refusal says that there is no room, or that it is there already.
-            let _ = self.market.place(offer.message, placement);
+            let _ = self
+                .market
+                .place(offer.message, placement, self.context.now);
         }
     }
 
@@ -415,7 +417,7 @@ impl World {
                 Command::Abort { provider, deal_id } => {
                     assert_eq!(self.lender(deal_id), Some(provider));
                 }
-                Command::Answer { .. } => {}
+                Command::Answer { .. } | Command::StoreProof { .. } => {}
             }
         }
     }

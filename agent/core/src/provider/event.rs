@@ -33,6 +33,8 @@ pub enum ProviderEvent {
         country: Option<String>,
         /// Autonomous system by the broker's database.
         asn: Option<u32>,
+        /// Whether requesters can take it, or only once a probe has seen its address.
+        for_sale: bool,
     },
     /// The offer is not in the book.
     OfferRefused {

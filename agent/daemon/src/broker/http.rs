@@ -9,6 +9,8 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use ipsx_market::http::Problem;
+use ipsx_market::proof::PROBE_HEADER;
+use ipsx_metering::B256;
 use ipsx_settlement::Connector;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +40,8 @@ pub(super) struct Ask<'a> {
     pub(super) body: Option<Vec<u8>>,
     /// How long the server was asked to wait for something to happen.
     pub(super) wait: Duration,
+    /// The probe that it is for.
+    pub(super) probe: Option<B256>,
 }
 
 impl<'a> Ask<'a> {
@@ -48,6 +52,7 @@ impl<'a> Ask<'a> {
             token: None,
             body: None,
             wait: Duration::ZERO,
+            probe: None,
         }
     }
 
@@ -62,6 +67,7 @@ impl<'a> Ask<'a> {
             token: None,
             body: Some(body),
             wait: Duration::ZERO,
+            probe: None,
         })
     }
 }
@@ -113,6 +119,9 @@ impl Http {
             .uri(format!("{}{}", self.base, ask.path));
         if let Some(token) = ask.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(task) = ask.probe {
+            request = request.header(PROBE_HEADER, task.to_string());
         }
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");

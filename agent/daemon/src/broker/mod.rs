@@ -1,5 +1,6 @@
 //! The broker as a requester sees it: `GET` and `POST` of the market's JSON bodies.
 
+mod admin;
 mod http;
 mod query;
 mod sign_in;
@@ -12,11 +13,12 @@ use ipsx_market::http::{
 };
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::DealId;
+use ipsx_metering::{B256, DealId};
 use ipsx_settlement::{Connector, Wallet};
 use std::sync::Arc;
 
 use crate::exit_code::{ExitCode, Failure};
+pub(crate) use admin::Admin;
 use http::{Ask, Http};
 use sign_in::SignedIn;
 
@@ -145,9 +147,14 @@ impl Session {
         &self.broker
     }
 
-    /// Asks for a deal; the answer is signed by a provider.
-    pub async fn request(&self, request: &PostRequest) -> Result<ProposedDeal, BrokerError> {
-        self.ask(Ask::post("/v1/requests", request)?).await
+    /// Asks for a deal, perhaps for a probe; the answer is signed by a provider.
+    pub async fn request(
+        &self,
+        request: &PostRequest,
+        probe: Option<B256>,
+    ) -> Result<ProposedDeal, BrokerError> {
+        let ask = Ask::post("/v1/requests", request)?;
+        self.ask(Ask { probe, ..ask }).await
     }
 
     /// Hands in the requester's signature.
@@ -248,6 +255,7 @@ impl Session {
             path: ask.path,
             body: ask.body.clone(),
             wait: ask.wait,
+            probe: ask.probe,
         };
         match http
             .ask(Ask {

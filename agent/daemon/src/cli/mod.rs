@@ -4,6 +4,7 @@ mod address;
 mod country;
 pub mod duration;
 mod filter;
+mod probe;
 mod records;
 mod tun;
 mod wallet;
@@ -20,6 +21,7 @@ use crate::provider::ProvideArgs;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
 pub use filter::{FilterArgs, PriceArgs};
+pub use probe::ProbeArgs;
 pub use records::{DiscloseArgs, LeasesArgs, StatementArgs, VerifyArgs};
 pub use tun::TunArgs;
 pub use wallet::{
@@ -88,6 +90,8 @@ pub enum Command {
     Deposit(DepositArgs),
     /// Lease an address and use it
     Connect(Box<ConnectArgs>),
+    /// Look where addresses leave from, for the broker's operator
+    Probe(ProbeArgs),
     /// List the leases of this wallet
     Leases(LeasesArgs),
     /// Show who paid whom in a lease or a month, with everything that was signed

@@ -21,8 +21,9 @@ pub fn line(event: &ProviderEvent) -> String {
             address,
             country,
             asn,
+            for_sale,
             ..
-        } => placed(*address, country.as_deref(), *asn),
+        } => placed(*address, country.as_deref(), *asn, *for_sale),
         ProviderEvent::OfferRefused { reason, .. } => {
             format!("the broker refused the offer: {reason}")
         }
@@ -67,10 +68,14 @@ pub fn line(event: &ProviderEvent) -> String {
     }
 }
 
-fn placed(address: IpAddr, country: Option<&str>, asn: Option<u32>) -> String {
+fn placed(address: IpAddr, country: Option<&str>, asn: Option<u32>, for_sale: bool) -> String {
     let country = country.unwrap_or("no known country");
     let asn = asn.map(|asn| format!(", AS{asn}")).unwrap_or_default();
-    format!("offer placed: {address} in {country}{asn}")
+    let waits = match for_sale {
+        true => "",
+        false => ", for sale once a probe of the network's has seen it",
+    };
+    format!("offer placed: {address} in {country}{asn}{waits}")
 }
 
 fn lease_line(event: &ProviderEvent) -> String {
@@ -170,6 +175,7 @@ mod tests {
             address: std::net::Ipv4Addr::new(127, 0, 1, 1).into(),
             country: country.map(String::from),
             asn,
+            for_sale: asn.is_some(),
         };
         assert_eq!(
             line(&placed(Some("FR"), Some(3215))),
@@ -177,7 +183,7 @@ mod tests {
         );
         assert_eq!(
             line(&placed(None, None)),
-            "offer placed: 127.0.1.1 in no known country"
+            "offer placed: 127.0.1.1 in no known country, for sale once a probe of the network's has seen it"
         );
     }
 }

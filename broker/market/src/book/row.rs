@@ -14,6 +14,7 @@ use ipsx_metering::{
 use self::facts::RowFacts;
 use super::shared::{ShareId, Shared};
 use super::{Listing, Slot};
+use crate::evidence::Evidence;
 use crate::geo::{Direction, Point};
 use crate::offer::{Capacity, Offer, Placement, PortRange, Protocols, Tier, WeeklyHours};
 use crate::place::{AddressType, City, Country, MAX_REPUTATION, Measured, Region};
@@ -92,6 +93,14 @@ struct Place {
     point: Option<(Point, Direction)>,
 }
 
+/// Who runs the network of an address, and by what that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct System {
+    asn: Option<u32>,
+    name: Option<Box<str>>,
+    evidence: Option<Evidence>,
+}
+
 /// An exit, and what goes with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Exit {
@@ -130,6 +139,8 @@ pub(super) struct Row {
     pub(super) protocols: Protocols,
     pub(super) tier: Tier,
     pub(super) address_type: Option<AddressType>,
+    /// Whether the orders and indexes have it.
+    pub(super) for_sale: bool,
 }
 
 impl Row {
@@ -171,7 +182,7 @@ pub(super) struct Rows {
     exits: Shared<Exit>,
     hours: Shared<WeeklyHours>,
     places: Shared<Place>,
-    systems: Shared<(Option<u32>, Option<Box<str>>)>,
+    systems: Shared<System>,
 }
 
 impl Rows {
@@ -265,14 +276,17 @@ impl Rows {
                 city: placement.city.map(|city| (city.as_str().into(), city)),
                 point: placement.point.map(|point| (point, point.into())),
             }),
-            system: self
-                .systems
-                .add((placement.asn, placement.as_name.map(String::into_boxed_str))),
+            system: self.systems.add(System {
+                asn: placement.asn,
+                name: placement.as_name.map(String::into_boxed_str),
+                evidence: placement.evidence,
+            }),
             next: NONE,
             country: placement.country,
             protocols: offer.protocols,
             tier: offer.tier,
             address_type: placement.address_type,
+            for_sale: false,
         }
     }
 
@@ -314,6 +328,12 @@ impl Rows {
 
     pub(super) fn get_mut(&mut self, at: RowId) -> Option<&mut Row> {
         self.rows.get_mut(at as usize)?.as_mut()
+    }
+
+    /// Every row, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (RowId, &Row)> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter_map(|(at, row)| Some((at as RowId, row.as_ref()?)))
     }
 
     /// How many there are.
@@ -417,15 +437,16 @@ impl Rows {
     /// Whether a row is where this says, whatever was measured.
     pub(super) fn is_at(&self, row: &Row, placement: &Placement) -> bool {
         let place = self.places.get(row.place);
-        let (asn, as_name) = self.systems.get(row.system);
+        let system = self.systems.get(row.system);
         let city = place.city.as_ref().map(|(_, city)| city.as_str());
         row.address == placement.address
             && row.country == placement.country
             && place.region == placement.region
             && city == placement.city.as_ref().map(City::as_str)
             && place.point.map(|(point, _)| point) == placement.point
-            && *asn == placement.asn
-            && as_name.as_deref() == placement.as_name.as_deref()
+            && system.asn == placement.asn
+            && system.name.as_deref() == placement.as_name.as_deref()
+            && system.evidence == placement.evidence
             && row.address_type == placement.address_type
     }
 
@@ -434,7 +455,7 @@ impl Rows {
         let row = self.get(at)?;
         let exit = self.exits.get(row.exit);
         let place = self.places.get(row.place);
-        let (asn, as_name) = self.systems.get(row.system);
+        let system = self.systems.get(row.system);
         let offer = Offer {
             network: exit.network,
             provider: row.provider,
@@ -463,9 +484,10 @@ impl Rows {
             region: place.region,
             city: place.city.as_ref().map(|(_, city)| city.clone()),
             point: place.point.map(|(point, _)| point),
-            asn: *asn,
-            as_name: as_name.as_deref().map(str::to_owned),
+            asn: system.asn,
+            as_name: system.name.as_deref().map(str::to_owned),
             address_type: row.address_type,
+            evidence: system.evidence.clone(),
             measured: row.measured,
         };
         Some(Listing {

@@ -15,13 +15,14 @@ impl Market {
         let deal = self.deadlines.first().map(|(at, _)| after(*at));
         let proposal = self.proposal_deadlines().map(|(at, _)| after(at)).min();
         let offer = self.book.next_expiry().map(after);
-        [deal, proposal, offer].into_iter().flatten().min()
+        let proof = self.proofs.next_end().map(after);
+        [deal, proposal, offer, proof].into_iter().flatten().min()
     }
 
     /// Lets what has run out by `now` run out.
     pub fn handle_timeout(&mut self, now: UnixSeconds) -> Vec<Command> {
         self.book.expire(now);
-        let mut commands = Vec::new();
+        let mut commands = self.lapse_proofs(now);
         let late: Vec<_> = self
             .proposal_deadlines()
             .filter(|(at, _)| *at < now)

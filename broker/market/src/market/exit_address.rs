@@ -3,39 +3,23 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use ipsx_metering::B256;
 
 use super::Market;
 use crate::book::Listing;
+use crate::proof::Subject;
 use crate::request::Filter;
-
-/// The shortest prefixes that are sold as a whole: the smallest that the internet routes, so that what was found out
-/// about the place of one address mostly holds for all.
-const WIDEST_V4: u8 = 24;
-const WIDEST_V6: u8 = 48;
 
 /// Addresses of a prefix that are considered: no offer has more leases.
 const CONSIDERED: usize = 1_024;
 
 impl Market {
     /// The address that a new lease of an offer leaves from: of the prefix that holds the address where the agent was
-    /// seen, the one with the fewest leases. Only the seen address is proven; for the others the requester's own check
-    /// of the exit decides. Among equals `seed` chooses, so that nobody gets the address that somebody has just left,
+    /// seen, the one with the fewest leases. Of a range some addresses were probed; for the others the requester's own
+    /// check of the exit decides. Among equals `seed` chooses, so that nobody gets the address that somebody has just left,
     /// except by chance.
     pub(super) fn exit_address(&self, listing: &Listing, filter: &Filter, seed: B256) -> IpAddr {
-        let seen = listing.placement.address;
-        let narrow = |prefix: &&IpNet| {
-            let widest = if seen.is_ipv4() { WIDEST_V4 } else { WIDEST_V6 };
-            prefix.contains(&seen) && prefix.prefix_len() >= widest
-        };
-        let Some(prefix) = listing.offer.prefixes.iter().find(narrow) else {
-            return seen;
-        };
-        let wanted = |address: &IpAddr| {
-            filter.prefixes.is_empty() || filter.prefixes.iter().any(|net| net.contains(address))
-        };
-        let addresses: Vec<IpAddr> = prefix.hosts().take(CONSIDERED).filter(wanted).collect();
+        let addresses = Self::exit_addresses(listing, filter);
         let mut leases: HashMap<IpAddr, usize> = HashMap::new();
         let provider = listing.offer.provider;
         let sold = self.deals_of(provider);
@@ -55,7 +39,16 @@ impl Market {
             .chain(before)
             .min_by_key(|address| leases.get(address).copied().unwrap_or(0))
             .copied()
-            .unwrap_or(seen)
+            .unwrap_or(listing.placement.address)
+    }
+
+    /// The addresses that leases of an offer may leave from.
+    fn exit_addresses(listing: &Listing, filter: &Filter) -> Vec<IpAddr> {
+        let prefix = Subject::of(&listing.offer, listing.placement.address).prefix;
+        let wanted = |address: &IpAddr| {
+            filter.prefixes.is_empty() || filter.prefixes.iter().any(|net| net.contains(address))
+        };
+        prefix.hosts().take(CONSIDERED).filter(wanted).collect()
     }
 }
 

@@ -27,7 +27,7 @@ fn world() -> World {
         let offer = offer(provider, price, 2);
         world
             .market
-            .place(offer, placed(provider, country))
+            .place(offer, placed(provider, country), world.now)
             .unwrap();
     }
     world
@@ -65,7 +65,10 @@ fn a_shard_that_comes_goes_on_with_its_deals_and_sells_nothing_twice() {
     let deals = [old.bound_deal(10, 1), old.bound_deal(11, 1)];
     let mut new = World::new();
     new.market.agent_joined(key(2).address());
-    new.market.place(offer(2, 3, 2), placed(2, "DE")).unwrap();
+    let now = new.now;
+    new.market
+        .place(offer(2, 3, 2), placed(2, "DE"), now)
+        .unwrap();
     let records: Vec<_> = old.stored.values().cloned().collect();
     new.market.adopt(records.clone(), new.now);
     // Said twice, it is the same.
@@ -79,7 +82,9 @@ fn a_shard_that_comes_goes_on_with_its_deals_and_sells_nothing_twice() {
     assert_eq!(unfinished, ids);
     assert_eq!(reminders.len(), 2);
     assert!(reminders.iter().all(|c| matches!(c, Command::Send { .. })));
-    new.market.place(offer(1, 2, 2), placed(1, "FR")).unwrap();
+    new.market
+        .place(offer(1, 2, 2), placed(1, "FR"), now)
+        .unwrap();
     assert_eq!(new.free(), 2, "Germany's alone");
     new.ask(12);
     assert_eq!(new.proposals[0].0, key(2).address());

@@ -1,7 +1,7 @@
 //! From a request to a bound deal.
 
 use ipsx_metering::{
-    Address, Amount, B256, DealId, Reservation, Signature, Signed, TypedData, UnixSeconds,
+    Address, Amount, B256, DealId, OfferId, Reservation, Signature, Signed, TypedData, UnixSeconds,
     keccak256, verify,
 };
 
@@ -25,11 +25,23 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
+        self.request_of(ticket, request, seed, None, now)
+    }
+
+    /// The same, of the offer that a probe is for alone, if it is for one.
+    pub(super) fn request_of(
+        &mut self,
+        ticket: Ticket,
+        request: SignedRequest,
+        seed: B256,
+        probe: Option<(B256, OfferId)>,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
         if self.unstarted(request.message.payer) >= self.config.unstarted_deals {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
         }
-        self.propose(ticket, request, seed, Vec::new(), now)
+        self.propose(ticket, request, seed, (Vec::new(), probe), now)
             .unwrap_or_else(|failure| vec![refuse(ticket, failure)])
     }
 
@@ -191,10 +203,11 @@ impl Market {
             .collect();
         let failure = RequestFailure::NoneSigned { asked, reason };
         let (ticket, request) = (pending.ticket, pending.proposal.request);
-        if asked >= self.config.attempts || now > request.message.expires_at {
+        let given_up = asked >= self.config.attempts || pending.probe.is_some();
+        if given_up || now > request.message.expires_at {
             return vec![refuse(ticket, failure)];
         }
-        self.propose(ticket, request, pending.seed, pending.tried, now)
+        self.propose(ticket, request, pending.seed, (pending.tried, None), now)
             .unwrap_or_else(|_| vec![refuse(ticket, failure)])
     }
 
@@ -203,16 +216,21 @@ impl Market {
         ticket: Ticket,
         request: SignedRequest,
         seed: B256,
-        tried: Vec<ipsx_metering::OfferId>,
+        (tried, probe): (Vec<OfferId>, Option<(B256, OfferId)>),
         now: UnixSeconds,
     ) -> Result<Vec<Command>, RequestFailure> {
         let hold = HoldId(self.next_number());
-        let mut listing = self
-            .book
-            .take(hold, &(&request.message).into(), now, &tried)?;
+        let wanted = (&request.message).into();
+        let mut listing = match probe {
+            Some((_, offer)) => self.book.take_this(hold, offer, &wanted, now)?,
+            None => self.book.take(hold, &wanted, now, &tried)?,
+        };
         let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
         let exit_address = self.exit_address(&listing, &request.message.filter, salt);
         listing.placement.address = exit_address;
+        if let Some((task, _)) = probe {
+            self.leased_for_probe(&task, exit_address);
+        }
         let proposal = Proposal {
             request,
             offer: listing.id,
@@ -235,6 +253,7 @@ impl Market {
             asked_at: now,
             seed,
             tried,
+            probe,
         };
         self.pending.insert(number, pending);
         Ok(vec![Command::Send {

@@ -3,6 +3,8 @@
 //! All of them belong to one lease: ids, signatures and sums agree with each other.
 
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
+use ipsx_market::echo::Echo;
+use ipsx_market::evidence::{DatabaseBuild, DatabaseKind, Evidence, TypeEvidence, TypeRule};
 use ipsx_market::geo::Point;
 use ipsx_market::messages::{
     AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
@@ -180,6 +182,15 @@ pub(crate) fn broker_authentication() -> BrokerAuthentication {
     }
 }
 
+pub(crate) fn echo() -> Echo {
+    Echo {
+        network: network(),
+        nonce: B256::repeat_byte(0xec),
+        seen: "203.0.113.5".parse().unwrap(),
+        at: UnixSeconds(1_899_998_010),
+    }
+}
+
 pub(crate) fn signed<T: TypedData>(message: T, key: &SecretKey) -> Signed<T> {
     Signed::sign(message, &DOMAIN, key)
 }
@@ -250,6 +261,17 @@ pub(crate) fn placement() -> Placement {
         asn: Some(64_500),
         as_name: Some("Example Networks".into()),
         address_type: Some(AddressType::Residential),
+        evidence: Some(Evidence {
+            databases: vec![DatabaseBuild {
+                database: DatabaseKind::City,
+                name: "Example-City".into(),
+                built_at: UnixSeconds(1_763_500_000),
+            }],
+            address_type: Some(TypeEvidence {
+                rule: TypeRule::UserType,
+                found: "residential".into(),
+            }),
+        }),
         measured: Measured {
             reachability: Some(Reachability::Direct),
             latency_ms: Some(24),
@@ -411,6 +433,7 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             M::OfferPlaced {
                 offer: offer().id(),
                 placement: placement(),
+                for_sale: true,
             },
         ),
         (

@@ -183,8 +183,21 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     config.chain = check_chain(settings)?;
     config.fund = check_fund(settings, &config.chain)?;
     check_timers(settings, &mut config)?;
+    check_proofs(settings, &mut config)?;
     check_limits(settings, &mut config)?;
     Ok(config)
+}
+
+fn check_proofs(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {
+    let proofs = &mut config.proofs;
+    proofs.required = match settings.probe.as_deref() {
+        None | Some("off") => false,
+        Some("require") => true,
+        Some(other) => return Err(bad_value("probe", format!("{other:?}"), None)),
+    };
+    let seconds = settings.proof_seconds;
+    proofs.validity = number("proof_seconds", seconds, proofs.validity)?;
+    Ok(())
 }
 
 fn check_timers(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {

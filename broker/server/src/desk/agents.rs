@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipsx_market::market::DealRefusal;
+use ipsx_market::market::{DealRefusal, Placed};
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
 use ipsx_market::offer::Offer;
 use ipsx_market::sealed::MAX_SEALED;
@@ -149,16 +149,20 @@ impl Desk {
             Err(reason) => Err(reason.to_string()),
             Ok(()) => {
                 let mut books = self.books().await?;
-                let placed = books.market.place(signed.message, placement.clone());
+                let placed = books.market.place(signed.message, placement, clock::now());
                 placed.map_err(|reason| reason.to_string())
             }
         };
         let answer = match placed {
-            Ok(()) => {
-                tracing::info!(%provider, offer = %id, country = ?placement.country, address = %placement.address, "offer placed");
+            Ok(Placed {
+                placement,
+                for_sale,
+            }) => {
+                tracing::info!(%provider, offer = %id, country = ?placement.country, address = %placement.address, for_sale, "offer placed");
                 BrokerMessage::OfferPlaced {
                     offer: id,
                     placement,
+                    for_sale,
                 }
             }
             Err(reason) => {

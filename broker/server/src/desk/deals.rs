@@ -51,13 +51,15 @@ impl Desk {
 
     /// Finds a deal for a request, and waits for the provider's signature. With `again`, the same may have been asked
     /// before without an answer: the deal that came of it is the answer, and without one the request is taken up anew.
+    /// With a `probe`, only the offer that it is for will do.
     pub(crate) async fn request(
         &self,
         requester: Address,
         request: SignedRequest,
         again: bool,
+        probe: Option<B256>,
     ) -> Result<ProposedDeal, DeskError> {
-        let answer = self.try_request(requester, request, again).await;
+        let answer = self.try_request(requester, request, again, probe).await;
         let outcome = match &answer {
             Ok(_) => "matched",
             Err(DeskError::Failure(failure)) => failure_label(failure),
@@ -74,6 +76,7 @@ impl Desk {
         requester: Address,
         request: SignedRequest,
         again: bool,
+        probe: Option<B256>,
     ) -> Result<ProposedDeal, DeskError> {
         let id = request.message.id();
         if again && let Some(record) = self.store.deal_of_request(requester, id).await? {
@@ -110,9 +113,13 @@ impl Desk {
             let mut books = self.books().await?;
             books.tickets += 1;
             let ticket = Ticket(books.tickets);
-            books.answers.insert(ticket, answer);
             let seed = B256::from(random::<32>());
-            let commands = books.market.request(ticket, request, seed, now);
+            let market = &mut books.market;
+            let commands = match probe {
+                Some(task) => market.request_for_probe(ticket, request, seed, task, now)?,
+                None => market.request(ticket, request, seed, now),
+            };
+            books.answers.insert(ticket, answer);
             self.execute(books, commands, now).await?;
         }
         let patience = (self.timers.propose + 2) * ATTEMPTS as u64;

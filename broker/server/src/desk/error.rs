@@ -1,7 +1,7 @@
 //! Why the desk did not do what was asked.
 
 use ipsx_market::check::Unusable;
-use ipsx_market::market::{DealRefusal, RequestFailure};
+use ipsx_market::market::{DealRefusal, ProbeRefusal, RequestFailure};
 use ipsx_metering::{Address, Amount, DealId, Refused, UnixSeconds};
 use ipsx_settlement::ContractError;
 
@@ -45,6 +45,9 @@ pub(crate) enum DeskError {
     /// The deal's state does not allow it.
     #[error(transparent)]
     Deal(#[from] DealRefusal),
+    /// What a prober says does not count.
+    #[error(transparent)]
+    Probe(#[from] ProbeRefusal),
     /// The same was asked a moment ago.
     #[error("deal {0} is being funded; ask for its outcome in a moment")]
     BeingFunded(DealId),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipsx_market::evidence::DatabaseBuild;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::openapi::{AddressText, HashText};
 use ipsx_metering::{Address, Amount, B256, ChannelId, Domain, NetworkId, UnixSeconds};
@@ -51,6 +52,11 @@ pub(crate) struct Overview {
     pub(crate) totals: Option<Totals>,
     /// Offers in the book.
     pub(crate) offers: usize,
+    /// Those that need no proof of their address, or have one.
+    pub(crate) for_sale: u64,
+    /// The databases that say where addresses are.
+    #[schema(max_items = 3)]
+    pub(crate) databases: Vec<DatabaseBuild>,
     /// Deals that are going on, by status.
     pub(crate) deals: BTreeMap<String, usize>,
     /// Deposits that the operator watches.
@@ -177,6 +183,8 @@ impl Desk {
             block_time: head.timestamp,
             totals,
             offers: books.market.book().len(),
+            for_sale: books.market.book().for_sale(),
+            databases: self.placer.builds(),
             deals,
             payers: accounts().count(),
             promised: accounts().map(|account| account.committed()).sum(),

@@ -117,6 +117,9 @@ impl Desk {
                     });
                     step.effects.push(Effect::Report(record, transitions));
                 }
+                Command::StoreProof { subject, proof } => {
+                    step.entries.push(Entry::Proof(subject, proof));
+                }
                 Command::Answer { ticket, answer } => {
                     if let Some(waiting) = books.answers.remove(&ticket) {
                         step.effects.push(Effect::Answer(waiting, answer));

@@ -66,6 +66,7 @@ fn tiles(view: &Overview) -> String {
     let tiles = [
         ("height", view.height.to_string()),
         ("offers", view.offers.to_string()),
+        ("for sale", view.for_sale.to_string()),
         ("deals going on", running.to_string()),
         ("promised", tokens(view.promised)),
         ("claimed", tokens(view.claimed)),
@@ -111,6 +112,23 @@ fn holdings(view: &Overview) -> String {
             ),
         ));
     }
+    let databases: Vec<_> = view
+        .databases
+        .iter()
+        .map(|build| {
+            format!(
+                "{} {} of {}",
+                build.database,
+                code(&build.name),
+                utc(build.built_at)
+            )
+        })
+        .collect();
+    let databases = match databases.is_empty() {
+        true => "none: no address has a place".into(),
+        false => databases.join(", "),
+    };
+    rows.push(("places by", databases));
     let statuses: Vec<_> = view
         .deals
         .iter()

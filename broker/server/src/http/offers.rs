@@ -15,6 +15,7 @@ use super::App;
 use super::app::finish;
 use super::extract::{Body, SignedIn, link_next};
 use super::idempotency::Keyed;
+use super::probes::ForProbe;
 use super::problem::{Answer, ProblemResponse};
 
 /// `GET /v1/network`
@@ -70,11 +71,12 @@ pub(super) async fn request(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
     keyed: Option<Extension<Keyed>>,
+    ForProbe(probe): ForProbe,
     Body(body): Body<PostRequest>,
 ) -> Answer<ProposedDeal> {
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    finish(async move { desk.request(wallet, body.request, again).await }).await
+    finish(async move { desk.request(wallet, body.request, again, probe).await }).await
 }
 
 /// `POST /v1/withdrawals`

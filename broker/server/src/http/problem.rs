@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use ipsx_market::book::NoMatch;
 use ipsx_market::check::Unusable;
 use ipsx_market::http::{Problem, ProblemKind};
-use ipsx_market::market::{DealRefusal, RequestFailure};
+use ipsx_market::market::{DealRefusal, ProbeRefusal, RequestFailure};
 use ipsx_metering::Refused;
 use ipsx_settlement::ContractError;
 
@@ -199,6 +199,11 @@ impl From<DeskError> for ProblemResponse {
             | DeskError::Invalid(_) => Self::invalid(detail),
             DeskError::Failure(failure) => Self::from_failure(failure, detail),
             DeskError::Deal(refusal) => Self::from_refusal(refusal, detail),
+            DeskError::Probe(ProbeRefusal::Unknown) => Self::not_found(detail),
+            DeskError::Probe(ProbeRefusal::NotLeased) => {
+                with(StatusCode::CONFLICT, ProblemKind::Conflict)
+            }
+            DeskError::Probe(ProbeRefusal::Echo) => Self::invalid(detail),
             DeskError::Deposit { .. } | DeskError::Refused(Refused::NotCovered { .. }) => with(
                 StatusCode::PAYMENT_REQUIRED,
                 ProblemKind::InsufficientDeposit,

@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 use ipsx_market::deal::Outcome;
+use ipsx_market::proof::{Proof, Subject};
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
-use super::{StoreError, Tx, Write, deals, money};
+use super::{StoreError, Tx, Write, deals, money, proofs};
 
 /// One thing that changes with others.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(crate) enum Entry {
     Outcome(Box<Signed<Outcome>>, UnixSeconds),
     /// A row of the capacity ledger; `None` drops it.
     Account(Address, Option<Box<PayerAccount>>),
+    /// What is known of an address.
+    Proof(Subject, Box<Proof>),
     /// A consent to an immediate withdrawal, and the idempotency key that it was given under.
     Withdrawal {
         /// The consent.
@@ -45,7 +48,7 @@ impl Write for Entries {
             Entry::Deal { record, .. } => Some(record.deal.requester),
             Entry::Account(payer, _) => Some(*payer),
             Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
-            Entry::Outcome(..) => None,
+            Entry::Outcome(..) | Entry::Proof(..) => None,
         };
         self.0.iter().filter_map(wallet).collect()
     }
@@ -61,6 +64,7 @@ impl Write for Entries {
                 Entry::Account(payer, account) => {
                     money::save_account(tx, *payer, account.as_deref()).await?;
                 }
+                Entry::Proof(subject, proof) => proofs::save_proof(tx, subject, proof).await?,
                 Entry::Withdrawal { signed, key, now } => {
                     money::save_withdrawal(tx, signed, key.as_deref(), *now).await?;
                 }

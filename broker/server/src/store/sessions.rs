@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use async_trait::async_trait;
+use ipsx_market::proof::REMEMBERED;
 use ipsx_metering::{Address, UnixSeconds};
 
 use super::answers::KEPT;
@@ -51,7 +52,7 @@ impl Write for OpenSession {
     }
 }
 
-/// Forgets sessions, nonces and answers that no longer count.
+/// Forgets sessions, nonces, answers and proofs that no longer count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ForgetExpired(pub(crate) UnixSeconds);
 
@@ -62,11 +63,13 @@ impl Write for ForgetExpired {
     async fn write(&self, tx: &mut Tx) -> Result<(), StoreError> {
         let now = self.0;
         let a_day_ago = UnixSeconds(now.0.saturating_sub(KEPT));
+        let long_ago = UnixSeconds(now.0.saturating_sub(REMEMBERED));
         for (sql, before) in [
             ("DELETE FROM sessions WHERE expires_at < $1", now),
             ("DELETE FROM used_nonces WHERE expires_at < $1", now),
             ("DELETE FROM request_nonces WHERE expires_at < $1", now),
             ("DELETE FROM answers WHERE at < $1", a_day_ago),
+            ("DELETE FROM proofs WHERE at < $1", long_ago),
         ] {
             tx.execute(sql, [seconds(before).into()]).await?;
         }

@@ -37,7 +37,12 @@ pub fn config(directory: &Path) -> BrokerConfig {
     config.limits.wallet_requests_per_second = 0;
     let database = directory.join("places.mmdb");
     if !database.exists() {
-        write_database(&database);
+        let places = [
+            ("127.0.1.0/24", "FR"),
+            ("127.0.2.0/24", "DE"),
+            ("127.0.3.0/24", "JP"),
+        ];
+        write_database(&database, &places, 0);
     }
     config.country_db = Some(database);
     config
@@ -68,21 +73,22 @@ pub fn prices(per_second: u128, per_gib: u128) -> Prices {
     }
 }
 
-fn write_database(path: &Path) {
+/// A database that was built at this time and knows these places; takes the place of one of before at once.
+pub fn write_database(path: &Path, places: &[(&str, &str)], built_at: u64) {
     use maxminddb_writer::paths::IpAddrWithMask;
     let mut database = maxminddb_writer::Database::default();
     database.metadata.ip_version = maxminddb_writer::metadata::IpVersion::V4;
     database.metadata.binary_format_major_version = 2;
-    for (prefix, country) in [
-        ("127.0.1.0/24", "FR"),
-        ("127.0.2.0/24", "DE"),
-        ("127.0.3.0/24", "JP"),
-    ] {
+    database.metadata.database_type = "Test-Country".into();
+    database.metadata.build_epoch = built_at;
+    for (prefix, country) in places {
         let row = serde_json::json!({ "country": { "iso_code": country } });
         let data = database.insert_value(row).unwrap();
         let prefix: IpAddrWithMask = prefix.parse().unwrap();
         database.insert_node(prefix, data);
     }
-    let mut file = std::fs::File::create(path).unwrap();
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new).unwrap();
     database.write_to(&mut file).unwrap();
+    std::fs::rename(new, path).unwrap();
 }

@@ -14,6 +14,7 @@ use ipsx_market::http::{
     SignDeal, SignIn,
 };
 use ipsx_market::offer::Country;
+use ipsx_market::proof::PROBE_HEADER;
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_market::sign_in;
 use ipsx_metering::{Amount, Authorization, B256, ChannelId, DealId, Signed, TypedData, Voucher};
@@ -33,6 +34,8 @@ pub struct TestRequester {
     pub info: NetworkInfo,
     pub token: Option<String>,
     pub nonce: u64,
+    /// The probe that it asks for.
+    pub probe: Option<B256>,
 }
 
 impl TestRequester {
@@ -61,6 +64,7 @@ impl TestRequester {
             info,
             token: None,
             nonce: 0,
+            probe: None,
         }
     }
 
@@ -118,6 +122,14 @@ impl TestRequester {
             counter_source: CounterSource::Both,
             expires_at: now().after(60),
         }
+    }
+
+    /// The same, whose connections come from this address.
+    pub fn from(mut self, address: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(address.parse().unwrap()));
+        self.client = Client::builder(TokioExecutor::new()).build(connector);
+        self
     }
 
     pub async fn ask(&self, request: Request) -> Result<ProposedDeal, Problem> {
@@ -228,6 +240,9 @@ impl TestRequester {
             .header("content-type", "application/json");
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(task) = &self.probe {
+            request = request.header(PROBE_HEADER, task.to_string());
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let response = self.client.request(request).await.unwrap();

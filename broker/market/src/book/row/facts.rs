@@ -39,7 +39,7 @@ impl Placed for RowFacts<'_> {
     }
 
     fn asn(&self) -> Option<u32> {
-        self.rows.systems.get(self.row.system).0
+        self.rows.systems.get(self.row.system).asn
     }
 
     fn address_type(&self) -> Option<AddressType> {

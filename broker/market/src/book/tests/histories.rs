@@ -9,6 +9,7 @@ use super::super::find::Effort;
 use super::super::{BookLimits, HoldId, OfferBook, Position, Slot};
 use super::model::Model;
 use super::{NOW, provider};
+use crate::evidence::{Evidence, TypeEvidence, TypeRule};
 use crate::geo::Point;
 use crate::matching::Wanted;
 use crate::offer::{Capacity, Offer, Placement, Protocol, Protocols, Tier, WeeklyHours};
@@ -20,6 +21,7 @@ use crate::services::ServiceName;
 enum Step {
     Place(Offer, Placement),
     Measure(usize, Placement),
+    Sell(usize, bool),
     Withdraw(usize, u8),
     WithdrawAll(u8),
     Take(Filter, Prices, u32, u64, bool),
@@ -107,6 +109,13 @@ fn placement() -> impl Strategy<Value = Placement> {
             }),
             asn,
             address_type,
+            evidence: address_type.map(|kind| Evidence {
+                databases: Vec::new(),
+                address_type: Some(TypeEvidence {
+                    rule: TypeRule::UserType,
+                    found: kind.to_string(),
+                }),
+            }),
             measured: Measured {
                 latency_ms,
                 mbit_up,
@@ -231,6 +240,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => offer().prop_map(|(o, p)| Step::Place(o, p)),
         2 => (any::<usize>(), placement()).prop_map(|(n, p)| Step::Measure(n, p)),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(n, sell)| Step::Sell(n, sell)),
         1 => (any::<usize>(), 0u8..3).prop_map(|(n, p)| Step::Withdraw(n, p)),
         1 => (0u8..3).prop_map(Step::WithdrawAll),
         8 => (filter(), prices(), 5u32..40, bytes(), any::<bool>()).prop_map(|(f, p, s, b, x)| Step::Take(f, p, s, b, x)),
@@ -269,6 +279,16 @@ fn run(steps: Vec<Step>, effort: Effort) {
                 };
                 let real = book.place(offer.clone(), anew.clone());
                 assert_eq!(real, model.place(offer, anew));
+            }
+            Step::Sell(n, sell) => {
+                let Some((offer, _)) = model.offers.get(n % 8) else {
+                    continue;
+                };
+                let id = offer.id();
+                let hidden = model.hidden.contains(&id);
+                assert_eq!(book.set_for_sale(id, sell), hidden == sell);
+                model.hidden.retain(|other| *other != id);
+                model.hidden.extend((!sell).then_some(id));
             }
             Step::Withdraw(n, by) => {
                 let Some((offer, _)) = model.offers.get(n % 8).cloned() else {
@@ -342,6 +362,8 @@ fn run(steps: Vec<Step>, effort: Effort) {
             let listed = book.get(offer.id()).unwrap();
             // Only an offer that replaced a larger one can have more leases than it sells.
             assert_eq!((&listed.offer, &listed.placement), (offer, placement));
+            let hidden = model.hidden.contains(&listed.id);
+            assert_eq!(book.is_for_sale(listed.id), !hidden);
             assert_eq!(
                 book.rows.of_slot(&Slot::of(offer)),
                 book.rows.of_id(offer.id())

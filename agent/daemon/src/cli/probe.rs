@@ -1,0 +1,40 @@
+//! `ipsx probe`
+
+use clap::Args;
+use ipsx_metering::Amount;
+
+use super::duration;
+use crate::amount;
+
+/// `ipsx probe`
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_long_help = "The wallet of --data pays: it deposits for accounts that are made beside it, in accounts/, and each \
+                       of these leases at most once from the same provider."
+)]
+pub struct ProbeArgs {
+    /// Where the broker's operator looks: probes are asked for there, and their outcomes told
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "IPSX_ADMIN",
+        default_value = "http://127.0.0.1:8482"
+    )]
+    pub admin: String,
+    /// http:// URL of the broker's /v1/echo as exits reach it; repeat it for more, of which each probe takes one
+    /// [default: that of --broker]
+    #[arg(long, value_name = "URL")]
+    pub echo: Vec<String>,
+    /// http:// URL of a large file, to measure how fast exits are by at most 8 MiB of it [default: none]
+    #[arg(long, value_name = "URL")]
+    pub download: Option<String>,
+    /// The most that one probe may cost, in tokens; what is dearer is not probed
+    #[arg(long, value_name = "TOKENS", value_parser = amount::parse, default_value = "1")]
+    pub budget: Amount,
+    /// How long to wait when no probe is due, or after one that failed on this side
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "10s")]
+    pub pause: u32,
+    /// End once no probe is due
+    #[arg(long)]
+    pub once: bool,
+}

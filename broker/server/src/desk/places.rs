@@ -1,0 +1,46 @@
+//! Where offers are, when the databases that say so are replaced.
+
+use std::sync::Arc;
+
+use super::{Desk, DeskError};
+use crate::clock;
+
+/// Offers that are placed anew before others may have the books.
+const TOGETHER: usize = 256;
+
+impl Desk {
+    /// Reads the databases that were replaced, and puts every offer where they say that it is.
+    pub(crate) async fn refresh_places(&self) -> Result<(), DeskError> {
+        let placer = Arc::clone(&self.placer);
+        let Ok(read) = tokio::task::spawn_blocking(move || placer.refresh()).await else {
+            // What it panicked about is in the log; the databases are as they were.
+            return Ok(());
+        };
+        let mut anew = false;
+        for database in read {
+            match database {
+                Ok(build) => {
+                    anew = true;
+                    tracing::info!(database = %build.database, name = build.name, built_at = %build.built_at, "a database was replaced");
+                }
+                Err(error) => {
+                    tracing::error!(key = error.key, %error, "a database was replaced by a file that can't be used; the one before stays");
+                }
+            }
+        }
+        if !anew {
+            return Ok(());
+        }
+        let offers: Vec<_> = self.books().await?.market.book().ids().collect();
+        let mut moved = 0;
+        for some in offers.chunks(TOGETHER) {
+            let mut books = self.books().await?;
+            let place = |address| self.placer.place(address);
+            let commands = books.market.place_anew(some, place);
+            moved += commands.len();
+            self.execute(books, commands, clock::now()).await?;
+        }
+        tracing::info!(offers = offers.len(), moved, "offers are placed anew");
+        Ok(())
+    }
+}
