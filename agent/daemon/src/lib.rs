@@ -6,6 +6,7 @@
 )]
 
 pub mod amount;
+mod appeal;
 pub mod broker;
 pub mod cli;
 mod clock;
@@ -93,6 +94,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Search(args) => search::run(args, &settings, output).await,
         Command::Deposit(args) => deposit::run(args, &settings, output).await,
         Command::Connect(args) => connect::run(*args, &settings, output).await,
+        Command::Appeal(args) => appeal::run(args, &settings, output).await,
         Command::Probe(args) => probe::run(args, &settings, output).await,
         Command::Leases(args) => leases::run(args, &settings, output).await,
         Command::Statement(args) => statement::run(args, &settings, output).await,

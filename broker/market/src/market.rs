@@ -179,7 +179,7 @@ pub struct Market {
     proofs: Proofs,
 }
 
-pub use proving::{Placed, ProbeRefusal};
+pub use proving::{AppealRefusal, Placed, ProbeRefusal};
 
 impl Market {
     /// An empty market, or one that goes on where the records left it: with every agent away since `now`.
@@ -235,7 +235,11 @@ impl Market {
                 continue;
             };
             let mut placement = place(listing.placement.address);
-            placement.measured = listing.placement.measured;
+            let subject = Subject::of(&listing.offer, listing.placement.address);
+            match self.proofs.get(&subject) {
+                Some(proof) => proof.complete(&mut placement),
+                None => placement.measured = listing.placement.measured,
+            }
             if placement == listing.placement {
                 continue;
             }

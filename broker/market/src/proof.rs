@@ -5,6 +5,7 @@
 //! once, and from there it comes back only by several probes in a row. What leases of customers report is a reason to
 //! look, never a judgement: a report costs little and can't be checked.
 
+mod appeal;
 mod schedule;
 
 use std::net::IpAddr;
@@ -17,6 +18,7 @@ use crate::echo::Echo;
 use crate::offer::Offer;
 use crate::place::{Country, Measured, Placement, Reachability};
 
+pub use appeal::{Appeal, LONGEST_TEXT, Ruling};
 pub(crate) use schedule::PATIENCE;
 pub use schedule::{Proofs, Task};
 
@@ -37,6 +39,8 @@ const RETRY: u64 = 30;
 const LONGEST_RETRY: u64 = 86_400;
 /// A report leads to a probe within so many seconds, unless one was there as long before.
 const HEED: u64 = 60;
+/// Seconds between two appeals.
+const BETWEEN_APPEALS: u64 = 3_600;
 /// One lease in so many is followed by a probe.
 const LEASES_PER_PROBE: u64 = 16;
 
@@ -221,6 +225,12 @@ pub struct Proof {
     /// What was measured, over time.
     #[serde(default)]
     pub measured: Measured,
+    /// What its provider says of it, last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appeal: Option<Box<Signed<Appeal>>>,
+    /// What the operator says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ruling: Option<Ruling>,
 }
 
 impl Proof {
@@ -235,17 +245,38 @@ impl Proof {
             sampled: Vec::new(),
             reports: Vec::new(),
             measured: Measured::default(),
+            appeal: None,
+            ruling: None,
         }
     }
 
     /// Whether nothing was found out yet.
     pub fn is_blank(&self) -> bool {
-        self.sightings.is_empty() && self.missed == 0 && self.reports.is_empty()
+        let unseen = self.sightings.is_empty() && self.missed == 0;
+        unseen && self.reports.is_empty() && self.appeal.is_none() && self.ruling.is_none()
     }
 
     /// Whether it may be sold now.
     pub fn is_proven(&self, now: UnixSeconds) -> bool {
         matches!(self.standing, Standing::Proven { until } if now <= until)
+    }
+
+    /// Adds to a placement what is known besides.
+    pub fn complete(&self, placement: &mut Placement) {
+        placement.measured = self.measured;
+        if let Some(ruling) = &self.ruling {
+            ruling.apply(placement);
+        }
+    }
+
+    /// Keeps what its provider says of it. False when it said something a moment ago.
+    pub fn appealed(&mut self, appeal: Signed<Appeal>) -> bool {
+        let last = self.appeal.as_ref().map(|before| before.message.at);
+        if last.is_some_and(|last| appeal.message.at < last.after(BETWEEN_APPEALS)) {
+            return false;
+        }
+        self.appeal = Some(Box::new(appeal));
+        true
     }
 
     /// Takes what a probe saw of a subject. `draw` is random.

@@ -9,12 +9,14 @@ mod parties;
 
 use ipsx_broker::Broker;
 use ipsx_market::echo::Echo;
+use ipsx_market::evidence::TypeRule;
 use ipsx_market::http::{OfferView, ProblemKind};
 use ipsx_market::messages::BrokerMessage;
-use ipsx_market::proof::{ProbeOrder, ProbeOutcome};
+use ipsx_market::place::AddressType;
+use ipsx_market::proof::{Appeal, ProbeOrder, ProbeOutcome};
 use ipsx_metering::{B256, Signed};
 use ipsx_settlement::{Signer, Wallet};
-use parties::{TestAgent, TestBroker, TestRequester};
+use parties::{TestAgent, TestBroker, TestRequester, agent};
 use serde_json::Value;
 
 /// A broker that sells nothing unproven.
@@ -182,4 +184,67 @@ async fn a_probe_that_nobody_ordered_gets_no_lease() {
     let request = cheat.request("FR");
     let refused = cheat.ask(request).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ruling_goes_before_the_databases_and_says_why() {
+    let broker = TestBroker::start().await;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    let offer = agent.offer(1_000, 1);
+    agent.publish(offer).await;
+    let anybody = TestRequester::stranger(&broker);
+    let appeal = |provider, address: &str, text: &str| Appeal {
+        network: anybody.info.network,
+        provider,
+        address: address.parse().unwrap(),
+        address_type: AddressType::Residential,
+        text: text.into(),
+        at: agent::now(),
+    };
+    let own = agent.wallet.address();
+    let key = agent.wallet.key();
+    let post = async |appeal: Appeal, key| {
+        let signed = Signed::sign(appeal, &anybody.info.domain, key);
+        let body = serde_json::to_vec(&signed).unwrap();
+        let path = "/v1/appeals";
+        let answer = anybody.exchange(hyper::Method::POST, path, body).await;
+        answer.0.as_u16()
+    };
+    // Others' words, others' addresses and too many words are not taken.
+    let stranger = Wallet::random();
+    assert_eq!(
+        post(appeal(own, "127.0.1.1", "x"), stranger.key()).await,
+        400
+    );
+    let theirs = appeal(stranger.address(), "127.0.1.1", "x");
+    assert_eq!(post(theirs, stranger.key()).await, 404);
+    assert_eq!(post(appeal(own, "127.0.1.2", "x"), key).await, 404);
+    let long = "x".repeat(1_001);
+    assert_eq!(post(appeal(own, "127.0.1.1", &long), key).await, 400);
+    assert_eq!(post(appeal(own, "127.0.1.1", "a bill"), key).await, 204);
+    assert_eq!(post(appeal(own, "127.0.1.1", "again"), key).await, 409);
+
+    let operator = operator(&broker);
+    let path = format!("/proofs?provider={own}");
+    let proofs: Value = operator.get(&path).await.unwrap();
+    assert_eq!(proofs[0]["appeal"]["message"]["text"], "a bill", "{proofs}");
+    let ruling = serde_json::json!({
+        "provider": own, "address": "127.0.1.1", "address_type": "residential", "reason": "seen the bill",
+    });
+    let body = serde_json::to_vec(&ruling).unwrap();
+    let ruled = operator.exchange(hyper::Method::POST, "/proofs/ruling", body);
+    assert_eq!(ruled.await.0.as_u16(), 204);
+    let heard = agent.hear().await;
+    let BrokerMessage::OfferPlaced { placement, .. } = heard else {
+        panic!("{heard:?}");
+    };
+    assert_eq!(placement.address_type, Some(AddressType::Residential));
+    let found = offers(&anybody).await;
+    let evidence = found[0].placement.evidence.clone().unwrap();
+    let found = evidence.address_type.unwrap();
+    assert_eq!(
+        (found.rule, found.found.as_str()),
+        (TypeRule::Ruling, "seen the bill")
+    );
+    assert_eq!(evidence.databases.len(), 1);
 }

@@ -11,9 +11,10 @@ use ipsx_market::http::{
     BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
     PostWithdrawal, Problem, ProblemKind, ProposedDeal, SignDeal, SignedWithdrawal,
 };
+use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{B256, DealId};
+use ipsx_metering::{B256, DealId, Signed};
 use ipsx_settlement::{Connector, Wallet};
 use std::sync::Arc;
 
@@ -124,6 +125,12 @@ impl Broker {
         self.http
             .ask(Ask::get(&format!("/v1/offers{}", query::encode(query))))
             .await
+    }
+
+    /// Hands in what a provider says of its address.
+    pub async fn appeal(&self, appeal: &Signed<Appeal>) -> Result<(), BrokerError> {
+        let _: serde_json::Value = self.http.ask(Ask::post("/v1/appeals", appeal)?).await?;
+        Ok(())
     }
 
     /// The broker as `wallet`: signs in when the first request needs it.

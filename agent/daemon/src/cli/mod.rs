@@ -21,7 +21,7 @@ use crate::provider::ProvideArgs;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
 pub use filter::{FilterArgs, PriceArgs};
-pub use probe::ProbeArgs;
+pub use probe::{AppealArgs, ProbeArgs};
 pub use records::{DiscloseArgs, LeasesArgs, StatementArgs, VerifyArgs};
 pub use tun::TunArgs;
 pub use wallet::{
@@ -90,6 +90,8 @@ pub enum Command {
     Deposit(DepositArgs),
     /// Lease an address and use it
     Connect(Box<ConnectArgs>),
+    /// Tell a network's operator that its databases have this provider's address wrong
+    Appeal(AppealArgs),
     /// Look where addresses leave from, for the broker's operator
     Probe(ProbeArgs),
     /// List the leases of this wallet

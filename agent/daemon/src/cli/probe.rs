@@ -1,6 +1,9 @@
-//! `ipsx probe`
+//! `ipsx probe` and `ipsx appeal`
+
+use std::net::IpAddr;
 
 use clap::Args;
+use ipsx_market::place::AddressType;
 use ipsx_metering::Amount;
 
 use super::duration;
@@ -37,4 +40,18 @@ pub struct ProbeArgs {
     /// End once no probe is due
     #[arg(long)]
     pub once: bool,
+}
+
+/// `ipsx appeal`
+#[derive(Clone, Debug, Args)]
+pub struct AppealArgs {
+    /// The address, as the broker sees this provider's agent
+    #[arg(long, value_name = "IP")]
+    pub address: IpAddr,
+    /// What it is: residential, mobile or hosting
+    #[arg(long = "type", value_name = "TYPE")]
+    pub address_type: AddressType,
+    /// How the operator can tell, in at most 1000 characters
+    #[arg(long, value_name = "TEXT")]
+    pub text: String,
 }

@@ -1,17 +1,22 @@
 //! Which offers are for sale, by what is known of their addresses, and how that is found out.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipsx_metering::{Address, B256, UnixSeconds};
+use ipsx_metering::{Address, B256, Signed, UnixSeconds};
 
 use super::{Command, Market, Ticket};
 use crate::book::{Listing, PlaceError};
 use crate::messages::BrokerMessage;
 use crate::offer::{Offer, Placement};
 use crate::proof::{
-    ProbeOrder, ProbeOutcome, Proof, Proofs, REMEMBERED, Report, Sighting, Subject, Task,
+    Appeal, LONGEST_TEXT, ProbeOrder, ProbeOutcome, Proof, Proofs, REMEMBERED, Report, Ruling,
+    Sighting, Subject, Task,
 };
 use crate::request::SignedRequest;
+
+/// Clocks of providers may be off by so much, seconds.
+const APPEAL_CLOCK: u64 = 600;
 
 /// What a prober says is about no probe that is under way, or is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,23 @@ pub enum ProbeRefusal {
     /// The echo is not the operator's word on this probe.
     #[error("the echo is not this network's answer to this probe")]
     Echo,
+}
+
+/// Why an appeal, or a ruling, is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppealRefusal {
+    /// Signed for another network, or by a clock that is off.
+    #[error("the appeal is for another network, or its time is not now: sign it again")]
+    Unusable,
+    /// Too many words.
+    #[error("the appeal's text is longer than {LONGEST_TEXT} characters")]
+    TooLong,
+    /// Nothing is sold there.
+    #[error("this provider offers nothing from that address here")]
+    NotYours,
+    /// One was made within the last hour.
+    #[error("an appeal of this address was made within the last hour; the operator has it")]
+    TooSoon,
 }
 
 /// An offer is in the book.
@@ -58,7 +80,7 @@ impl Market {
     ) -> Result<Placed, PlaceError> {
         let subject = Subject::of(&offer, placement.address);
         if let Some(proof) = self.proofs.get(&subject) {
-            placement.measured = proof.measured;
+            proof.complete(&mut placement);
         }
         let for_sale = self.proofs.allow(&subject, now);
         let listing = Listing {
@@ -217,6 +239,78 @@ impl Market {
         }
     }
 
+    /// Takes what a provider says of its address; the caller has checked its signature.
+    pub fn appeal(
+        &mut self,
+        appeal: Signed<Appeal>,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, AppealRefusal> {
+        let message = &appeal.message;
+        let signed_now = now.0.abs_diff(message.at.0) <= APPEAL_CLOCK;
+        if message.network != self.config.network || !signed_now {
+            return Err(AppealRefusal::Unusable);
+        }
+        if message.text.chars().count() > LONGEST_TEXT {
+            return Err(AppealRefusal::TooLong);
+        }
+        let (provider, address) = (message.provider, message.address);
+        let subjects = self.subjects_at(provider, address);
+        if subjects.is_empty() {
+            return Err(AppealRefusal::NotYours);
+        }
+        let mut commands = Vec::new();
+        for subject in subjects {
+            let change = |proof: &mut Proof| proof.appealed(appeal.clone());
+            if let Some(proof) = self.proofs.change(subject, now, change) {
+                commands.extend(self.proof_changed(subject, &proof, now));
+            }
+        }
+        if commands.is_empty() {
+            return Err(AppealRefusal::TooSoon);
+        }
+        Ok(commands)
+    }
+
+    /// The operator says what an address is. `place` says what the databases do.
+    pub fn rule(
+        &mut self,
+        provider: Address,
+        address: IpAddr,
+        ruling: &Ruling,
+        place: impl Fn(IpAddr) -> Placement,
+        now: UnixSeconds,
+    ) -> Result<Vec<Command>, AppealRefusal> {
+        let known = self.proofs.all().map(|(subject, _)| *subject);
+        let own = known.filter(|s| s.provider == provider && s.address == address);
+        let own: Vec<_> = own.collect();
+        if own.is_empty() {
+            return Err(AppealRefusal::NotYours);
+        }
+        let mut commands = Vec::new();
+        for subject in own {
+            let change = |proof: &mut Proof| {
+                proof.ruling = Some(ruling.clone());
+                true
+            };
+            if let Some(proof) = self.proofs.change(subject, now, change) {
+                commands.push(Command::StoreProof {
+                    subject,
+                    proof: Box::new(proof),
+                });
+            }
+        }
+        let offers = self.book.offers_at(provider, address);
+        let offers: Vec<_> = offers.iter().map(|listing| listing.id).collect();
+        commands.extend(self.place_anew(&offers, place));
+        Ok(commands)
+    }
+
+    /// What is sold by a provider whose agent is seen there.
+    fn subjects_at(&self, provider: Address, address: IpAddr) -> BTreeSet<Subject> {
+        let offers = self.book.offers_at(provider, address).into_iter();
+        offers.map(|l| Subject::of(&l.offer, address)).collect()
+    }
+
     /// Forgets addresses of which nothing was found out for long, and at once those that are not offered any more before
     /// anything was: to offer one costs nothing.
     pub fn forget_proofs(&mut self, now: UnixSeconds) {
@@ -258,7 +352,7 @@ impl Market {
                 continue;
             }
             let offer = listing.id;
-            listing.placement.measured = proof.measured;
+            proof.complete(&mut listing.placement);
             let placement = listing.placement.clone();
             let was = self.book.is_for_sale(offer);
             if self.book.put_as(listing, for_sale).is_ok() && was != for_sale {

@@ -13,6 +13,7 @@ use ipsx_market::messages::{
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::place::{AddressType, Measured, Reachability};
+use ipsx_market::proof::Appeal;
 use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, SignedRequest, TunnelKey};
 use ipsx_metering::{
     Address, Amount, B256, Close, DealId, Domain, NetworkId, PricePerGib, PricePerSecond, Prices,
@@ -188,6 +189,17 @@ pub(crate) fn echo() -> Echo {
         nonce: B256::repeat_byte(0xec),
         seen: "203.0.113.5".parse().unwrap(),
         at: UnixSeconds(1_899_998_010),
+    }
+}
+
+pub(crate) fn appeal() -> Appeal {
+    Appeal {
+        network: network(),
+        provider: provider().address(),
+        address: "203.0.113.5".parse().unwrap(),
+        address_type: AddressType::Residential,
+        text: "A line of Example Telecom's; the bill is at hand.".into(),
+        at: UnixSeconds(1_899_998_020),
     }
 }
 

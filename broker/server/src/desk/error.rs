@@ -1,7 +1,7 @@
 //! Why the desk did not do what was asked.
 
 use ipsx_market::check::Unusable;
-use ipsx_market::market::{DealRefusal, ProbeRefusal, RequestFailure};
+use ipsx_market::market::{AppealRefusal, DealRefusal, ProbeRefusal, RequestFailure};
 use ipsx_metering::{Address, Amount, DealId, Refused, UnixSeconds};
 use ipsx_settlement::ContractError;
 
@@ -48,6 +48,9 @@ pub(crate) enum DeskError {
     /// What a prober says does not count.
     #[error(transparent)]
     Probe(#[from] ProbeRefusal),
+    /// An appeal that is not taken.
+    #[error(transparent)]
+    Appeal(#[from] AppealRefusal),
     /// The same was asked a moment ago.
     #[error("deal {0} is being funded; ask for its outcome in a moment")]
     BeingFunded(DealId),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipsx_market::echo::Echo;
 use ipsx_market::market::ProbeRefusal;
-use ipsx_market::proof::{ProbeOrder, ProbeOutcome, Proof, Standing, Subject};
+use ipsx_market::proof::{Appeal, ProbeOrder, ProbeOutcome, Proof, Ruling, Standing, Subject};
 use ipsx_metering::{Address, B256, Signed};
 use serde::Serialize;
 
@@ -77,6 +77,35 @@ impl Desk {
         );
         self.execute(books, commands, now).await?;
         Ok(proof.standing)
+    }
+
+    /// Takes what a provider says of its address; on disk when this returns.
+    pub(crate) async fn appeal(&self, appeal: Signed<Appeal>) -> Result<(), DeskError> {
+        let (provider, address) = (appeal.message.provider, appeal.message.address);
+        let checked = appeal.verify(&self.operator.domain(), provider);
+        checked
+            .map_err(|_| DeskError::Invalid("the appeal is not signed by its provider".into()))?;
+        let now = clock::now();
+        let mut books = self.books().await?;
+        let commands = books.market.appeal(appeal, now)?;
+        tracing::info!(%provider, %address, "a provider appeals; GET /proofs shows its words");
+        self.execute(books, commands, now).await
+    }
+
+    /// The operator says what an address is.
+    pub(crate) async fn rule(
+        &self,
+        provider: Address,
+        address: IpAddr,
+        ruling: Ruling,
+    ) -> Result<(), DeskError> {
+        let now = ruling.at;
+        let mut books = self.books().await?;
+        let place = |address| self.placer.place(address);
+        let ruled = books.market.rule(provider, address, &ruling, place, now);
+        let commands = ruled?;
+        tracing::info!(%provider, %address, kind = ?ruling.address_type, "the operator has ruled");
+        self.execute(books, commands, now).await
     }
 
     /// What is known of addresses, or of those of one provider; at most so many as fit into one answer.

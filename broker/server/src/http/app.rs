@@ -112,6 +112,7 @@ fn open_to_all() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sessions::open))
         .routes(routes!(offers::offers))
         .routes(routes!(echo::echo))
+        .routes(routes!(echo::appeal))
 }
 
 /// The requesters' routes as OpenAPI has them.
@@ -131,6 +132,7 @@ pub(crate) fn admin_router(app: Arc<App>) -> Router {
         .route("/probes", post(probes::next))
         .route("/probes/{task}", post(probes::finish))
         .route("/proofs", get(probes::proofs))
+        .route("/proofs/ruling", post(probes::rule))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             admin::no_browser,

@@ -1,18 +1,20 @@
-//! Where somebody was seen, in the operator's hand.
+//! Where somebody was seen, in the operator's hand, and what a provider says to what is made of it.
 
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, State};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use ipsx_market::echo::Echo;
+use ipsx_market::proof::Appeal;
 use ipsx_metering::{B256, Signed};
 
 use super::App;
-use super::extract::query_pairs;
+use super::app::finish;
+use super::extract::{Body, query_pairs};
 use super::problem::{Answer, ProblemResponse};
 use super::server::Peer;
 
@@ -52,4 +54,22 @@ pub(super) async fn echo(
 ) -> Answer<Signed<Echo>> {
     let seen: IpAddr = app.limits.seen(peer.ip(), &headers);
     Ok(Json(app.desk.echo(nonce, seen)))
+}
+
+/// `POST /v1/appeals`
+#[utoipa::path(
+    post,
+    path = "/v1/appeals",
+    operation_id = "postAppeal",
+    summary = "A provider holds its address for something else; the operator rules.",
+    request_body = Signed<Appeal>,
+    responses((status = 204, description = "The operator has it.")),
+)]
+pub(super) async fn appeal(
+    State(app): State<Arc<App>>,
+    Body(appeal): Body<Signed<Appeal>>,
+) -> Result<StatusCode, ProblemResponse> {
+    let desk = Arc::clone(&app.desk);
+    finish(async move { desk.appeal(appeal).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

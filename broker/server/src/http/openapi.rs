@@ -28,7 +28,7 @@ how the parts play together, is in docs/protocol.md. Errors are problem details 
 not known are skipped.";
 
 /// What a request may be refused for beyond what its shape says.
-const REFUSALS: [(&str, &[ProblemKind]); 9] = {
+const REFUSALS: [(&str, &[ProblemKind]); 10] = {
     use ProblemKind::*;
     [
         (
@@ -36,6 +36,7 @@ const REFUSALS: [(&str, &[ProblemKind]); 9] = {
             &[InsufficientDeposit, NoMatch, PriceTooLow, SoldOut, Conflict],
         ),
         ("postWithdrawal", &[InsufficientDeposit, Conflict]),
+        ("postAppeal", &[NotFound, Conflict]),
         ("signDeal", &[InsufficientDeposit, Conflict]),
         ("reportConnected", &[Conflict]),
         ("endDeal", &[Conflict]),

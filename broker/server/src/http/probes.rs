@@ -1,5 +1,6 @@
 //! What the operator's probers ask and tell, and what came of it.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,14 +9,16 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use ipsx_market::proof::{PROBE_HEADER, ProbeOutcome, Standing};
+use ipsx_market::place::AddressType;
+use ipsx_market::proof::{LONGEST_TEXT, PROBE_HEADER, ProbeOutcome, Ruling, Standing};
 use ipsx_metering::{Address, B256};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::app::finish as to_its_end;
 use super::extract::{Body, query_pairs};
 use super::problem::{Answer, ProblemResponse};
+use crate::clock;
 use crate::desk::ProofLine;
 
 /// The probe that a request is for, if a prober says so; providers never hear of it.
@@ -96,4 +99,30 @@ pub(super) async fn proofs(
     OfProvider(provider): OfProvider,
 ) -> Answer<Vec<ProofLine>> {
     Ok(Json(app.desk.proofs(provider).await?))
+}
+
+/// What the operator says of an address.
+#[derive(Deserialize)]
+pub(super) struct PostRuling {
+    provider: Address,
+    address: IpAddr,
+    /// What it is; absent when the databases are right.
+    address_type: Option<AddressType>,
+    reason: String,
+}
+
+/// `POST /proofs/ruling`: the operator says what an address is.
+pub(super) async fn rule(
+    State(app): State<Arc<App>>,
+    Body(body): Body<PostRuling>,
+) -> Result<StatusCode, ProblemResponse> {
+    let desk = Arc::clone(&app.desk);
+    let ruling = Ruling {
+        at: clock::now(),
+        address_type: body.address_type,
+        reason: body.reason.chars().take(LONGEST_TEXT).collect(),
+    };
+    let (provider, address) = (body.provider, body.address.to_canonical());
+    to_its_end(async move { desk.rule(provider, address, ruling).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }

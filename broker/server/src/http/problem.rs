@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use ipsx_market::book::NoMatch;
 use ipsx_market::check::Unusable;
 use ipsx_market::http::{Problem, ProblemKind};
-use ipsx_market::market::{DealRefusal, ProbeRefusal, RequestFailure};
+use ipsx_market::market::{AppealRefusal, DealRefusal, ProbeRefusal, RequestFailure};
 use ipsx_metering::Refused;
 use ipsx_settlement::ContractError;
 
@@ -203,6 +203,11 @@ impl From<DeskError> for ProblemResponse {
             DeskError::Probe(ProbeRefusal::NotLeased) => {
                 with(StatusCode::CONFLICT, ProblemKind::Conflict)
             }
+            DeskError::Appeal(AppealRefusal::NotYours) => Self::not_found(detail),
+            DeskError::Appeal(AppealRefusal::TooSoon) => {
+                with(StatusCode::CONFLICT, ProblemKind::Conflict)
+            }
+            DeskError::Appeal(_) => Self::invalid(detail),
             DeskError::Probe(ProbeRefusal::Echo) => Self::invalid(detail),
             DeskError::Deposit { .. } | DeskError::Refused(Refused::NotCovered { .. }) => with(
                 StatusCode::PAYMENT_REQUIRED,
