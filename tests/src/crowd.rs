@@ -172,9 +172,17 @@ impl Agent {
         let offer = self.offer(link.network).clone();
         let offer = Signed::sign(offer, &link.domain, self.wallet.key());
         say(&mut link.send, &AgentMessage::PublishOffer { offer }).await?;
-        match hear(&mut link.recv).await? {
-            BrokerMessage::OfferPlaced { .. } => Ok(link),
-            other => Err(format!("{other:?}").into()),
+        loop {
+            match hear(&mut link.recv).await? {
+                BrokerMessage::OfferPlaced { .. } => return Ok(link),
+                // What was bound while it was away is said first.
+                message @ BrokerMessage::DealBound { .. } => {
+                    if let Some(witness) = &self.witness {
+                        witness(self.wallet.address(), message);
+                    }
+                }
+                other => return Err(format!("{other:?}").into()),
+            }
         }
     }
 
