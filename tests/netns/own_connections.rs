@@ -95,7 +95,7 @@ fn a_requester_signs_for_its_own_connections_only() {
 
 #[test]
 fn a_connection_that_is_led_elsewhere_is_not_signed_for() {
-    let world = World::new("kx", None);
+    let world = World::new("kl", None);
     let provider = world.start_provider();
     let mut elsewhere = world.web.command(env!("CARGO_BIN_EXE_origin"));
     let _elsewhere = Program::start("origin", elsewhere.arg("0.0.0.0:8081"));
