@@ -189,6 +189,56 @@ fn many_peers_share_several_workers() {
     assert_eq!(shown.lines().count(), peers.len() - 1);
 }
 
+/// Packets of the connection that fills its queue, and others with one packet each.
+const BULK: usize = 300;
+const OTHERS: usize = 16;
+
+#[test]
+fn a_full_connection_delays_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let ipsx = built("ipsx").get_program().to_str().unwrap().to_owned();
+    let program = [&ipsx, "tunnel", "--workers", "1"];
+    let (from, to) = (End::start("lane1", &program), End::start("lane2", &program));
+    from.namespace.join(
+        ("veth-1", "10.99.1.1/24"),
+        &to.namespace,
+        ("veth-2", "10.99.1.2/24"),
+    );
+    for (end, other, n) in [(&from, &to, 1), (&to, &from, 2)] {
+        let peer = format!(
+            "[Peer]\nPublicKey = {}\nAllowedIPs = 10.98.1.0/24\nEndpoint = 10.99.1.{}:51820\n",
+            other.public_key,
+            3 - n
+        );
+        end.configure(51820, &format!("10.98.1.{n}/24"), &peer, folder.path());
+    }
+    assert!(from.pings("10.98.1.2"));
+    let mut arrivals = to.namespace.command(env!("CARGO_BIN_EXE_arrivals"));
+    let mut arrivals = Program::start("arrivals", &mut arrivals);
+    arrivals.wait_for("listening", SOON);
+
+    // All of them wait at the interface, whose program stands still.
+    let daemon = from._daemon.as_ref().unwrap();
+    daemon.signal("STOP");
+    let mut shell = from.namespace.command("bash");
+    let to_receiver = "/dev/udp/10.98.1.2/7000";
+    shell.arg("-c").arg(format!(
+        "b=$(head -c 1300 /dev/zero | tr '\\0' b); exec 3>{to_receiver}
+         for i in $(seq {BULK}); do printf %s $b >&3; done
+         for i in $(seq {OTHERS}); do printf o >{to_receiver}; done"
+    ));
+    output(&mut shell);
+    daemon.signal("CONT");
+
+    let said = arrivals.wait_for("arrived ", SOON);
+    let arrived = said.trim_start_matches("arrived ").trim();
+    // The receiver may lose some of the bulk. Of the others each shares its queue with a probability of one in sixteen, and
+    // waits for 47 packets otherwise.
+    let (first, rest) = arrived.split_at(arrived.len().min(47 + OTHERS));
+    let overtook = first.matches('o').count();
+    assert!(overtook > OTHERS * 2 / 3 && rest.contains('b'), "{arrived}");
+}
+
 /// All at once, from the hub and to the hub.
 fn everybody_fetches(hub: &End, peers: &[End]) {
     let origin = |end: &End| {

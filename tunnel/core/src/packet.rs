@@ -1,6 +1,7 @@
 //! Reading and building inner IP packets.
 
 mod build;
+mod flow_hash;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,6 +15,7 @@ use crate::drops::DropReason;
 pub use build::{
     Unreachable, echo_reply, echo_request, tcp_last_ack, tcp_reset, too_big, udp, unreachable,
 };
+pub use flow_hash::flow_hash;
 
 /// What an inner packet carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,7 +41,7 @@ impl BareDevice {
     /// Makes the interface, its control socket `/var/run/wireguard/NAME.sock`, and `workers` threads that move its
     /// packets: each those of its share of the peers. Needs the capability CAP_NET_ADMIN.
     pub fn start(name: &str, workers: NonZeroU8) -> Result<Self, BareError> {
-        let queues = Tun::open_queues(name, workers.get())?;
+        let queues = Tun::open_shares(name, workers)?;
         let count = u8::try_from(queues.len()).unwrap_or(u8::MAX);
         let (poll, waker) = new_poll().map_err(BareError::Start)?;
         let control = control::Control::open(name, poll.registry(), CONTROL)?;

@@ -24,6 +24,7 @@ use crate::{
 };
 use role::HostRole;
 
+/// The first of the interface's tokens.
 const TUN: Token = Token(FIRST_FREE_TOKEN);
 
 /// What the handle asks of the loop.
@@ -61,7 +62,7 @@ impl HostTunnel {
     ) -> Result<(Self, mpsc::Receiver<ClientEvent>), TunnelError> {
         let now = Instant::now();
         let (device, peer) = config.device(now)?;
-        let tun = Tun::open(interface)?;
+        let mut tun = Tun::open(interface)?;
         let (engine, link) = Engine::new(device, config.bind)?;
         engine.set_mark(mark).map_err(TunnelError::Mark)?;
         tun.register(engine.registry(), TUN)
@@ -72,7 +73,6 @@ impl HostTunnel {
         let role = HostRole {
             peer,
             tun,
-            readable: true,
             flows: KnownFlows::new(config.inner_v4, config.inner_v6, now),
             events: Some(events),
             calling: Calling::new(ready, now),

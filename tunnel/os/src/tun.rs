@@ -1,7 +1,10 @@
 //! The TUN side: super-packets in, super-packets out.
 
+mod lanes;
+
 use std::{
     io::{self, IoSlice},
+    num::NonZeroU8,
     ops::Range,
     time::Instant,
 };
@@ -10,10 +13,10 @@ use ipsx_tunnel_core::{
     Device,
     offload::{MAX_IP_PACKET, Merger, OFFLOAD_HEADER_LEN, OffloadHeader, Segments},
 };
-use mio::{Interest, Registry, Token, unix::SourceFd};
-use std::os::fd::AsRawFd;
+use mio::{Registry, Token, event::Event};
 
 use crate::sys::{self, TunFile};
+use lanes::{LANES, Lanes};
 
 /// MTU of a new interface: 1,500 less the outer IPv6, UDP and WireGuard headers.
 const MTU: u16 = 1420;
@@ -25,10 +28,13 @@ const ARENA: usize = 256 << 10;
 /// Ranges of one super-packet, and its header.
 const PIECES: usize = 65;
 
+/// The most queues that the kernel gives one interface.
+const MAX_QUEUES: usize = 256;
+
 /// The interface with its buffers.
 pub(crate) struct Tun {
     name: String,
-    file: TunFile,
+    lanes: Lanes,
     input: Vec<u8>,
     arena: Vec<u8>,
     used: usize,
@@ -85,22 +91,26 @@ pub(crate) fn check_name(name: &str) -> Result<(), TunError> {
 impl Tun {
     pub(crate) fn open(name: &str) -> Result<Self, TunError> {
         check_name(name)?;
-        let file = sys::open_tun(name, MTU).map_err(|source| Self::failed(name, source))?;
-        Ok(Self::new(name, file))
+        let files =
+            sys::open_tun_queues(name, MTU, LANES).map_err(|source| Self::failed(name, source))?;
+        Ok(Self::new(name, files))
     }
 
-    /// Like [`open`](Self::open), with several queues: the kernel keeps to one for each connection.
-    pub(crate) fn open_queues(name: &str, count: u8) -> Result<Vec<Self>, TunError> {
-        if count == 1 {
-            return Ok(vec![Self::open(name)?]);
-        }
+    /// Like [`open`](Self::open) for several loops: the kernel keeps to one for each connection. One for a persistent
+    /// interface that exists and has a single queue.
+    pub(crate) fn open_shares(name: &str, count: NonZeroU8) -> Result<Vec<Self>, TunError> {
         check_name(name)?;
-        let files = sys::open_tun_queues(name, MTU, count.into())
-            .map_err(|source| Self::failed(name, source))?;
-        Ok(files
+        let count = usize::from(count.get());
+        let lanes = LANES.min(MAX_QUEUES / count);
+        let mut files = sys::open_tun_queues(name, MTU, count * lanes)
+            .map_err(|source| Self::failed(name, source))?
             .into_iter()
-            .map(|file| Self::new(name, file))
-            .collect())
+            .peekable();
+        let mut shares = Vec::with_capacity(count);
+        while files.peek().is_some() {
+            shares.push(Self::new(name, files.by_ref().take(lanes).collect()));
+        }
+        Ok(shares)
     }
 
     fn failed(name: &str, source: io::Error) -> TunError {
@@ -111,23 +121,31 @@ impl Tun {
         }
     }
 
-    fn new(name: &str, file: TunFile) -> Self {
+    fn new(name: &str, files: Vec<TunFile>) -> Self {
+        let lanes = Lanes::new(files);
         Self {
             name: name.to_owned(),
-            merger: Merger::new(file.cuts_udp()),
-            file,
+            merger: Merger::new(lanes.cuts_udp()),
+            lanes,
             input: vec![0; OFFLOAD_HEADER_LEN + MAX_IP_PACKET],
             arena: vec![0; ARENA],
             used: 0,
         }
     }
 
-    pub(crate) fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(
-            &mut SourceFd(&self.file.as_raw_fd()),
-            token,
-            Interest::READABLE,
-        )
+    /// Registers with as many tokens as it has queues, the first of which is given: at most 32.
+    pub(crate) fn register(&mut self, registry: &Registry, first: Token) -> io::Result<()> {
+        self.lanes.register(registry, first)
+    }
+
+    /// Notes what an event says, if it is one of the interface.
+    pub(crate) fn take_event(&mut self, event: &Event) {
+        self.lanes.take_event(event);
+    }
+
+    /// Whether there may be something to read.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.lanes.is_readable()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -136,7 +154,7 @@ impl Tun {
 
     /// The interface's MTU, which anybody may change at any time.
     pub(crate) fn mtu(&self) -> Result<usize, Stop> {
-        self.file.mtu().map_err(|_| Stop::Gone)
+        self.lanes.mtu().map_err(|_| Stop::Gone)
     }
 
     /// Reads one packet or super-packet and gives it to the device.
@@ -158,7 +176,7 @@ impl Tun {
 
     /// Reads one packet or super-packet, with the interface's header before it.
     pub(crate) fn read_raw(&mut self) -> Result<&mut [u8], Stop> {
-        match self.file.read(&mut self.input) {
+        match self.lanes.read(&mut self.input) {
             Ok(len) => Ok(&mut self.input[..len]),
             Err(error) => {
                 self.judge(&error)?;
@@ -172,7 +190,7 @@ impl Tun {
         let Some(packet) = packet else { return };
         let header = OffloadHeader::default().to_bytes();
         let pieces = [IoSlice::new(&header), IoSlice::new(&packet)];
-        if let Err(error) = self.file.write(&pieces) {
+        if let Err(error) = self.lanes.write(&pieces) {
             tracing::trace!(%error, "the interface takes no packet");
         }
     }
@@ -208,7 +226,7 @@ impl Tun {
                 *piece = IoSlice::new(&self.arena[range]);
                 count += 1;
             }
-            if let Err(error) = self.file.write(&pieces[..count]) {
+            if let Err(error) = self.lanes.write(&pieces[..count]) {
                 result = self.judge(&error);
                 if result == Err(Stop::Gone) {
                     break;

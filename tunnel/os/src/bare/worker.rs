@@ -26,8 +26,9 @@ use super::{
 };
 use crate::tun::{Stop, Tun, send_raw};
 
-const TUN: Token = Token(2);
-const WAKE: Token = Token(4);
+const WAKE: Token = Token(2);
+/// The first of the interface's tokens.
+const TUN: Token = Token(3);
 
 /// Packets or super-packets read from the interface before they are sent: together they fill the batches better.
 const READS_PER_TURN: usize = 64;
@@ -76,7 +77,6 @@ pub(super) struct Place {
 pub(super) struct Worker {
     place: Place,
     tun: Tun,
-    tun_readable: bool,
     sockets: Sockets,
     device: Device,
     has_key: bool,
@@ -95,7 +95,7 @@ pub(super) fn new_poll() -> io::Result<(Poll, Arc<mio::Waker>)> {
 }
 
 impl Worker {
-    pub(super) fn new(tun: Tun, mut sockets: Sockets, place: Place) -> Result<Self, BareError> {
+    pub(super) fn new(mut tun: Tun, mut sockets: Sockets, place: Place) -> Result<Self, BareError> {
         let now = Instant::now();
         let registry = place.poll.registry();
         tun.register(registry, TUN).map_err(BareError::Start)?;
@@ -111,7 +111,6 @@ impl Worker {
             handed_over: Vec::new(),
             has_key: false,
             tun,
-            tun_readable: true,
             sockets,
             next_look: now,
             place,
@@ -138,8 +137,8 @@ impl Worker {
             for event in &events {
                 match event.token() {
                     UDP_V4 | UDP_V6 => self.sockets.take_event(event),
-                    TUN => self.tun_readable = true,
-                    _ => {}
+                    WAKE => {}
+                    _ => self.tun.take_event(event),
                 }
             }
             if self.place.stop.load(Ordering::Acquire) {
@@ -157,7 +156,7 @@ impl Worker {
     }
 
     fn timeout(&self) -> Duration {
-        if self.sockets.readable() || (self.tun_readable && !self.sockets.blocked()) {
+        if self.sockets.readable() || (self.tun.is_readable() && !self.sockets.blocked()) {
             return Duration::ZERO;
         }
         let next = self.device.poll_timeout().unwrap_or(self.next_look);
@@ -177,7 +176,7 @@ impl Worker {
             }
             self.receive(now)?;
             self.transmit(now)?;
-            if !self.sockets.readable() && (!self.tun_readable || self.sockets.blocked()) {
+            if !self.sockets.readable() && (!self.tun.is_readable() || self.sockets.blocked()) {
                 break;
             }
         }
@@ -274,7 +273,7 @@ impl Worker {
     fn transmit(&mut self, now: Instant) -> Result<(), Stop> {
         // Answers to handshakes and keepalives, and what was blocked.
         self.sockets.send_all(&mut self.device);
-        if self.tun_readable && !self.sockets.blocked() {
+        if self.tun.is_readable() && !self.sockets.blocked() {
             for _ in 0..READS_PER_TURN {
                 let gathered = self.outbox.as_ref().map_or(0, Outbox::bytes);
                 if self.device.transmit_backlog() + gathered >= BYTES_PER_TURN {
@@ -282,10 +281,7 @@ impl Worker {
                 }
                 match self.read(now) {
                     Ok(()) => {}
-                    Err(Stop::Empty) => {
-                        self.tun_readable = false;
-                        break;
-                    }
+                    Err(Stop::Empty) => break,
                     Err(Stop::Gone) => return Err(Stop::Gone),
                 }
             }

@@ -39,6 +39,7 @@ pub use network::clean_up;
 pub(crate) use network::{KernelNetwork, OpenLease, reserve};
 pub use plan::KernelExitConfig;
 
+/// The first of the interface's tokens.
 const TUN: Token = Token(FIRST_FREE_TOKEN);
 
 /// Packets or super-packets read from the interface in one turn.
@@ -50,7 +51,6 @@ pub(crate) struct KernelExit {
     /// Told of flows by [`KernelNetwork`]; here it says whether it could be told of another one.
     flow_log: FlowLog,
     tun: Tun,
-    readable: bool,
     /// Called once if the interface is deleted.
     gone: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -59,7 +59,7 @@ impl KernelExit {
     /// Takes packets from and to `tun`. `waker` is woken when a name has been resolved; `gone` is called if somebody
     /// deletes the interface.
     pub(crate) fn new(
-        tun: Tun,
+        mut tun: Tun,
         gateway: GatewayConfig,
         flow_log: FlowLog,
         registry: &Registry,
@@ -72,7 +72,6 @@ impl KernelExit {
             gateway: Gateway::new(gateway, waker, now)?,
             flow_log,
             tun,
-            readable: true,
             gone: Some(Box::new(gone)),
         })
     }
@@ -189,8 +188,8 @@ impl Exit for KernelExit {
         Ok(())
     }
 
-    fn handle_io(&mut self, _event: &Event, _cx: &mut Context<'_>) {
-        self.readable = true;
+    fn handle_io(&mut self, event: &Event, _cx: &mut Context<'_>) {
+        self.tun.take_event(event);
     }
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
@@ -206,18 +205,13 @@ impl Exit for KernelExit {
         self.judge(written);
         let more = self.gateway.service(cx);
         for _ in 0..READS_PER_TURN {
-            if !self.readable || cx.congested() {
+            if !self.tun.is_readable() || cx.congested() {
                 break;
             }
-            match self.tun.read_into(cx.device, cx.now) {
-                Ok(()) => {}
-                Err(stop) => {
-                    self.readable = false;
-                    self.judge(Err(stop));
-                }
-            }
+            let read = self.tun.read_into(cx.device, cx.now);
+            self.judge(read);
         }
-        self.readable || more
+        self.tun.is_readable() || more
     }
 
     fn add_peer(&mut self, peer: PeerId, _egress: Egress, policy: Option<Arc<ExitPolicy>>) {

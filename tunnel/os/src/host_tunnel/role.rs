@@ -29,7 +29,6 @@ const BYTES_PER_TURN: usize = 128 << 10;
 pub(super) struct HostRole {
     pub(super) peer: PeerId,
     pub(super) tun: Tun,
-    pub(super) readable: bool,
     pub(super) flows: KnownFlows,
     /// None once the interface is gone: the reader's end of it ends too.
     pub(super) events: Option<mpsc::Sender<ClientEvent>>,
@@ -55,7 +54,6 @@ impl HostRole {
     }
 
     fn take(&mut self, stop: Stop) {
-        self.readable = false;
         if stop == Stop::Gone && self.events.take().is_some() {
             self.gone.store(true, Ordering::Release);
             tracing::warn!(interface = self.tun.name(), "the interface was deleted");
@@ -136,8 +134,8 @@ impl Role for HostRole {
         }
     }
 
-    fn handle_io(&mut self, _event: &Event, _cx: &mut Context<'_>) {
-        self.readable = true;
+    fn handle_io(&mut self, event: &Event, _cx: &mut Context<'_>) {
+        self.tun.take_event(event);
     }
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
@@ -153,7 +151,7 @@ impl Role for HostRole {
             self.take(stop);
         }
         for _ in 0..READS_PER_TURN {
-            if !self.readable || self.gone.load(Ordering::Relaxed) {
+            if !self.tun.is_readable() || self.gone.load(Ordering::Relaxed) {
                 return false;
             }
             if cx.device.transmit_backlog() >= BYTES_PER_TURN {

@@ -21,7 +21,7 @@ pub(crate) use self::{
     file_pages::unmap_read_only,
     netlink::listen_netlink,
     steer::steer_by_session,
-    tun::{TunFile, open_tun, open_tun_queues},
+    tun::{TunFile, open_tun_queues},
 };
 pub(crate) use interfaces::own_networks;
 pub(crate) use options::{

@@ -22,8 +22,8 @@ pub(crate) struct TunFile {
     cuts_udp: bool,
 }
 
-/// Makes an interface, or takes over a persistent one that nobody uses.
-pub(crate) fn open_tun(name: &str, mtu: u16) -> io::Result<TunFile> {
+/// Takes over a persistent interface that nobody uses.
+fn open_tun(name: &str, mtu: u16) -> io::Result<TunFile> {
     let mut config = Configuration::default();
     config.tun_name(name).mtu(mtu).platform_config(|platform| {
         platform.vnet_hdr(true);
