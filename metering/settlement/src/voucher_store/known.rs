@@ -1,8 +1,8 @@
 //! What the open store remembers of each channel: enough to judge a voucher without reading the disk.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use ipsx_metering::{
     Amount, B256, ChannelId, CheckedSignature, KnownSigner, Signed, TypedData, Voucher,
 };
