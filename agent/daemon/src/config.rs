@@ -38,7 +38,7 @@ const KEYS: [&str; 4] = ["broker", "rpc", "operator", "passphrase_file"];
 pub struct Settings {
     /// Folder of the wallet and the records.
     pub data: PathBuf,
-    /// URL of the broker, without a slash at its end.
+    /// URL of the broker, without a slash at its end; with commas between them if there are several.
     pub broker: String,
     /// URL of the chain's JSON-RPC, if not the broker's.
     pub rpc: Option<String>,
@@ -75,7 +75,7 @@ impl Settings {
         let broker = file.broker.unwrap_or_else(|| DEFAULT_BROKER.into());
         Ok(Self {
             data,
-            broker: check_url("broker", &broker)?,
+            broker: check_urls("broker", &broker)?,
             rpc: file.rpc.map(|rpc| check_url("rpc", &rpc)).transpose()?,
             operator: file.operator,
             passphrase_file: file.passphrase_file,
@@ -148,6 +148,13 @@ fn explain(error: &figment::Error) -> String {
     )
 }
 
+/// Several brokers of one network.
+fn check_urls(key: &str, urls: &str) -> Result<String, Failure> {
+    let checked = urls.split(',').map(|url| check_url(key, url.trim()));
+    let checked: Vec<_> = checked.collect::<Result<_, _>>()?;
+    Ok(checked.join(","))
+}
+
 fn check_url(key: &str, url: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
         Failure::usage(format!(
@@ -189,8 +196,9 @@ mod tests {
         )
         .unwrap();
         assert_eq!(Settings::load(&args).unwrap().broker, "http://10.0.0.1:80");
-        args.broker = Some("http://10.0.0.2:80".into());
-        assert_eq!(Settings::load(&args).unwrap().broker, "http://10.0.0.2:80");
+        args.broker = Some("http://10.0.0.2:80, http://10.0.0.3:80/".into());
+        let both = "http://10.0.0.2:80,http://10.0.0.3:80";
+        assert_eq!(Settings::load(&args).unwrap().broker, both);
     }
 
     #[test]
@@ -203,6 +211,7 @@ mod tests {
             ("operator = \"0x12\"", "operator"),
             ("broker = \"ftp://x\"", "http://"),
             ("broker = \"https://x\"", "TLS"),
+            ("broker = \"http://x,\"", "URL"),
             ("not toml", "config.toml"),
         ] {
             std::fs::write(&path, content).unwrap();

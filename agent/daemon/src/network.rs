@@ -1,5 +1,6 @@
 //! The network that a broker runs, believed only as far as the chain confirms it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipsx_agent_core::provider::Network as Rules;
@@ -19,6 +20,8 @@ use crate::exit_code::{ExitCode, Failure};
 pub struct Network {
     /// What its broker says.
     pub info: NetworkInfo,
+    /// Where its brokers take agents, as far as they are known; one at least.
+    pub agents: Vec<SocketAddr>,
     /// What signed messages are checked against.
     pub rules: Rules,
     /// The contract.
@@ -112,6 +115,7 @@ impl Network {
             operator: info.operator,
         };
         Ok(Self {
+            agents: vec![info.agents],
             info,
             rules,
             contract,

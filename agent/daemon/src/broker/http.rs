@@ -1,5 +1,6 @@
 //! One JSON request over HTTP/1.1 to the broker, with limits on time and size.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,10 +21,12 @@ const MAX_ANSWER: usize = 16 << 20;
 /// How long an answer may take, besides what the request itself asks to wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A client of one server.
+/// A client of one broker, or of several that are one: it asks the same one until that does not answer.
 pub(super) struct Http {
     client: Client<Connector, Full<Bytes>>,
-    base: String,
+    bases: Vec<String>,
+    /// How often the next one was taken.
+    moves: AtomicUsize,
     connector: Connector,
 }
 
@@ -74,11 +77,12 @@ impl<'a> Ask<'a> {
 }
 
 impl Http {
-    /// `base` is a checked `http://` URL without a slash at its end.
-    pub(super) fn new(base: &str, connector: Connector) -> Self {
+    /// `bases` are checked `http://` URLs without a slash at their end, parted by commas.
+    pub(super) fn new(bases: &str, connector: Connector) -> Self {
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector.clone()),
-            base: base.into(),
+            bases: bases.split(',').map(str::to_owned).collect(),
+            moves: AtomicUsize::new(0),
             connector,
         }
     }
@@ -87,14 +91,25 @@ impl Http {
         &self.connector
     }
 
+    /// The broker that is asked.
     pub(super) fn base(&self) -> &str {
-        &self.base
+        // There is one at least.
+        &self.bases[self.moves.load(Ordering::Relaxed) % self.bases.len()]
+    }
+
+    /// All brokers.
+    pub(super) fn bases(&self) -> &[String] {
+        &self.bases
     }
 
     /// The answer's body, when the server did what was asked.
     pub(super) async fn ask<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, BrokerError> {
         let path = ask.path.to_string();
-        let (status, body) = self.exchange(ask).await?;
+        let (status, body) = self.exchange_anywhere(ask).await?;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Another one may do better when it is asked again.
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
         let malformed = |reason: String| BrokerError::Malformed {
             what: path.clone(),
             reason,
@@ -110,44 +125,76 @@ impl Http {
         }
     }
 
-    async fn exchange(&self, ask: Ask<'_>) -> Result<(StatusCode, Bytes), BrokerError> {
-        let unreachable = |reason: String| BrokerError::Unreachable {
-            url: self.base.clone(),
+    /// Asks the next broker when one does not answer, unless it may have done what it was asked.
+    async fn exchange_anywhere(&self, ask: Ask<'_>) -> Result<(StatusCode, Bytes), BrokerError> {
+        let mut left = self.bases.len();
+        loop {
+            let base = self.base().to_owned();
+            let failed = match self.exchange(&base, &ask).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
+            };
+            self.moves.fetch_add(1, Ordering::Relaxed);
+            left -= 1;
+            let again = failed.nothing_was_asked || ask.method == Method::GET;
+            if left == 0 || !again {
+                return Err(BrokerError::Unreachable {
+                    url: base,
+                    reason: failed.reason,
+                });
+            }
+        }
+    }
+
+    async fn exchange(&self, base: &str, ask: &Ask<'_>) -> Result<(StatusCode, Bytes), Unanswered> {
+        let unasked = |reason: String| Unanswered {
+            nothing_was_asked: true,
             reason,
         };
         let mut request = Request::builder()
-            .method(ask.method)
-            .uri(format!("{}{}", self.base, ask.path));
+            .method(ask.method.clone())
+            .uri(format!("{base}{}", ask.path));
         if let Some(token) = ask.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
+        let body = ask.body.clone().unwrap_or_default();
         let request = request
-            .body(Full::new(Bytes::from(ask.body.unwrap_or_default())))
-            .map_err(|error| unreachable(error.to_string()))?;
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| unasked(error.to_string()))?;
         let exchange = async {
-            let response = self
-                .client
-                .request(request)
-                .await
-                .map_err(|error| root_cause(&error))?;
+            let response = self.client.request(request).await;
+            let response = response.map_err(|error| Unanswered {
+                nothing_was_asked: error.is_connect(),
+                reason: root_cause(&error),
+            })?;
             let status = response.status();
             let body = Limited::new(response.into_body(), MAX_ANSWER)
                 .collect()
                 .await;
-            let body = body.map_err(|error| error.to_string())?;
+            let body = body.map_err(|error| Unanswered {
+                nothing_was_asked: false,
+                reason: error.to_string(),
+            })?;
             Ok((status, body.to_bytes()))
         };
-        match tokio::time::timeout(PATIENCE + ask.wait, exchange).await {
-            Ok(outcome) => outcome.map_err(unreachable),
-            Err(_) => Err(unreachable(format!(
-                "no answer within {} s",
-                (PATIENCE + ask.wait).as_secs()
-            ))),
-        }
+        let limit = PATIENCE + ask.wait;
+        let late = || Unanswered {
+            nothing_was_asked: false,
+            reason: format!("no answer within {} s", limit.as_secs()),
+        };
+        let answer = tokio::time::timeout(limit, exchange).await;
+        answer.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// A broker did not answer.
+struct Unanswered {
+    /// It did not even hear the question.
+    nothing_was_asked: bool,
+    reason: String,
 }
 
 /// The innermost error: "Connection refused" says more than "client error (Connect)".

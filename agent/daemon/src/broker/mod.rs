@@ -4,6 +4,7 @@ mod http;
 mod query;
 mod sign_in;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipsx_market::http::{
@@ -91,7 +92,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// `url` is a checked `http://` URL without a slash at its end; nothing is connected yet.
+    /// `url` is a checked `http://` URL without a slash at its end, or several of brokers that are one, parted by commas;
+    /// nothing is connected yet.
     pub fn new(url: &str) -> Self {
         Self::via(url, Connector::default())
     }
@@ -106,6 +108,25 @@ impl Broker {
     /// How connections to it, and to the chain that it names, are opened.
     pub fn connector(&self) -> &Connector {
         self.http.connector()
+    }
+
+    /// Where all brokers of a network take agents, as far as they answer now.
+    pub async fn agents(&self, network: &NetworkInfo) -> Vec<SocketAddr> {
+        let mut all = vec![network.agents];
+        let bases = self.http.bases();
+        for base in bases.iter().filter(|base| *base != self.url()) {
+            let other = Self::via(base, self.connector().clone()).network().await;
+            match other {
+                Ok(other) if other.network == network.network => all.push(other.agents),
+                Ok(_) => tracing::warn!(broker = base, "it runs another network, and is left out"),
+                Err(error) => {
+                    tracing::warn!(%error, "it is left out until this program starts again")
+                }
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// Its URL.

@@ -57,7 +57,8 @@ pub struct CommonArgs {
     /// Configuration in TOML [default: config.toml in the data folder, if it exists]
     #[arg(long, global = true, value_name = "FILE", env = "IPSX_CONFIG")]
     pub config: Option<PathBuf>,
-    /// The broker to trade with [default: http://127.0.0.1:8480] [env: IPSX_BROKER]
+    /// The broker to trade with, or several of one network with commas between them, of which the next is taken when one
+    /// is gone [default: http://127.0.0.1:8480] [env: IPSX_BROKER]
     #[arg(long, global = true, value_name = "URL")]
     pub broker: Option<String>,
     /// The chain's JSON-RPC [default: the one that the broker names] [env: IPSX_RPC]

@@ -44,6 +44,11 @@ const REPLACED_RETRY: Duration = Duration::from_secs(300);
 /// The broker gives up who is silent for 15 s, and sends nothing by itself.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
+/// Whoever has another broker to go to finds out within 3 s that its own is gone.
+const QUICK_KEEP_ALIVE: Duration = Duration::from_secs(1);
+const QUICK_IDLE_LIMIT: Duration = Duration::from_secs(2);
+/// And does not wait for long for one that may be gone as well.
+const QUICK_PATIENCE: Duration = Duration::from_secs(8);
 /// What the connection is closed with: the agent goes in peace.
 const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 
@@ -79,7 +84,8 @@ pub(super) struct BrokerLink {
 
 /// What one link needs to know.
 pub(super) struct LinkConfig {
-    pub(super) broker: SocketAddr,
+    /// Where brokers of the network take agents; one at least.
+    pub(super) brokers: Vec<SocketAddr>,
     pub(super) bind: Option<IpAddr>,
     pub(super) network: Network,
     pub(super) wallet: Arc<Wallet>,
@@ -88,12 +94,12 @@ pub(super) struct LinkConfig {
 impl BrokerLink {
     /// Opens the local socket and starts connecting.
     pub(super) fn open(config: LinkConfig) -> Result<Self, ProviderError> {
-        let unspecified = match config.broker.ip() {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        let unspecified = match config.brokers.first().map(SocketAddr::ip) {
+            Some(IpAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
         let address = SocketAddr::new(config.bind.unwrap_or(unspecified), 0);
-        let client = client_config()?;
+        let client = client_config(config.brokers.len() > 1)?;
         let mut endpoint = Endpoint::client(address).map_err(|source| ProviderError::Bind {
             address: address.ip(),
             source,
@@ -169,8 +175,8 @@ impl Retries {
     }
 
     /// How long to wait after a connection that lived this long, `part` of the whole wait: half to all of it, so that
-    /// agents do not come back all at once.
-    fn next(&mut self, error: &LinkError, lived: Duration, part: f64) -> Duration {
+    /// agents do not come back all at once. Waits grow with every `round` of all brokers.
+    fn next(&mut self, error: &LinkError, lived: Duration, part: f64, round: bool) -> Duration {
         if matches!(error, LinkError::Replaced) {
             self.wait = FIRST_RETRY;
             return REPLACED_RETRY.mul_f64(part);
@@ -179,7 +185,9 @@ impl Retries {
             self.wait = FIRST_RETRY;
         }
         let wait = self.wait;
-        self.wait = (wait * 2).min(LONGEST_RETRY);
+        if round {
+            self.wait = (wait * 2).min(LONGEST_RETRY);
+        }
         wait.mul_f64(part)
     }
 }
@@ -187,11 +195,15 @@ impl Retries {
 impl Dialer {
     async fn run(self) {
         let mut retries = Retries::new();
-        loop {
+        let brokers = &self.config.brokers;
+        // Somewhere among them, so that agents are spread over all.
+        let first = rand::rngs::OsRng.gen_range(0..brokers.len().max(1));
+        for (tried, broker) in brokers.iter().cycle().skip(first).enumerate() {
             let started = Instant::now();
-            let Err(error) = self.serve_once().await;
+            let Err(error) = self.serve_once(*broker).await;
             let part = rand::rngs::OsRng.gen_range(0.5..1.0);
-            let retry_in = retries.next(&error, started.elapsed(), part);
+            let round = (tried + 1) % brokers.len() == 0;
+            let retry_in = retries.next(&error, started.elapsed(), part, round);
             let reason = error.to_string();
             if self
                 .events
@@ -206,10 +218,14 @@ impl Dialer {
     }
 
     /// One connection from dialling to its end.
-    async fn serve_once(&self) -> Result<Infallible, LinkError> {
-        let (connection, mut send, mut receive, up) = timeout(PATIENCE, self.connect())
+    async fn serve_once(&self, broker: SocketAddr) -> Result<Infallible, LinkError> {
+        let patience = match self.config.brokers.len() {
+            1 => PATIENCE,
+            _ => QUICK_PATIENCE,
+        };
+        let (connection, mut send, mut receive, up) = timeout(patience, self.connect(broker))
             .await
-            .map_err(|_| LinkError::Timeout(self.config.broker))??;
+            .map_err(|_| LinkError::Timeout(broker))??;
         let (outbox, mut queue) = mpsc::channel(QUEUE);
         let BrokerMessage::Authenticated {
             observed,
@@ -269,8 +285,9 @@ impl Dialer {
 
     async fn connect(
         &self,
+        broker: SocketAddr,
     ) -> Result<(Connection, SendStream, RecvStream, BrokerMessage), LinkError> {
-        let connection = self.endpoint.connect(self.config.broker, "ipsx")?.await?;
+        let connection = self.endpoint.connect(broker, "ipsx")?.await?;
         let mut session = [0; 32];
         connection
             .export_keying_material(&mut session, SESSION_LABEL, b"")
@@ -317,7 +334,7 @@ async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, LinkErr
     Ok(codec::decode(&content)?)
 }
 
-fn client_config() -> Result<quinn::ClientConfig, ProviderError> {
+fn client_config(several: bool) -> Result<quinn::ClientConfig, ProviderError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = |reason: String| ProviderError::Tls { reason };
     let mut crypto = rustls::ClientConfig::builder_with_provider(provider.clone())
@@ -328,10 +345,14 @@ fn client_config() -> Result<quinn::ClientConfig, ProviderError> {
         .with_no_client_auth();
     crypto.alpn_protocols = vec![ALPN.to_vec()];
     let crypto = QuicClientConfig::try_from(crypto).map_err(|error| tls(error.to_string()))?;
+    let (keep_alive, idle_limit) = match several {
+        false => (KEEP_ALIVE, IDLE_LIMIT),
+        true => (QUICK_KEEP_ALIVE, QUICK_IDLE_LIMIT),
+    };
     let mut transport = quinn::TransportConfig::default();
     transport
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(IDLE_LIMIT.try_into().ok())
+        .keep_alive_interval(Some(keep_alive))
+        .max_idle_timeout(idle_limit.try_into().ok())
         // Messages fit the packets that every path carries.
         .mtu_discovery_config(None)
         .max_concurrent_bidi_streams(0u8.into())
@@ -353,14 +374,20 @@ mod tests {
     fn waits_grow_to_half_a_minute_and_begin_anew_after_a_link_that_lasted() {
         let mut retries = Retries::new();
         let waits: Vec<_> = (0..9)
-            .map(|_| retries.next(&lost(), Duration::ZERO, 1.0).as_millis())
+            .map(|_| retries.next(&lost(), Duration::ZERO, 1.0, true).as_millis())
             .collect();
         assert_eq!(
             waits,
             [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
         );
-        let after = retries.next(&lost(), SETTLED + Duration::from_secs(1), 0.5);
+        let after = retries.next(&lost(), SETTLED + Duration::from_secs(1), 0.5, false);
         assert_eq!(after.as_millis(), 125);
+        let other = retries.next(&lost(), Duration::ZERO, 0.5, true);
+        assert_eq!(other.as_millis(), 125, "the next broker may be well");
+        assert_eq!(
+            retries.next(&lost(), Duration::ZERO, 0.5, true).as_millis(),
+            250
+        );
     }
 
     #[test]
@@ -374,7 +401,7 @@ mod tests {
         assert!(is_replaced(&close(CLOSED_REPLACED)));
         assert!(!is_replaced(&close(1)) && !is_replaced(&ConnectionError::Reset));
         let mut retries = Retries::new();
-        let wait = retries.next(&LinkError::Replaced, Duration::ZERO, 0.5);
+        let wait = retries.next(&LinkError::Replaced, Duration::ZERO, 0.5, true);
         assert!(wait >= Duration::from_secs(150), "{wait:?}");
     }
 }

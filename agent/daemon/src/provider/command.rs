@@ -31,7 +31,9 @@ pub async fn run(args: ProvideArgs, settings: &Settings, output: &Output) -> Res
         return clean_up(settings, output);
     }
     let wallet = wallet::open(settings).await?;
-    let network = Network::join(settings, &Broker::new(&settings.broker)).await?;
+    let broker = Broker::new(&settings.broker);
+    let mut network = Network::join(settings, &broker).await?;
+    network.agents = broker.agents(&network.info).await;
     let config = args.config(network, settings.data.clone())?;
     ask_consent(&config, args.accept_consent, wallet.address(), output).await?;
     let mut provider = start(config, wallet).await?;

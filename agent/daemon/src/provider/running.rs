@@ -147,7 +147,7 @@ pub async fn start(
     let settings = settings(&config, wallet.address(), listen);
     let provider = Provider::new(settings, Box::new(keys), restored);
     let link = BrokerLink::open(LinkConfig {
-        broker: config.network.info.agents,
+        brokers: config.network.agents.clone(),
         bind: config.bind,
         network: config.network.rules,
         wallet: wallet.clone(),
