@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::rc::Rc;
 use std::time::Duration;
 
 use ipsx_settlement::{self as settlement, Passphrase, Sealing};
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::geography;
 use crate::program::{Program, built};
+use crate::requester::Requester;
 
 /// Long enough for a program to be ready on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ pub struct Market {
     chain: Vec<String>,
     /// What it is told besides.
     words: Vec<String>,
-    command: Box<dyn Fn(&str) -> Command>,
+    command: Rc<dyn Fn(&str) -> Command>,
 }
 
 /// A wallet with its data directory.
@@ -75,7 +77,7 @@ impl Market {
             funded: Vec::new(),
             chain: Vec::new(),
             words: Vec::new(),
-            command,
+            command: command.into(),
         }
     }
 
@@ -94,6 +96,41 @@ impl Market {
         ];
         self.chain = words.concat().into_iter().map(String::from).collect();
         self
+    }
+
+    /// Another broker of the network that this one runs, on this one's chain and under the same operator; not started.
+    pub fn sibling(&self) -> Self {
+        let first = self.http.parse().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        // A thread of its own: whoever calls may be on another runtime's.
+        let info = std::thread::spawn(move || runtime.unwrap().block_on(Requester::network(first)));
+        let info = info.join().unwrap();
+        let own = |name: &str| self.path().join("broker").join(name).display().to_string();
+        let words = [
+            ["--chain", "rpc"],
+            ["--rpc-url", &format!("http://{}/rpc", self.http)],
+            ["--rpc-finality", "0"],
+            ["--centralizer", &info.domain.contract.to_string()],
+            ["--network", &info.network.to_string()],
+            ["--wallet", &own("operator.json")],
+            ["--passphrase-file", &own("operator.passphrase")],
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let places = "places.mmdb";
+        fs::copy(self.path().join(places), folder.path().join(places)).unwrap();
+        Self {
+            folder,
+            broker: None,
+            chain: words.concat().into_iter().map(str::to_owned).collect(),
+            words: Vec::new(),
+            funded: Vec::new(),
+            command: Rc::clone(&self.command),
+            http: self.http.rsplit_once(':').unwrap().0.to_owned() + ":0",
+            agents: self.agents.rsplit_once(':').unwrap().0.to_owned() + ":0",
+            admin: self.admin.rsplit_once(':').unwrap().0.to_owned() + ":0",
+        }
     }
 
     /// Tells the broker more, whenever it is started.
