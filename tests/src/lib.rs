@@ -19,6 +19,7 @@ pub mod geography;
 pub mod link;
 pub mod market;
 pub mod namespace;
+pub mod nats;
 pub mod node;
 pub mod origin;
 pub mod postgres;

@@ -22,6 +22,7 @@ pub struct Server {
     watcher: Child,
     programs: PathBuf,
     folder: TempDir,
+    settings: Vec<String>,
 }
 
 impl Server {
@@ -41,40 +42,35 @@ impl Server {
             .args(["-A", "trust", "-U", ROLE, "-E", "UTF8", "--locale=C", "-N"])
             .arg("-D")
             .arg(&data));
-        let mut server = unprivileged(Path::new("/bin/sh"));
-        server
-            .args(["-c", WATCHED])
-            .arg(programs.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-c", "listen_addresses=", "-c"])
-            .arg(format!(
-                "unix_socket_directories={}",
-                folder.path().display()
-            ));
-        for setting in settings {
-            server.args(["-c", setting]);
-        }
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let watcher = server
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let settings = settings.iter().map(|setting| (*setting).to_owned());
+        let settings: Vec<_> = settings.collect();
+        let watcher = launch(&programs, folder.path(), &settings);
         let mut server = Self {
             watcher,
             programs,
             folder,
+            settings,
         };
         server.wait();
         Some(server)
+    }
+
+    /// Stops it, which ends all connections, and starts it again.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.watcher = launch(&self.programs, self.folder.path(), &self.settings);
+        self.wait();
     }
 
     /// A URL of a database of this server; `postgres` is there from the beginning.
     pub fn url(&self, database: &str) -> String {
         let folder = self.folder.path().display();
         format!("postgres://{ROLE}@localhost/{database}?host={folder}")
+    }
+
+    /// The socket itself.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
     }
 
     /// Makes a database and returns its URL.
@@ -96,10 +92,26 @@ impl Server {
 
     /// A client at this database that prints rows and nothing else.
     pub fn psql(&self, database: &str) -> Command {
-        let mut psql = unprivileged(&self.programs.join("psql"));
-        psql.args(["-qAtX", "-U", ROLE, "-d", database, "-h"])
-            .arg(self.folder.path());
+        let mut psql = self.program("psql", database);
+        psql.arg("-qAtX");
         psql
+    }
+
+    /// One of PostgreSQL's own clients at this database.
+    pub fn program(&self, name: &str, database: &str) -> Command {
+        let mut program = unprivileged(&self.programs.join(name));
+        // Not every one has the same options.
+        program
+            .env("PGUSER", ROLE)
+            .env("PGDATABASE", database)
+            .env("PGHOST", self.folder.path());
+        program
+    }
+
+    fn stop(&mut self) {
+        // The end of its input is what it waits for.
+        drop(self.watcher.stdin.take());
+        let _ = self.watcher.wait();
     }
 
     fn wait(&mut self) {
@@ -122,10 +134,30 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The end of its input is what it waits for.
-        drop(self.watcher.stdin.take());
-        let _ = self.watcher.wait();
+        self.stop();
     }
+}
+
+/// Starts the server of a folder.
+fn launch(programs: &Path, folder: &Path, settings: &[String]) -> Child {
+    let mut server = unprivileged(Path::new("/bin/sh"));
+    server
+        .args(["-c", WATCHED])
+        .arg(programs.join("postgres"))
+        .arg("-D")
+        .arg(folder.join("data"))
+        .args(["-c", "listen_addresses=", "-c"])
+        .arg(format!("unix_socket_directories={}", folder.display()));
+    for setting in settings {
+        server.args(["-c", setting]);
+    }
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    server
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 /// Where Debian puts the newest version's programs.

@@ -137,6 +137,11 @@ impl OfferBook {
         }
     }
 
+    /// Counts the ages of offers from here on: books whose searches are read together must not use the same numbers.
+    pub fn begin_at(&mut self, age: u64) {
+        self.sequence = age;
+    }
+
     /// Puts an offer in, and takes out the one of the same slot that it replaces, whose id is returned.
     ///
     /// The caller has checked signature, bounds and placement. An offer that is in already keeps its age,

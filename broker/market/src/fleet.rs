@@ -6,6 +6,7 @@
 //! transaction of an earlier epoch is refused there, so whoever is late, paused or cut off can sell nothing. What a
 //! broker believes ([`Member`]) only decides whom it asks and what it tries.
 
+mod link;
 mod member;
 mod quote;
 
@@ -19,6 +20,7 @@ use crate::place::Country;
 use crate::record::DealRecord;
 use crate::request::Filter;
 
+pub use link::{Heard, Incoming, Number, Outgoing};
 pub use member::{
     Epoch, Instance, Lost, Member, Millis, NoInstance, Seen, ShardRow, Timing, Turn, Wish,
 };

@@ -194,6 +194,8 @@ pub struct Market {
     book: OfferBook,
     /// Requests that rest.
     resting: RequestBook,
+    /// Whether other brokers have other parts of it.
+    shared: bool,
     /// The hour of which it is known which offers are for sale in it, in hours since 1970.
     hour: u64,
     pending: Proposals,
@@ -214,6 +216,7 @@ impl Market {
             config,
             book: OfferBook::new(config.book),
             resting: RequestBook::new(config.resting),
+            shared: false,
             hour: now.0 / 3_600,
             pending: Proposals::default(),
             deals: HashMap::new(),

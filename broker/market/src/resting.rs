@@ -104,6 +104,11 @@ impl RequestBook {
         self.of_id(id).map(|resting| &resting.record)
     }
 
+    /// The requests that rest, by id.
+    pub fn ids(&self) -> impl Iterator<Item = RequestId> {
+        self.by_id.keys().copied()
+    }
+
     /// Whether one more may rest.
     pub(crate) fn check_room(&self, payer: Address) -> Result<(), NoRest> {
         let RestingLimits {

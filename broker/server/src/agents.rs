@@ -11,4 +11,4 @@ mod tls;
 pub(crate) use gate::Limits;
 pub(crate) use listener::{Listener, close, run};
 pub(crate) use outbox::Outbox;
-pub(crate) use registry::Registry;
+pub(crate) use registry::{Farewell, Line, Registry, code};

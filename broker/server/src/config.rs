@@ -121,6 +121,15 @@ impl StoreConfig {
     }
 }
 
+/// A broker's place among several that share a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetConfig {
+    /// URLs of NATS servers, parted by commas; they may hold a password.
+    pub nats: Secret,
+    /// This broker's name among the others.
+    pub name: String,
+}
+
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -150,6 +159,8 @@ pub struct BrokerConfig {
     pub data_dir: PathBuf,
     /// Where deals, promises and sessions are kept.
     pub store: StoreConfig,
+    /// The other brokers of the network, if this is one of several.
+    pub fleet: Option<FleetConfig>,
     /// Where requesters connect (HTTP); port 0 takes a free one.
     pub http_listen: SocketAddr,
     /// Where agents connect (QUIC); port 0 takes a free one.
@@ -202,6 +213,7 @@ impl BrokerConfig {
         Self {
             data_dir: data_dir.into(),
             store: StoreConfig::Sqlite,
+            fleet: None,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
             agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),

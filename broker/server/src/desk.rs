@@ -11,6 +11,7 @@ mod overview;
 mod places;
 mod release;
 mod resting;
+mod shards;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,18 +23,21 @@ use ipsx_market::market::{Answered, Market, MarketConfig, RequestFailure, Ticket
 use ipsx_market::resting::{RequestRecord, RequestStatus, RestingLimits};
 use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId, RequestId};
 use ipsx_settlement::VoucherStore;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::agents::Registry;
 use crate::clock;
 use crate::config::BrokerConfig;
+use crate::fleet::Fleet;
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
-use crate::operator::Operator;
+use crate::operator::{Operator, random};
 use crate::placement::Placer;
-use crate::store::{Entries, Entry, ForgetExpired, Store, StoreError};
+use crate::store::{Entries, Entry, FleetStore, ForgetExpired, Store, StoreError};
 
+pub(crate) use deals::Page;
 pub(crate) use error::DeskError;
 pub(crate) use overview::Overview;
 
@@ -47,17 +51,27 @@ const NEWS: usize = 1_024;
 type Answer = Result<Answered, RequestFailure>;
 
 /// Something has changed, and the change is on disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct News {
     pub(crate) of: Changed,
     pub(crate) requester: Address,
 }
 
+impl News {
+    /// Something that another broker told is lost.
+    pub(crate) const LOST: Self = Self {
+        of: Changed::Anything,
+        requester: Address::ZERO,
+    };
+}
+
 /// What news are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Changed {
     Deal(DealId),
     Request(RequestId),
+    /// Nobody knows what: something that another broker said is lost.
+    Anything,
 }
 
 /// What one thing at a time may change.
@@ -70,12 +84,18 @@ pub(crate) struct Books {
     funding: HashSet<DealId>,
     /// Steps whose order is fixed.
     line: release::Line,
+    /// Which part of the market is done here; all of it, for a broker that is alone.
+    part: Option<shards::Part>,
 }
 
 /// The broker's desk.
 pub(crate) struct Desk {
     books: Mutex<Books>,
     pub(crate) store: Store,
+    /// What several brokers do in turns.
+    pub(crate) shared: Option<FleetStore>,
+    /// The other brokers.
+    pub(crate) fleet: Option<Arc<Fleet>>,
     vouchers: Arc<VoucherStore>,
     /// Claims worth less are not submitted for others.
     claim_at_least: Amount,
@@ -106,6 +126,7 @@ impl Desk {
         operator: Arc<Operator>,
         placer: Placer,
         metrics: Arc<Metrics>,
+        fleet: Option<Arc<Fleet>>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StoreError> {
         let now = clock::now();
         let (line, released) = mpsc::unbounded_channel();
@@ -135,8 +156,24 @@ impl Desk {
             let entry = Entry::Outcome(Box::new(outcome), now);
             store.write(Entries(vec![entry])).await?;
         }
-        let mut market = Market::new(market_config, store.open_deals().await?, now);
-        market.restore(store.resting_requests().await?);
+        let shared = match &fleet {
+            None => None,
+            Some(_) => {
+                store.name_shards().await?;
+                Some(FleetStore::open(&config.store).await?)
+            }
+        };
+        // A broker of a fleet begins with nothing, and takes over shard by shard.
+        let records = match &fleet {
+            None => store.open_deals().await?,
+            Some(_) => Vec::new(),
+        };
+        let mut market = Market::new(market_config, records, now);
+        match &fleet {
+            None => market.restore(store.resting_requests().await?),
+            // No two brokers count the ages of their offers by the same numbers.
+            Some(_) => market.share(u64::from_be_bytes(random()) >> 2),
+        }
         let books = Books {
             market,
             ledger,
@@ -144,10 +181,15 @@ impl Desk {
             tickets: 0,
             funding: HashSet::new(),
             line,
+            part: fleet
+                .as_ref()
+                .map(|fleet| shards::Part::new(fleet.me().clone())),
         };
         let desk = Arc::new(Self {
             books: Mutex::new(books),
             store,
+            shared,
+            fleet,
             vouchers: Arc::new(vouchers),
             claim_at_least: config.claim_at_least,
             operator,
@@ -200,7 +242,12 @@ impl Desk {
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());
         let payers = books.ledger.handle_final_time(time);
-        let account = |payer| Self::account_entry(&books, payer);
+        if let Some(part) = &mut books.part {
+            // Each account is brought up to date in its turn.
+            part.final_time = time;
+            return Ok(());
+        }
+        let account = |payer| books.account_entry(payer);
         let entries: Vec<_> = payers.into_iter().map(account).collect();
         if entries.is_empty() {
             return Ok(());
@@ -247,6 +294,11 @@ impl Desk {
         let _books = self.books.lock().await;
         self.halt();
         self.store.close().await;
+        if let (Some(shared), Some(fleet)) = (&self.shared, &self.fleet)
+            && let Err(error) = shared.depart(fleet.me()).await
+        {
+            tracing::info!(%error, "the others find out by themselves that this broker has gone");
+        }
     }
 
     /// Takes no new requests, or takes them again.
@@ -258,6 +310,14 @@ impl Desk {
     /// Whether new requests are turned away.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// This broker has lost its place among the others, and does nothing more until it is started again.
+    pub(crate) fn cut_off(&self, reason: &str) {
+        if !self.stopped.swap(true, Ordering::SeqCst) {
+            tracing::error!(reason, "cut off from the fleet; the broker stops answering");
+        }
+        self.failure.notify_waiters();
     }
 
     /// Begins nothing more.
@@ -304,11 +364,24 @@ impl Desk {
         if record.status().is_over() {
             self.mailboxes.close(record.deal_id);
         }
-        // Nobody may be waiting.
-        let _ = self.news.send(News {
+        self.announce(News {
             of: Changed::Deal(record.deal_id),
             requester: record.deal.requester,
         });
+    }
+
+    /// Tells whoever waits, here and at other brokers.
+    fn announce(&self, news: News) {
+        if let Some(fleet) = &self.fleet {
+            fleet.tell(news);
+        }
+        self.spread(news);
+    }
+
+    /// Tells whoever waits at this broker.
+    pub(crate) fn spread(&self, news: News) {
+        // Nobody may be waiting.
+        let _ = self.news.send(news);
     }
 
     fn report_request(&self, record: &RequestRecord) {
@@ -317,8 +390,7 @@ impl Desk {
         if record.status != RequestStatus::Resting {
             self.metrics.resting_over(status);
         }
-        // Nobody may be waiting.
-        let _ = self.news.send(News {
+        self.announce(News {
             of: Changed::Request(id),
             requester: record.request.message.requester,
         });

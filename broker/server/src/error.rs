@@ -58,6 +58,12 @@ pub enum StartError {
     /// The TLS library refused its own certificate or key.
     #[error("can't set up TLS for agents: {0}")]
     Tls(String),
+    /// The servers that brokers reach each other by.
+    #[error("can't reach the other brokers by NATS: {0}; check nats")]
+    Nats(String),
+    /// The others take this broker for dead.
+    #[error("this broker was cut off from the others (see the log)")]
+    CutOff,
     /// Something that should not happen.
     #[error("internal failure: {0}")]
     Internal(String),
@@ -73,6 +79,7 @@ impl StartError {
             Self::Chain(_) => 5,
             Self::Wallet(_) => 6,
             Self::Database { .. } => 7,
+            Self::Nats(_) | Self::CutOff => 10,
             Self::Tls(_) | Self::Internal(_) => 1,
         }
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod app;
 mod deals;
+mod elsewhere;
 mod events;
 mod explorer;
 mod extract;
@@ -17,8 +18,9 @@ mod requests;
 mod server;
 mod sessions;
 
-pub(crate) use app::{App, admin_router, router};
+pub(crate) use app::{App, admin_router, brokers_router, router};
 pub(crate) use events::Streams;
+pub(crate) use extract::SignedIn;
 pub(crate) use idempotency::InFlight;
 pub(crate) use limits::{Limiter, Limits};
 pub(crate) use openapi::text as openapi;

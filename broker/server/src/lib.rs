@@ -15,6 +15,7 @@ mod clock;
 pub mod config;
 mod desk;
 mod error;
+mod fleet;
 mod http;
 mod mailbox;
 mod metrics;
@@ -43,6 +44,7 @@ pub use error::{GrantError, StartError};
 use agents::Listener;
 use config::ChainConfig;
 use desk::Desk;
+use fleet::Fleet;
 use http::{App, HttpServer, InFlight, Limiter, Limits, Streams};
 use metrics::Metrics;
 use operator::{Operator, random};
@@ -64,6 +66,8 @@ const DATABASES: Duration = Duration::from_secs(5);
 const LAPSING: Duration = Duration::from_secs(3_600);
 /// Connections of the operator's at the same time.
 const ADMIN_CONNECTIONS: usize = 32;
+/// How long one of several brokers may keep a transaction open in which it asks for nothing.
+const LEFT_ALONE: &str = "2s";
 /// Time for an agent's handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -96,7 +100,8 @@ impl Broker {
         };
         let admin_addr = admin.as_ref().map(HttpServer::address);
         let listener = Listener::bind(config.agents_listen)?;
-        let store = Store::open(&config.store, &config.data_dir).await?;
+        let left_alone = config.fleet.as_ref().map(|_| LEFT_ALONE);
+        let store = Store::open_shared(&config.store, &config.data_dir, left_alone).await?;
         let operator = Arc::new(Operator::open(&config, &store).await?);
         let vouchers = open_vouchers(&config, &operator).await?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
@@ -104,7 +109,23 @@ impl Broker {
         let (http_addr, agents_addr) = (http.address(), listener.address());
         let info = network_info(&config, &operator, agents_addr);
         let metrics = Arc::new(metrics);
-        let opened = Desk::open(&config, store, vouchers, operator, placer, metrics).await?;
+        let (fleet, carrying) = match &config.fleet {
+            None => (None, None),
+            Some(own) => {
+                let (fleet, carrying) = Fleet::connect(own, operator.network()).await?;
+                (Some(fleet), Some(carrying))
+            }
+        };
+        let opened = Desk::open(
+            &config,
+            store,
+            vouchers,
+            operator,
+            placer,
+            metrics,
+            fleet.clone(),
+        )
+        .await?;
         let (desk, releasing) = opened;
         // What ran out while the broker was away is settled before anybody can ask.
         if let Err(error) = desk.tick().await {
@@ -150,6 +171,11 @@ impl Broker {
             tokio::spawn(keep_time(Arc::clone(&desk))),
             releasing,
         ];
+        tasks.extend(carrying);
+        if let (Some(fleet), Some(store)) = (fleet, desk.shared.clone()) {
+            let answers = http::brokers_router(Arc::clone(&app));
+            tasks.extend(fleet.join(&desk, store, answers).await?);
+        }
         if let Some(admin) = admin {
             let operators = http::admin_router(app);
             tasks.push(tokio::spawn(admin.run(
@@ -216,11 +242,21 @@ impl Broker {
     /// Returns only when the broker can't go on, because its store has failed; it must be started again.
     pub async fn failed(&self) -> StartError {
         self.desk.failed().await;
+        if self.desk.fleet.is_some() {
+            return StartError::CutOff;
+        }
         StartError::Store {
             path: self.data_dir.clone(),
             reason: "it can no longer be written (see the log); mend it and start the broker again"
                 .into(),
         }
+    }
+
+    /// Stops at once, as a crash would, but tells agents that they should go elsewhere.
+    pub async fn abandon(self) {
+        let told = agents::close(&self.endpoint);
+        // Whoever does not hear it notices by itself.
+        let _ = tokio::time::timeout(Duration::from_millis(300), told).await;
     }
 
     /// Stops listening, lets answers under way go out, closes the store.

@@ -5,12 +5,14 @@ mod log;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ipsx_broker::backup::{BackupError, RestoreOptions, backup, restore};
 use ipsx_broker::config::{self, BrokerConfig, Settings, StoreConfig};
 use ipsx_broker::{Broker, StartError, check};
 use log::OneLine;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 const AFTER_HELP: &str = "\
@@ -23,7 +25,7 @@ Without a command it runs until it is told to stop. Options stand before the com
 ipsx-broker --data-dir /var/lib/ipsx-broker backup /backup/monday
 
 Exit codes: 0 stopped on request or done, 1 internal failure, 2 usage or configuration, 3 address in use, 4 store,
-5 chain, 6 operator's wallet, 7 MaxMind database, 8 check found something, 9 backup or restore failed.";
+5 chain, 6 operator's wallet, 7 MaxMind database, 8 check found something, 9 backup or restore failed, 10 NATS.";
 
 /// Runs the broker of one ipsx network: agents connect by QUIC, requesters by HTTP.
 #[derive(Parser)]
@@ -62,8 +64,7 @@ enum Action {
     Check,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("IPSX_BROKER_LOG").unwrap_or_else(|_| "info".into());
     let coloured = std::io::stderr().is_terminal();
@@ -73,7 +74,7 @@ async fn main() -> ExitCode {
         .with_writer(move || OneLine { coloured })
         .init();
     ipsx_settlement::forbid_core_dumps();
-    match run(cli).await {
+    match run(cli) {
         Ok(code) => code,
         Err(error) => {
             // One clear line; nothing can be done if even stderr is closed.
@@ -83,12 +84,50 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<ExitCode, StartError> {
+/// What runs one broker, and nothing after it.
+fn runtime() -> Result<Runtime, StartError> {
+    Runtime::new().map_err(|error| StartError::Internal(error.to_string()))
+}
+
+fn run(cli: Cli) -> Result<ExitCode, StartError> {
     let config = config::load(cli.config.as_deref(), &cli.settings)?;
     match cli.action {
-        None => serve(config).await.map(|()| ExitCode::SUCCESS),
-        Some(Action::Check) => found(&check(&config).await?),
-        Some(Action::Backup { directory }) => {
+        None if config.fleet.is_some() => serve_among_others(&config),
+        None => runtime()?.block_on(serve(config)),
+        Some(action) => runtime()?.block_on(act(action, config)),
+    }
+}
+
+/// Begins anew, as another broker, whenever the others take this one for dead: what it has in memory may be wrong then, and
+/// what waits for an answer may wait forever.
+fn serve_among_others(config: &BrokerConfig) -> Result<ExitCode, StartError> {
+    let mut has_served = false;
+    loop {
+        let runtime = runtime()?;
+        let ended = runtime.block_on(serve(config.clone()));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        has_served |= matches!(ended, Err(StartError::CutOff));
+        match ended {
+            // The first start tells the operator what is wrong; later ones wait until it is mended.
+            Err(error) if has_served => tracing::warn!(%error, "this broker begins anew"),
+            ended => return ended,
+        }
+        let pause = async {
+            tokio::select! {
+                () = stop_asked() => true,
+                () = tokio::time::sleep(Duration::from_millis(500)) => false,
+            }
+        };
+        if self::runtime()?.block_on(pause) {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+async fn act(action: Action, config: BrokerConfig) -> Result<ExitCode, StartError> {
+    match action {
+        Action::Check => found(&check(&config).await?),
+        Action::Backup { directory } => {
             let done = backup(&config, &directory).await;
             Ok(told(done.map(|files| {
                 let also = match config.store {
@@ -101,11 +140,11 @@ async fn run(cli: Cli) -> Result<ExitCode, StartError> {
                 format!("{} in {directory}{also}", files.join(", "))
             })))
         }
-        Some(Action::Restore {
+        Action::Restore {
             directory,
             force,
             was_stopped,
-        }) => {
+        } => {
             let options = RestoreOptions { force, was_stopped };
             let done = restore(&config, &directory, options).await;
             Ok(told(done.map(|restored| {
@@ -151,7 +190,7 @@ fn told(done: Result<String, BackupError>) -> ExitCode {
     }
 }
 
-async fn serve(config: BrokerConfig) -> Result<(), StartError> {
+async fn serve(config: BrokerConfig) -> Result<ExitCode, StartError> {
     let broker = Broker::start(config).await?;
     // For scripts that wait for it; nothing is lost if nobody reads.
     let admin = broker.admin_addr();
@@ -164,9 +203,13 @@ async fn serve(config: BrokerConfig) -> Result<(), StartError> {
         broker.network_info().network
     );
     let stopped = tokio::select! {
-        () = stop_asked() => Ok(()),
+        () = stop_asked() => Ok(ExitCode::SUCCESS),
         error = broker.failed() => Err(error),
     };
+    if matches!(stopped, Err(StartError::CutOff)) {
+        broker.abandon().await;
+        return stopped;
+    }
     tracing::info!("stopping");
     broker.shutdown().await;
     stopped

@@ -14,6 +14,7 @@ use prometheus::{
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) agents: IntGauge,
+    pub(crate) shards: IntGauge,
     pub(crate) offers: IntGauge,
     pub(crate) resting: IntGauge,
     resting_over: IntCounterVec,
@@ -55,6 +56,10 @@ impl Metrics {
             agents: add.gauge(
                 "ipsx_agents_connected",
                 "Agents that have proved their wallet.",
+            )?,
+            shards: add.gauge(
+                "ipsx_shards",
+                "Shards of the book that this broker has, of a fleet.",
             )?,
             offers: add.gauge("ipsx_offers", "Offers in the book.")?,
             resting: add.gauge(

@@ -9,6 +9,7 @@ mod database;
 mod deals;
 mod entries;
 mod error;
+mod fleet;
 mod inspect;
 mod money;
 mod resting;
@@ -31,6 +32,7 @@ pub(crate) use answers::{KeepAnswer, KeyState, NonceState, TakeKey, UseNonce};
 pub(crate) use changes::{Change, Event};
 pub(crate) use entries::{Entries, Entry};
 pub(crate) use error::StoreError;
+pub(crate) use fleet::{FleetStore, PayerTurn, RequestTurn};
 pub(crate) use room::Room;
 pub(crate) use sessions::{ForgetExpired, OpenSession};
 pub(crate) use writer::{AGAIN, Asked, Write};
@@ -54,6 +56,15 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the database, making or migrating its tables; SQLite's file is `broker.db` in the data directory.
     pub(crate) async fn open(config: &StoreConfig, data_dir: &Path) -> Result<Self, StoreError> {
+        Self::open_shared(config, data_dir, None).await
+    }
+
+    /// The same for one of several brokers: PostgreSQL takes a transaction back in which nothing is asked for `left_alone`.
+    pub(crate) async fn open_shared(
+        config: &StoreConfig,
+        data_dir: &Path,
+        left_alone: Option<&str>,
+    ) -> Result<Self, StoreError> {
         let (database, place) = match config {
             StoreConfig::Sqlite => {
                 let path = data_dir.join("broker.db");
@@ -62,7 +73,8 @@ impl Store {
             }
             StoreConfig::Postgres(url) => {
                 let place = config.place();
-                (Database::open_postgres(url.expose(), &place).await?, place)
+                let database = Database::open_postgres(url.expose(), &place, left_alone).await?;
+                (database, place)
             }
         };
         let room = Room::new();

@@ -115,6 +115,15 @@ impl CapacityLedger {
         self.payers.iter()
     }
 
+    /// Takes over what another writer has stored for a payer: several operators' machines take turns.
+    pub fn replace(&mut self, payer: Address, account: Option<PayerAccount>) {
+        match account {
+            Some(account) => self.payers.insert(payer, account),
+            None => self.payers.remove(&payer),
+        };
+        self.drop_idle(payer);
+    }
+
     /// What can still be promised to this payer's providers.
     pub fn available(&self, payer: Address) -> Amount {
         self.payers

@@ -5,13 +5,18 @@ use std::str::FromStr;
 
 use alloy_primitives::hex;
 use ipsx_metering::UnixSeconds;
+use serde::{Deserialize, Serialize};
 
 use super::row::Rank;
 use super::{Listing, OfferBook};
 use crate::matching::Wanted;
 
 /// Where an offer stands in the order of a search. It stays where it is whatever is offered or taken back meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Positions of several books are in one order, which is the books' own as far as prices and measurements tell offers
+/// apart; among equal ones it is by their ages, which [`OfferBook::begin_at`] keeps apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Position(Rank);
 
 /// One line of a search.
@@ -69,6 +74,20 @@ pub struct NoPosition;
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.to_bytes()))
+    }
+}
+
+impl From<Position> for String {
+    fn from(position: Position) -> Self {
+        position.to_string()
+    }
+}
+
+impl TryFrom<String> for Position {
+    type Error = NoPosition;
+
+    fn try_from(text: String) -> Result<Self, NoPosition> {
+        text.parse()
     }
 }
 

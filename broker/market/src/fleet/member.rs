@@ -327,9 +327,10 @@ impl Member {
         self.held.iter().map(|(shard, epoch)| (*shard, *epoch))
     }
 
-    /// Whose a shard is, as far as this broker knows.
-    pub fn owner(&self, shard: ShardId) -> Option<&Instance> {
-        self.owners.get(&shard).map(|(owner, _)| owner)
+    /// Whose a shard is, as far as this broker knows, and under which epoch.
+    pub fn owner(&self, shard: ShardId) -> Option<(&Instance, Epoch)> {
+        let owner = self.owners.get(&shard);
+        owner.map(|(owner, epoch)| (owner, *epoch))
     }
 
     /// Brokers that live, as far as this broker knows.

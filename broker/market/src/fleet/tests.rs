@@ -119,7 +119,7 @@ fn an_answer_from_before_a_claim_takes_nothing_away() {
     let turn = member.handle_beat(Millis(1), seen(&["a"], &[]));
     assert_eq!(turn.lost, []);
     assert_eq!(member.holds(shard, Millis(2)), Some(Epoch(1)));
-    assert_eq!(member.owner(shard), Some(&name("a")));
+    assert_eq!(member.owner(shard), Some((&name("a"), Epoch(1))));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_shard_under_a_later_epoch_is_lost() {
     let turn = member.handle_beat(Millis(500), seen(&["a", "b"], &[(3, "b", 2)]));
     assert_eq!(turn.lost, [Lost(shard)]);
     assert_eq!(turn.moved, [shard]);
-    assert_eq!(member.owner(shard), Some(&name("b")));
+    assert_eq!(member.owner(shard), Some((&name("b"), Epoch(2))));
 }
 
 #[test]

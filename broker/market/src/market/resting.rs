@@ -206,13 +206,19 @@ impl Market {
         status: RequestStatus,
         now: UnixSeconds,
     ) -> Option<Command> {
+        let record = self.take_from_rest(number)?.becomes(status, now);
+        let record = Box::new(record);
+        Some(Command::StoreRequest { record })
+    }
+
+    /// The same, and nobody is told.
+    pub(super) fn take_from_rest(&mut self, number: u64) -> Option<RequestRecord> {
         let resting = self.resting.remove(number)?;
         if let Some(pending) = resting.asked.and_then(|asked| self.pending.remove(asked)) {
             self.book.release(pending.hold);
             self.resting.wake(pending.proposal.request.message.payer);
         }
-        let record = Box::new(resting.record.becomes(status, now));
-        Some(Command::StoreRequest { record })
+        Some(resting.record)
     }
 }
 

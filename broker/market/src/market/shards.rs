@@ -1,15 +1,82 @@
 //! Shards that come to this broker and go: the rest of the market goes on meanwhile.
+//!
+//! A request that rests concerns several shards, and rests at each broker that has one of them. Whichever finds an offer
+//! first may propose it; before a provider's signature counts, the brokers decide among themselves whose does.
 
 use std::collections::BTreeSet;
 
-use ipsx_metering::{DealId, UnixSeconds};
+use ipsx_metering::{Address, B256, DealId, RequestId, UnixSeconds};
 
 use super::{Asker, Live, Market, Ticket};
 use crate::book::HoldId;
 use crate::fleet::ShardId;
 use crate::record::DealRecord;
+use crate::request::SignedRequest;
+use crate::resting::{NoRest, RequestRecord, at_rest};
 
 impl Market {
+    /// From now on other brokers have other parts of this market: ages of offers count from `age` on, unlike the others'
+    /// ages, and no request comes to rest here but by [`Self::put_to_rest`].
+    pub fn share(&mut self, age: u64) {
+        self.shared = true;
+        self.book.begin_at(age);
+    }
+
+    /// A request as it comes to rest at all brokers; `seed` is random, and the last bytes of its age come from it. An error
+    /// if too many rest here.
+    pub fn rest_everywhere(
+        &self,
+        request: SignedRequest,
+        seed: B256,
+        now: UnixSeconds,
+    ) -> Result<RequestRecord, NoRest> {
+        self.resting.check_room(request.message.payer)?;
+        let number = (now.0 << 24) | u64::from_be_bytes([0, 0, 0, 0, 0, seed[0], seed[1], seed[2]]);
+        Ok(at_rest(number, request, seed, now))
+    }
+
+    /// Takes in a request that rests at all brokers, to be held against all offers here. One that is here already stays as
+    /// it is.
+    pub fn put_to_rest(&mut self, mut record: RequestRecord, now: UnixSeconds) {
+        if self.resting.get(record.id()).is_some() {
+            return;
+        }
+        if self.resting.is_empty() {
+            self.hour = now.0 / 3_600;
+        }
+        while self.resting.of_number(record.number).is_some() {
+            record.number += 1;
+        }
+        self.book.watch(true);
+        let number = record.number;
+        self.resting.insert(record, Vec::new());
+        self.resting.wake_one(number);
+    }
+
+    /// Drops a request that rests no more, by another broker's word, and what a provider is asked for it.
+    pub fn drop_request(&mut self, id: RequestId) {
+        if let Some(number) = self.resting.of_id(id).map(|resting| resting.record.number) {
+            self.take_from_rest(number);
+        }
+    }
+
+    /// The request that rests for which a provider is asked by a proposal.
+    pub fn resting_asker(&self, provider: Address, proposal: u64) -> Option<RequestId> {
+        let pending = self
+            .pending
+            .get(proposal)
+            .filter(|p| p.provider == provider)?;
+        match pending.asker {
+            Asker::Resting(_) => Some(pending.proposal.request.message.id()),
+            Asker::Ticket(_) => None,
+        }
+    }
+
+    /// Whether a request that finds nothing comes to rest by itself.
+    pub(super) fn lets_rest(&self, request: &SignedRequest, now: UnixSeconds) -> bool {
+        !self.shared && request.message.may_rest(now)
+    }
+
     /// Goes on where the records left it, with every agent away since `now`. Records that are closed, or here already,
     /// are skipped.
     pub fn adopt(&mut self, records: Vec<DealRecord>, now: UnixSeconds) {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::super::tests::{World, config, key, offer, placement};
+use ipsx_metering::{B256, UnixSeconds};
+
+use super::super::tests::{World, config, key, offer, placement, resting};
 use super::super::{Command, DealRefusal, Market};
 use crate::fleet::ShardId;
 use crate::place::Placement;
+use crate::resting::RequestStatus;
 use crate::status::DealStatus;
 
 fn france() -> BTreeSet<ShardId> {
@@ -101,4 +104,81 @@ fn an_adopted_market_is_the_one_that_a_restart_makes() {
     adopted.adopt(records, world.now);
     assert_eq!(adopted.poll_timeout(), restarted.poll_timeout());
     assert_eq!(adopted.deals().count(), 1);
+}
+
+/// A broker's part of a market that others share, with a French provider.
+fn part(provider: u8) -> World {
+    let mut world = World::new();
+    world.market.share(u64::from(provider) << 32);
+    world.market.agent_joined(key(provider).address());
+    world
+}
+
+#[test]
+fn a_request_rests_at_each_broker_and_the_first_word_counts() {
+    let (mut one, mut other) = (part(1), part(2));
+    let until = one.now.after(600);
+    let request = resting(50, 1, |request| request.rest_until = until);
+    let id = request.message.id();
+    // It does not come to rest by itself.
+    let ticket = one.post(request.clone());
+    assert!(one.answers[&ticket].is_err(), "{:?}", one.answers);
+    let seed = B256::repeat_byte(7);
+    let record = one.market.rest_everywhere(request, seed, one.now).unwrap();
+    for (world, provider) in [(&mut one, 1), (&mut other, 2)] {
+        world.market.put_to_rest(record.clone(), world.now);
+        // Said twice, it is the same.
+        world.market.put_to_rest(record.clone(), world.now);
+        world.requests.insert(id, record.clone());
+        assert_eq!(world.market.resting().len(), 1);
+        world
+            .market
+            .place(offer(provider, 5, 1), placed(provider, "FR"))
+            .unwrap();
+        world.run(Vec::new());
+        let (address, number, _) = world.proposals[0].clone();
+        assert_eq!(world.market.resting_asker(address, number), Some(id));
+        assert_eq!(world.market.resting_asker(key(9).address(), number), None);
+    }
+    one.accept(1);
+    assert_eq!(one.requests[&id].status, RequestStatus::Matched);
+    // The other one hears of it: its provider is free again, and what it signs leads to nothing.
+    other.market.drop_request(id);
+    assert_eq!((other.free(), other.market.pending()), (1, 0));
+    other.accept(2);
+    assert!(other.stored.is_empty());
+    other.market.drop_request(id);
+    other.wait(1_000);
+    assert_eq!(other.requests[&id].status, RequestStatus::Resting);
+}
+
+#[test]
+fn requests_from_several_brokers_keep_their_ages_and_are_told_apart() {
+    let mut world = part(1);
+    let until = world.now.after(600);
+    let seed = B256::repeat_byte(7);
+    let mut ids = Vec::new();
+    for (number, age) in [(1, 20), (2, 10), (3, 10)] {
+        let request = resting(50 + number, 1, |request| request.rest_until = until);
+        let now = UnixSeconds(world.now.0 - 100 + age);
+        let record = world.market.rest_everywhere(request, seed, now).unwrap();
+        ids.push(record.id());
+        world.requests.insert(record.id(), record.clone());
+        world.market.put_to_rest(record, world.now);
+    }
+    assert_eq!(world.market.resting().len(), 3, "two have the same number");
+    world.market.place(offer(1, 5, 3), placed(1, "FR")).unwrap();
+    world.run(Vec::new());
+    let asked = world.proposals.iter();
+    let asked: Vec<_> = asked.map(|(.., p)| p.request.message.id()).collect();
+    assert_eq!(asked, [ids[1], ids[2], ids[0]]);
+    // One that comes when its time is up is over at once.
+    let late = resting(60, 1, |request| request.rest_until = UnixSeconds(1));
+    let record = world.market.rest_everywhere(late, seed, UnixSeconds(1));
+    let record = record.unwrap();
+    let id = record.id();
+    world.requests.insert(id, record.clone());
+    world.market.put_to_rest(record, world.now);
+    world.wait(1);
+    assert_eq!(world.requests[&id].status, RequestStatus::Expired);
 }

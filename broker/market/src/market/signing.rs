@@ -190,7 +190,7 @@ impl Market {
             Asker::Ticket(ticket) => ticket,
         };
         let asked = tried.len();
-        if asked >= self.config.attempts && request.message.may_rest(now) {
+        if asked >= self.config.attempts && self.lets_rest(&request, now) {
             return self.rest(ticket, request, seed, tried, now);
         }
         // What people say may be long, and goes into logs and answers.
@@ -205,14 +205,14 @@ impl Market {
         }
         match self.propose(Asker::Ticket(ticket), request, seed, tried, now) {
             Ok(commands) => commands,
-            Err(none) if none.request.message.may_rest(now) => self.no_match(ticket, *none, now),
+            Err(none) if self.lets_rest(&none.request, now) => self.no_match(ticket, *none, now),
             Err(_) => vec![refuse(ticket, failure)],
         }
     }
 
     /// No offer fits a request that was just posted.
     fn no_match(&mut self, ticket: Ticket, none: Unmatched, now: UnixSeconds) -> Vec<Command> {
-        if none.request.message.may_rest(now) {
+        if self.lets_rest(&none.request, now) {
             self.rest(ticket, none.request, none.seed, none.tried, now)
         } else {
             vec![refuse(ticket, none.why.into())]

@@ -69,7 +69,7 @@ impl RequestRecord {
     }
 
     /// The same, from now on in another state.
-    pub(crate) fn becomes(mut self, status: RequestStatus, now: UnixSeconds) -> Self {
+    pub fn becomes(mut self, status: RequestStatus, now: UnixSeconds) -> Self {
         self.status = status;
         self.changed_at = now;
         self

@@ -41,8 +41,17 @@ impl Outbox {
         self.push(message, MESSAGES / 2, BYTES / 2)
     }
 
+    /// The same for a frame that another broker has made of a message.
+    pub(crate) fn pass(&self, frame: Vec<u8>) -> Result<(), Full> {
+        self.put(frame, MESSAGES, BYTES)
+    }
+
     fn push(&self, message: &BrokerMessage, messages: usize, bytes: usize) -> Result<(), Full> {
         let frame = codec::encode_frame(message).map_err(|_| Full)?;
+        self.put(frame, messages, bytes)
+    }
+
+    fn put(&self, frame: Vec<u8>, messages: usize, bytes: usize) -> Result<(), Full> {
         let mut waiting = self.lock();
         if waiting.frames.len() >= messages || waiting.bytes + frame.len() > bytes {
             return Err(Full);

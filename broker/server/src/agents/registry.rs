@@ -1,8 +1,9 @@
 //! Which agents are connected, one connection for each provider.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use ipsx_market::fleet::ShardId;
 use ipsx_market::messages::{BrokerMessage, CLOSED_REPLACED};
 use ipsx_metering::Address;
 use quinn::{Connection, VarInt};
@@ -24,11 +25,24 @@ pub(crate) mod code {
     pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 }
 
+/// What an agent is reached by.
+pub(crate) enum Line {
+    /// Its own connection.
+    Here(Connection),
+    /// Another broker's, which is told why it ends.
+    Elsewhere(Arc<Farewell>),
+}
+
+/// Why a conversation through another broker ended: code and reason.
+pub(crate) type Farewell = OnceLock<(VarInt, String)>;
+
 /// A connected agent.
 struct Handle {
     number: u64,
     outbox: Arc<Outbox>,
-    connection: Connection,
+    line: Line,
+    /// The shard that it is heard in, of a broker that is one of several.
+    home: Option<ShardId>,
 }
 
 #[derive(Default)]
@@ -49,7 +63,8 @@ impl Registry {
         &self,
         provider: Address,
         outbox: Arc<Outbox>,
-        connection: Connection,
+        line: Line,
+        home: Option<ShardId>,
     ) -> (u64, bool) {
         let mut inner = self.lock();
         inner.counter += 1;
@@ -57,7 +72,8 @@ impl Registry {
         let handle = Handle {
             number,
             outbox,
-            connection,
+            line,
+            home,
         };
         let old = inner.handles.insert(provider, handle);
         if let Some(old) = &old {
@@ -78,6 +94,30 @@ impl Registry {
             .get(&provider)
             .is_some_and(|h| h.number == number);
         current && inner.handles.remove(&provider).is_some()
+    }
+
+    /// The shard that an agent is heard in.
+    pub(crate) fn home(&self, provider: Address) -> Option<ShardId> {
+        self.lock().handles.get(&provider)?.home
+    }
+
+    /// Ends the conversation with everybody of some shards.
+    pub(crate) fn hang_up(&self, code: VarInt, reason: &str, gone: impl Fn(ShardId) -> bool) {
+        let mut inner = self.lock();
+        inner.handles.retain(|_, handle| {
+            let goes = handle.home.is_some_and(&gone);
+            if goes {
+                close(handle, code, reason);
+            }
+            !goes
+        });
+    }
+
+    /// Ends the conversation with one.
+    pub(crate) fn hang_up_on(&self, provider: Address, code: VarInt, reason: &str) {
+        if let Some(handle) = self.lock().handles.remove(&provider) {
+            close(&handle, code, reason);
+        }
     }
 
     /// Leaves a message for an agent, in order, if it is connected. One that does not keep up is dropped.
@@ -113,6 +153,12 @@ impl Registry {
 }
 
 fn close(handle: &Handle, code: VarInt, reason: &str) {
+    match &handle.line {
+        Line::Here(connection) => connection.close(code, reason.as_bytes()),
+        Line::Elsewhere(farewell) => {
+            // The first reason counts.
+            let _ = farewell.set((code, reason.into()));
+        }
+    }
     handle.outbox.close();
-    handle.connection.close(code, reason.as_bytes());
 }

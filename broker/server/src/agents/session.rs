@@ -1,5 +1,6 @@
 //! One agent's connection: handshake, then messages until either side ends it.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::gate::{Gate, Pending, prefix};
 use super::outbox::Outbox;
-use super::registry::code;
+use super::registry::{Line, code};
 use crate::desk::{Desk, DeskError};
+use crate::fleet::Elsewhere;
 
 /// The rest of a message comes within this time of its length; a slow line brings 64 KiB in it.
 const MESSAGE: Duration = Duration::from_secs(20);
@@ -243,9 +245,9 @@ async fn converse(agent: Agent, desk: &Arc<Desk>, gate: &Gate) -> Ended {
     }
     let outbox = Arc::new(Outbox::default());
     let observed = connection.remote_address().ip().to_canonical();
-    let joined = desk.join(provider, observed, Arc::clone(&outbox), connection);
-    let number = match Box::pin(joined).await {
-        Ok(number) => number,
+    let found = find_ear(desk, (provider, observed), &outbox, connection);
+    let ear = match Box::pin(found).await {
+        Ok(ear) => ear,
         Err(error) => return error.into(),
     };
     let writing = async {
@@ -269,7 +271,11 @@ async fn converse(agent: Agent, desk: &Arc<Desk>, gate: &Gate) -> Ended {
                     return Err(refused("message_rate", reason));
                 }
                 gate.pace(prefix(observed)).await;
-                Ok(desk.hear(provider, observed, message).await?)
+                match &ear {
+                    Ear::Here(_) => desk.hear(provider, observed, message).await?,
+                    Ear::Elsewhere(broker) => broker.say(&message),
+                }
+                Ok(())
             })
             .await?;
         }
@@ -279,12 +285,43 @@ async fn converse(agent: Agent, desk: &Arc<Desk>, gate: &Gate) -> Ended {
         Err::<(), _>(ended) = reading => ended,
         else => Ended::Lost("replaced".into()),
     };
-    Box::pin(leave(provider, number, &mut send, &ended, desk)).await;
+    Box::pin(leave(provider, ear, &mut send, &ended, desk)).await;
     ended
 }
 
-async fn leave(provider: Address, number: u64, send: &mut SendStream, ended: &Ended, desk: &Desk) {
-    if let Err(error) = desk.leave(provider, number).await {
+/// Who hears an agent: this broker, under a number, or the owner of its shard, who is told when this is dropped.
+enum Ear {
+    Here(u64),
+    Elsewhere(Elsewhere),
+}
+
+async fn find_ear(
+    desk: &Desk,
+    (provider, observed): (Address, IpAddr),
+    outbox: &Arc<Outbox>,
+    connection: Connection,
+) -> Result<Ear, DeskError> {
+    let outbox = Arc::clone(outbox);
+    let mut shard = None;
+    if let Some(fleet) = &desk.fleet {
+        let own = desk.home(provider, observed).await?;
+        let home = fleet.home(own).await.ok_or(DeskError::Moved)?;
+        if home.owner != *fleet.me() {
+            let agent = (provider, observed);
+            let elsewhere = fleet.introduce(agent, (own, home), outbox, connection);
+            return Ok(Ear::Elsewhere(elsewhere));
+        }
+        shard = Some(own);
+    }
+    let line = Line::Here(connection);
+    let number = desk.join(provider, observed, outbox, line, shard).await?;
+    Ok(Ear::Here(number))
+}
+
+async fn leave(provider: Address, ear: Ear, send: &mut SendStream, ended: &Ended, desk: &Desk) {
+    if let Ear::Here(number) = ear
+        && let Err(error) = desk.leave(provider, number).await
+    {
         tracing::warn!(%provider, %error, "the agent's leaving was not noted");
     }
     if let Ended::Refused { reason, .. } = ended {

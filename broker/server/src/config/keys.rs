@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 23] = [
+pub(super) const TEXTS: [(&str, &str, &str); 25] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -16,6 +16,16 @@ pub(super) const TEXTS: [(&str, &str, &str); 23] = [
         "store",
         "sqlite, or a URL that begins with postgres://",
         "\"postgres://ipsx@localhost/ipsx?host=/run/postgresql\"",
+    ),
+    (
+        "nats",
+        "URLs that begin with nats:// or tls://",
+        "\"nats://10.0.0.1:4222,nats://10.0.0.2:4222\"",
+    ),
+    (
+        "name",
+        "1 to 55 of a-z, 0-9, - and _, unlike the other brokers' names",
+        "\"paris-1\"",
     ),
     (
         "http_listen",

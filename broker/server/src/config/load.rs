@@ -7,15 +7,18 @@ use figment::Figment;
 use figment::error::Kind;
 use figment::providers::{Env, Format, Serialized, Toml};
 
+use ipsx_market::fleet::Instance;
 use ipsx_metering::{Address, Amount};
 
 use ipsx_settlement::FINALITY;
 
 use super::keys::{NUMBERS, allowed, bad_value};
-use super::{BrokerConfig, ChainConfig, ConfigError, Secret, Settings, StoreConfig};
+use super::{BrokerConfig, ChainConfig, ConfigError, FleetConfig, Secret, Settings, StoreConfig};
 
 /// Before every key in the environment.
 pub const ENV_PREFIX: &str = "IPSX_BROKER_";
+/// Longest name of a broker: each run of it adds 9 characters.
+const LONGEST_NAME: usize = 55;
 /// The token has 18 decimals.
 const UNITS_PER_TOKEN: u128 = 1_000_000_000_000_000_000;
 /// The passphrase of the operator's wallet, in the environment; it has no flag, since others can read those.
@@ -182,9 +185,69 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     }
     config.chain = check_chain(settings)?;
     config.fund = check_fund(settings, &config.chain)?;
+    config.fleet = check_fleet(settings, &config)?;
     check_timers(settings, &mut config)?;
     check_limits(settings, &mut config)?;
     Ok(config)
+}
+
+/// One of several brokers has everything that they share in the database and on a chain that none of them hosts.
+fn check_fleet(
+    settings: &Settings,
+    config: &BrokerConfig,
+) -> Result<Option<FleetConfig>, ConfigError> {
+    let (nats, name) = match (&settings.nats, &settings.name) {
+        (None, None) => return Ok(None),
+        (Some(nats), Some(name)) => (nats, name),
+        (nats, _) => {
+            let (key, other) = match nats {
+                None => ("nats", "name"),
+                Some(_) => ("name", "nats"),
+            };
+            return Err(ConfigError::Missing {
+                key: key.into(),
+                because: format!("{other} is set, and a broker among several has both"),
+                example: allowed(key).1,
+            });
+        }
+    };
+    let server = |url: &str| url.starts_with("nats://") || url.starts_with("tls://");
+    if !nats.split(',').all(server) {
+        // It may hold a password, so it is not repeated.
+        return Err(bad_value("nats", "\"…\"", None));
+    }
+    if name.len() > LONGEST_NAME || name.parse::<Instance>().is_err() {
+        return Err(bad_value("name", format!("{name:?}"), None));
+    }
+    let missing = |key: &str, because: &str| {
+        Err(ConfigError::Missing {
+            key: key.into(),
+            because: because.into(),
+            example: allowed(key).1,
+        })
+    };
+    if config.store == StoreConfig::Sqlite {
+        return missing(
+            "store",
+            "several brokers (nats) share a PostgreSQL database",
+        );
+    }
+    if config.chain == ChainConfig::Embedded {
+        return missing(
+            "chain",
+            "several brokers (nats) share a chain, and each would have an embedded one of its own",
+        );
+    }
+    if config.credit_line != Amount::ZERO {
+        return missing(
+            "credit_line",
+            "it is no bound for several brokers (nats), each of which would lend as much: leave it out",
+        );
+    }
+    Ok(Some(FleetConfig {
+        nats: Secret::new(nats),
+        name: name.clone(),
+    }))
 }
 
 fn check_timers(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {

@@ -155,3 +155,27 @@ fn a_node_needs_its_contract() {
     };
     assert_eq!((url.as_str(), network), ("http://127.0.0.1:8545/key", None));
 }
+
+#[test]
+fn one_of_several_brokers_shares_everything_with_the_others() {
+    let chain = "chain = \"rpc\"\nrpc_url = \"http://n\"\ncentralizer = \"0x5fbdb2315678afecb367f032d93f642f64180aa3\"";
+    let whole = format!(
+        "{chain}\nstore = \"postgres://h/d\"\nnats = \"nats://u:secret@a,tls://b\"\nname = \"b1\""
+    );
+    let fleet = from_text(&whole).unwrap().fleet.unwrap();
+    assert_eq!(fleet.nats.expose(), "nats://u:secret@a,tls://b");
+    assert!(!format!("{fleet:?}").contains("secret"));
+    let without = |line: &str| {
+        let lines = whole.lines().filter(|other| !other.starts_with(line));
+        message(&lines.collect::<Vec<_>>().join("\n"))
+    };
+    assert!(without("name").contains("name"), "{}", without("name"));
+    assert!(without("nats").contains("nats"), "{}", without("nats"));
+    assert!(without("store").contains("PostgreSQL"));
+    let embedded = "store = \"postgres://h/d\"\nnats = \"nats://a\"\nname = \"b1\"";
+    assert!(message(embedded).contains("chain"));
+    assert!(message(&whole.replace("b1", "B 1")).contains("paris-1"));
+    let password = message(&whole.replace("tls://b", "http://b"));
+    assert!(!password.contains("secret"), "{password}");
+    assert!(message(&format!("{whole}\ncredit_line = \"1\"")).contains("credit_line"));
+}

@@ -16,6 +16,15 @@ pub struct Settings {
     #[arg(long, value_name = "STORE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// URLs of the NATS servers, with commas between them, by which this broker and others on the same PostgreSQL database
+    /// are one; needs name [default: none, this broker is alone]
+    #[arg(long, value_name = "URLS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<String>,
+    /// This broker's name among those that share a database: 1 to 55 of a-z, 0-9, - and _; needs nats
+    #[arg(long, value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Address and port for requesters (HTTP) [default: 127.0.0.1:8480]
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,19 +3,24 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipsx_market::fleet::ShardId;
 use ipsx_market::market::DealRefusal;
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
-use ipsx_market::offer::Offer;
+use ipsx_market::offer::{Country, Offer};
 use ipsx_market::sealed::MAX_SEALED;
 use ipsx_metering::{Address, DealId, Signed};
-use quinn::Connection;
 use tokio::sync::MutexGuard;
 
 use super::release::Step;
 use super::{Books, Desk, DeskError};
-use crate::agents::Outbox;
+use crate::agents::{Line, Outbox, code};
 use crate::clock;
 use crate::store::Entry;
+
+/// What a provider is told whose address was placed elsewhere since it connected.
+const MOVED: &str = "the address is in another part of the market now; connect again";
+/// What a provider is told whose leases are of another shard than its address.
+const ELSEWHERE: &str = "leases of this wallet go on that were made in another country; the offer is taken once they are over and the agent connects again";
 
 impl Desk {
     /// Enters an agent that has proved its wallet, in place of an older connection; returns its number.
@@ -24,12 +29,16 @@ impl Desk {
         provider: Address,
         observed: IpAddr,
         outbox: Arc<Outbox>,
-        connection: Connection,
+        line: Line,
+        home: Option<ShardId>,
     ) -> Result<u64, DeskError> {
         self.store.room().left().await;
         let now = clock::now();
         let mut books = self.books().await?;
-        let (number, replaced) = self.registry.insert(provider, outbox, connection);
+        if home.is_some_and(|home| !books.owns(home)) {
+            return Err(DeskError::Moved);
+        }
+        let (number, replaced) = self.registry.insert(provider, outbox, line, home);
         if replaced {
             let commands = books.market.agent_left(provider, now);
             let _ordered = self.begin(&mut books, Step::default(), commands, now).await;
@@ -82,6 +91,7 @@ impl Desk {
                 terms,
                 signature,
             } => {
+                let _turn = self.decide(provider, proposal).await?;
                 let mut books = self.books().await?;
                 let commands = books
                     .market
@@ -153,8 +163,12 @@ impl Desk {
             Err(reason) => (Err(reason.to_string()), None),
             Ok(()) => {
                 let mut books = self.books().await?;
-                let placed = books.market.place(signed.message, placement.clone());
-                (placed.map_err(|reason| reason.to_string()), Some(books))
+                if let Some(reason) = self.belongs_elsewhere(&books, provider, placement.country) {
+                    (Err(reason.into()), None)
+                } else {
+                    let placed = books.market.place(signed.message, placement.clone());
+                    (placed.map_err(|reason| reason.to_string()), Some(books))
+                }
             }
         };
         let answer = match placed {
@@ -177,6 +191,26 @@ impl Desk {
             Some(books) => self.execute(books, Vec::new(), clock::now()).await,
             None => Ok(()),
         }
+    }
+
+    /// Why an offer is not taken that would be in another shard than its agent is heard in. Without leases that go on, the
+    /// agent is to connect again, and comes to the right one.
+    fn belongs_elsewhere(
+        &self,
+        books: &Books,
+        provider: Address,
+        country: Option<Country>,
+    ) -> Option<&'static str> {
+        self.fleet.as_ref()?;
+        if self.registry.home(provider) == Some(ShardId::new(country, provider)) {
+            return None;
+        }
+        let mut deals = books.market.deals();
+        if deals.any(|record| record.deal.provider == provider) {
+            return Some(ELSEWHERE);
+        }
+        self.registry.hang_up_on(provider, code::STOPPING, MOVED);
+        Some(MOVED)
     }
 
     async fn ready(

@@ -5,8 +5,7 @@ use ipsx_market::request::Request;
 use ipsx_metering::{
     Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Signed, UnixSeconds,
 };
-use ipsx_settlement::AccountState;
-use tokio::sync::MutexGuard;
+use ipsx_settlement::{AccountState, Signer};
 
 use super::{Desk, DeskError};
 
@@ -27,14 +26,6 @@ pub(super) struct View {
 }
 
 impl Desk {
-    /// Waits until nobody else looks up this payer or promises on its deposit.
-    ///
-    /// An older look must never overwrite a newer one, nor a promise be made on it.
-    pub(super) async fn turn(&self, payer: Address) -> MutexGuard<'_, ()> {
-        let place = usize::from(payer[19]) % self.turns.len();
-        self.turns[place].lock().await
-    }
-
     /// Reads a payer's state, in its [`turn`](Self::turn), and brings it into the ledger.
     ///
     /// Deposits, claims and consents that were executed count once they are final: a reorganisation that takes a claim
@@ -168,6 +159,8 @@ impl Desk {
                 return wrong("signer");
             }
             if message.valid_to >= until {
+                // Several brokers send from one account, each transaction under a number of its own.
+                let _turn = self.turn(self.operator.wallet().address()).await?;
                 let submitted = contract
                     .authorize(self.operator.wallet().as_ref(), signed)
                     .await;

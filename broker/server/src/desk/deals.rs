@@ -3,11 +3,13 @@
 use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::deal::Binding;
+use ipsx_market::fleet::Quote;
 use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
-use ipsx_market::market::{Answered, DealRefusal, Ticket};
+use ipsx_market::market::{Answered, DealRefusal, RequestFailure, Ticket};
+use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
-use ipsx_market::request::SignedRequest;
+use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, DealId};
@@ -21,6 +23,9 @@ use crate::metrics::failure_label;
 use crate::operator::random;
 use crate::store::{NonceState, UseNonce};
 
+/// Offers with their positions, and where the next page begins, if there is one.
+pub(crate) type Page = (Vec<(OfferView, Position)>, Option<Position>);
+
 impl Desk {
     /// Who checks what is signed for this network, now.
     pub(crate) fn check_context(&self) -> CheckContext {
@@ -31,12 +36,8 @@ impl Desk {
         }
     }
 
-    /// A page of the offers that are what somebody wants, cheapest first, and where the next page begins, if there is
-    /// one.
-    pub(crate) async fn search(
-        &self,
-        query: &OfferQuery,
-    ) -> Result<(Vec<OfferView>, Option<Position>), DeskError> {
+    /// A page of the offers that are what somebody wants, cheapest first.
+    pub(crate) async fn search(&self, query: &OfferQuery) -> Result<Page, DeskError> {
         // Never closed, so there is always a place in time.
         let _place = self.searches.acquire().await;
         let books = self.books().await?;
@@ -46,7 +47,8 @@ impl Desk {
         let more = found.len() > query.limit;
         found.truncate(query.limit);
         let next = found.last().filter(|_| more).map(|last| last.position);
-        Ok((found.iter().map(view).collect(), next))
+        let lines = found.iter().map(|found| (view(found), found.position));
+        Ok((lines.collect(), next))
     }
 
     /// Finds a deal for a request, and waits for the provider's signature, or puts it to rest. With `again`, the same may
@@ -57,35 +59,44 @@ impl Desk {
         request: SignedRequest,
         again: bool,
     ) -> Result<Answered, DeskError> {
-        let answer = self.try_request(requester, request, again).await;
-        let outcome = match &answer {
-            Ok(Answered::Deal(_)) => "matched",
-            Ok(Answered::Rests(_)) => "rests",
-            Err(DeskError::Failure(failure)) => failure_label(failure),
-            Err(DeskError::Deposit { .. }) => "insufficient_deposit",
-            Err(DeskError::Unusable { .. } | DeskError::Replayed(_)) => "unusable",
-            Err(_) => "failed",
-        };
-        self.metrics.requested(outcome);
-        answer
+        match self.admit(requester, &request, again).await? {
+            Some(answer) => Ok(answer),
+            None => self.place(request).await,
+        }
     }
 
-    async fn try_request(
+    /// Whether a request may be placed, once; the deal that came of it already, if it is asked again.
+    pub(crate) async fn admit(
         &self,
         requester: Address,
-        request: SignedRequest,
+        request: &SignedRequest,
         again: bool,
-    ) -> Result<Answered, DeskError> {
+    ) -> Result<Option<Answered>, DeskError> {
+        let admitted = self.try_admit(requester, request, again).await;
+        match &admitted {
+            Ok(None) => {}
+            Ok(Some(answer)) => self.metrics.requested(came_of(answer)),
+            Err(error) => self.metrics.requested(label(error)),
+        }
+        admitted
+    }
+
+    async fn try_admit(
+        &self,
+        requester: Address,
+        request: &SignedRequest,
+        again: bool,
+    ) -> Result<Option<Answered>, DeskError> {
         let id = request.message.id();
         if again && let Some(answer) = self.answered(requester, id).await? {
-            return Ok(answer);
+            return Ok(Some(answer));
         }
         if self.is_draining() {
             return Err(DeskError::Draining);
         }
         let context = self.check_context();
         context
-            .request(&request, requester)
+            .request(request, requester)
             .map_err(|reason| DeskError::Unusable {
                 what: "request",
                 reason,
@@ -100,11 +111,36 @@ impl Desk {
             expires_at,
         };
         match self.store.write(used).await? {
-            NonceState::Fresh => {}
+            NonceState::Fresh => Ok(None),
             // Begun before, and nothing came of it.
-            NonceState::Same if again => {}
-            NonceState::Same | NonceState::Other => return Err(DeskError::Replayed(nonce)),
+            NonceState::Same if again => Ok(None),
+            NonceState::Same | NonceState::Other => Err(DeskError::Replayed(nonce)),
         }
+    }
+
+    /// The best offer that is in the book for a request.
+    pub(crate) async fn quote(&self, request: &Request) -> Result<Quote, DeskError> {
+        let wanted = Wanted::from(request);
+        let books = self.books().await?;
+        let best = books.market.book().best(&wanted, clock::now(), &[]);
+        let best = best.map_err(RequestFailure::NoMatch)?;
+        Ok(Quote::new(&best, &wanted))
+    }
+
+    /// How long a request may take to be placed.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs((self.timers.propose + 2) * ATTEMPTS as u64)
+    }
+
+    /// Proposes a request that was admitted, and waits for a provider's signature.
+    pub(crate) async fn place(&self, request: SignedRequest) -> Result<Answered, DeskError> {
+        let placed = self.try_place(request).await;
+        let outcome = placed.as_ref().map_or_else(label, came_of);
+        self.metrics.requested(outcome);
+        placed
+    }
+
+    async fn try_place(&self, request: SignedRequest) -> Result<Answered, DeskError> {
         let (answer, answered) = oneshot::channel();
         let now = clock::now();
         {
@@ -116,8 +152,7 @@ impl Desk {
             let commands = books.market.request(ticket, request, seed, now);
             self.execute(books, commands, now).await?;
         }
-        let patience = (self.timers.propose + 2) * ATTEMPTS as u64;
-        match timeout(Duration::from_secs(patience), answered).await {
+        match timeout(self.patience(), answered).await {
             Ok(Ok(answer)) => Ok(answer?),
             _ => Err(DeskError::NoAnswer),
         }
@@ -302,6 +337,24 @@ impl Desk {
             .into());
         }
         Ok(record.deal.provider)
+    }
+}
+
+/// By which what came of a request is counted.
+fn came_of(answer: &Answered) -> &'static str {
+    match answer {
+        Answered::Deal(_) => "matched",
+        Answered::Rests(_) => "rests",
+    }
+}
+
+/// By which a request that came to nothing is counted.
+fn label(error: &DeskError) -> &'static str {
+    match error {
+        DeskError::Failure(failure) => failure_label(failure),
+        DeskError::Deposit { .. } => "insufficient_deposit",
+        DeskError::Unusable { .. } | DeskError::Replayed(_) => "unusable",
+        _ => "failed",
     }
 }
 

@@ -13,6 +13,9 @@ pub(crate) enum DeskError {
     /// The broker is stopping, or its store has failed.
     #[error("the broker is stopping; try again later")]
     Stopped,
+    /// Another broker has this part of the market now.
+    #[error("another broker has just taken this over; try again in a moment")]
+    Moved,
     /// The operator has the broker drained.
     #[error("the broker takes no new requests for now; try again later, or at another broker")]
     Draining,

@@ -11,6 +11,10 @@ impl Desk {
     /// more, if it is worth the gas. Anyone may submit; the money goes to the provider.
     pub(crate) async fn claim_lapsing(&self) -> Result<(), ClaimError> {
         let (contract, wallet) = (self.operator.centralizer(), self.operator.wallet());
+        // Several brokers send from one account.
+        let Ok(_turn) = self.turn(wallet.address()).await else {
+            return Ok(());
+        };
         loop {
             let now = self.operator.block_time().await?;
             let policy = ClaimPolicy {

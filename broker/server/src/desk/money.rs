@@ -26,7 +26,7 @@ impl Desk {
     /// Whether the payer's deposit could begin the lease that a request asks for.
     pub(super) async fn check_deposit(&self, request: &Request) -> Result<(), DeskError> {
         let payer = request.payer;
-        let _turn = self.turn(payer).await;
+        let _turn = self.turn(payer).await?;
         let account = self.look_up(payer, None).await?.account;
         let books = self.books().await?;
         // A price per second that is above the budget's average is only known once an offer is chosen.
@@ -67,7 +67,7 @@ impl Desk {
         };
         let channel = record.deal.channel();
         self.authorize(&record, authorization).await?;
-        let _turn = self.turn(channel.payer).await;
+        let _turn = self.turn(channel.payer).await?;
         let view = self.look_up(channel.payer, Some(&channel)).await?;
         let chain = view.channel;
         let voucher = self.vouchers.latest(channel.id());
@@ -91,7 +91,7 @@ impl Desk {
             reservation: Some(reservation.clone()),
         };
         let step = Step {
-            entries: vec![Self::account_entry(&books, channel.payer)],
+            entries: vec![books.account_entry(channel.payer)],
             reservation: Some((channel.clone(), reservation.clone())),
             ..Step::default()
         };
@@ -139,7 +139,7 @@ impl Desk {
         };
         self.keep_voucher(&record, &voucher).await?;
         let channel = record.deal.channel();
-        let _turn = self.turn(channel.payer).await;
+        let _turn = self.turn(channel.payer).await?;
         let chain = self.look_up(channel.payer, Some(&channel)).await?.channel;
 
         let mut books = self.books().await?;
@@ -157,7 +157,7 @@ impl Desk {
             .reserve(&channel, capacity, valid_until, &chain)?;
         let reservation = self.operator.sign(reservation);
         let step = Step {
-            entries: vec![Self::account_entry(&books, channel.payer)],
+            entries: vec![books.account_entry(channel.payer)],
             reservation: Some((channel.clone(), reservation.clone())),
             ..Step::default()
         };
@@ -189,7 +189,7 @@ impl Desk {
                 "a withdrawal needs an amount above 0 and a receiver".into(),
             ));
         }
-        let _turn = self.turn(owner).await;
+        let _turn = self.turn(owner).await?;
         let account = self.look_up(owner, None).await?.account;
         let deadline = self.operator.block_time().await?.after(WITHDRAWAL_SECONDS);
         let mut books = self.books().await?;
@@ -203,7 +203,7 @@ impl Desk {
         };
         books.ledger.promise_withdrawal(&withdrawal)?;
         let signed = self.operator.sign(withdrawal);
-        let account = Self::account_entry(&books, owner);
+        let account = books.account_entry(owner);
         let consent = Entry::Withdrawal {
             signed: Box::new(signed.clone()),
             key: key.map(str::to_owned),
@@ -222,6 +222,7 @@ impl Desk {
     ) -> Result<(), DeskError> {
         let record = self.deal(provider, id).await?;
         let channel = record.deal.channel();
+        let _turn = self.turn(channel.payer).await?;
         let mut books = self.books().await?;
         if books
             .market
@@ -235,7 +236,7 @@ impl Desk {
         let freed = books.ledger.close(&channel, close, &self.operator.domain());
         let freed = freed.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
         tracing::info!(deal = %id, ?freed, "channel closed");
-        let account = Self::account_entry(&books, channel.payer);
+        let account = books.account_entry(channel.payer);
         self.keep(books, vec![account]).await
     }
 

@@ -1,8 +1,12 @@
 //! Where offers are, when the databases that say so are replaced.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ipsx_market::fleet::ShardId;
+
 use super::{Desk, DeskError};
+use crate::agents::code;
 use crate::clock;
 
 /// Offers that are placed anew before others may have the books.
@@ -31,6 +35,9 @@ impl Desk {
         if !anew {
             return Ok(());
         }
+        if self.fleet.is_some() {
+            self.send_elsewhere().await?;
+        }
         let offers: Vec<_> = self.books().await?.market.book().ids().collect();
         let mut moved = 0;
         for some in offers.chunks(TOGETHER) {
@@ -42,5 +49,32 @@ impl Desk {
         }
         tracing::info!(offers = offers.len(), moved, "offers are placed anew");
         Ok(())
+    }
+
+    /// Has agents connect again whose addresses are in another shard now, which may be another broker's; their offers leave
+    /// before anything of them is placed anew.
+    async fn send_elsewhere(&self) -> Result<(), DeskError> {
+        let now = clock::now();
+        let mut books = self.books().await?;
+        let book = books.market.book();
+        let listings = book.ids().filter_map(|id| book.get(id));
+        let moved: BTreeSet<_> = listings
+            .filter(|listing| {
+                let (provider, address) = (listing.offer.provider, listing.placement.address);
+                let (was, is) = (
+                    listing.placement.country,
+                    self.placer.place(address).country,
+                );
+                ShardId::new(was, provider) != ShardId::new(is, provider)
+            })
+            .map(|listing| listing.offer.provider)
+            .collect();
+        let mut commands = Vec::new();
+        for provider in moved {
+            let reason = "your address is in another country now; connect again";
+            self.registry.hang_up_on(provider, code::STOPPING, reason);
+            commands.extend(books.market.agent_left(provider, now));
+        }
+        self.execute(books, commands, now).await
     }
 }

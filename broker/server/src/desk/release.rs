@@ -63,12 +63,6 @@ pub(super) struct Queued {
 pub(super) type Line = mpsc::UnboundedSender<Queued>;
 
 impl Desk {
-    /// Writes a payer's row of the ledger as it is now.
-    pub(super) fn account_entry(books: &Books, payer: Address) -> Entry {
-        let account = books.ledger.account(payer).cloned().map(Box::new);
-        Entry::Account(payer, account)
-    }
-
     /// Does what the market wants, in order, and lets go of the books as soon as the order is fixed. Returns once
     /// everything is on disk and said.
     pub(super) async fn execute(
@@ -125,7 +119,7 @@ impl Desk {
                     step.effects.push(Effect::Report(record, transitions));
                 }
                 Command::StoreRequest { record } => {
-                    step.entries.push(Entry::Request(record.clone()));
+                    step.entries.push(books.request_entry(record.clone()));
                     step.effects.push(Effect::ReportRequest(record));
                 }
                 Command::Answer { ticket, answer } => {
@@ -170,9 +164,17 @@ impl Desk {
         step: Step,
         done: oneshot::Sender<Result<(), DeskError>>,
     ) {
-        let written = match step.entries.is_empty() {
+        let mut entries = match books.fences(&step.entries) {
+            Ok(fences) => fences,
+            Err(moved) => {
+                let _ = done.send(Err(moved));
+                return;
+            }
+        };
+        entries.extend(step.entries);
+        let written = match entries.is_empty() {
             true => None,
-            false => Some(self.store.ask(Entries(step.entries)).await),
+            false => Some(self.store.ask(Entries(entries)).await),
         };
         let vouchers = step.reservation.map(|(channel, reservation)| {
             let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());

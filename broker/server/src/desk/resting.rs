@@ -1,13 +1,18 @@
 //! What requesters ask about requests that rest.
 
+use std::collections::HashSet;
+
 use ipsx_market::http::RequestView;
-use ipsx_market::market::{Answered, RequestRefusal};
+use ipsx_market::market::{Answered, RequestFailure, RequestRefusal};
+use ipsx_market::request::SignedRequest;
 use ipsx_market::resting::{RequestRecord, RequestStatus};
-use ipsx_metering::{Address, RequestId, UnixSeconds};
+use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
 use super::deals::proposed;
 use super::{Desk, DeskError};
 use crate::clock;
+use crate::operator::random;
+use crate::store::{Entries, Entry, FleetStore, RequestTurn};
 
 impl Desk {
     /// Where a request stands, for its requester.
@@ -40,6 +45,10 @@ impl Desk {
         requester: Address,
         id: RequestId,
     ) -> Result<RequestView, DeskError> {
+        if let Some(shared) = &self.shared {
+            self.cancel_everywhere(shared, requester, id).await?;
+            return self.cancelled(requester, id).await;
+        }
         let now = clock::now();
         let mut books = self.books().await?;
         match books.market.cancel(requester, id, now) {
@@ -52,6 +61,10 @@ impl Desk {
             }
             Err(refusal) => return Err(refusal.into()),
         }
+        self.cancelled(requester, id).await
+    }
+
+    async fn cancelled(&self, requester: Address, id: RequestId) -> Result<RequestView, DeskError> {
         let view = self.request_view(requester, id).await?;
         match view.status {
             RequestStatus::Cancelled => Ok(view),
@@ -60,7 +73,7 @@ impl Desk {
     }
 
     /// What came of a request that was posted before, if anything did.
-    pub(super) async fn answered(
+    pub(crate) async fn answered(
         &self,
         requester: Address,
         id: RequestId,
@@ -73,6 +86,101 @@ impl Desk {
         };
         let view = self.view(&record).await?;
         Ok(Some(Answered::Rests(Box::new(view))))
+    }
+
+    /// Takes a request back that rests at several brokers, if none of them has matched it.
+    async fn cancel_everywhere(
+        &self,
+        shared: &FleetStore,
+        requester: Address,
+        id: RequestId,
+    ) -> Result<(), DeskError> {
+        let Some(_turn) = shared.request_turn(id).await? else {
+            return Ok(());
+        };
+        let Some(record) = self.store.request(id).await? else {
+            return Ok(());
+        };
+        if record.request.message.requester != requester {
+            return Err(RequestRefusal::NotYours(id).into());
+        }
+        let record = record.becomes(RequestStatus::Cancelled, clock::now());
+        self.keep_request(record).await.map(drop)
+    }
+
+    /// Puts a request to rest that found no offer at any broker.
+    pub(crate) async fn rest(&self, request: SignedRequest) -> Result<Answered, DeskError> {
+        let seed = B256::from(random::<32>());
+        let record = {
+            let books = self.books().await?;
+            books.market.rest_everywhere(request, seed, clock::now())
+        };
+        let record = record.map_err(RequestFailure::NoRest)?;
+        let record = self.keep_request(record).await?;
+        self.metrics.requested("rests");
+        Ok(Answered::Rests(Box::new(record.view(None))))
+    }
+
+    /// Writes a request down, and has all brokers look at it.
+    async fn keep_request(&self, record: RequestRecord) -> Result<RequestRecord, DeskError> {
+        let entry = Entry::Request(Box::new(record.clone()));
+        self.store.write(Entries(vec![entry])).await?;
+        self.report_request(&record);
+        Ok(record)
+    }
+
+    /// Looks up whether a request rests, and has it rest here or no more.
+    pub(crate) async fn follow_request(&self, id: RequestId) -> Result<(), DeskError> {
+        let record = self.store.request(id).await?;
+        let now = clock::now();
+        let mut books = self.books().await?;
+        match record.filter(|record| books.concerns(record)) {
+            Some(record) => books.market.put_to_rest(record, now),
+            None => books.market.drop_request(id),
+        }
+        self.execute(books, Vec::new(), now).await
+    }
+
+    /// The same for all requests.
+    pub(crate) async fn follow_requests(&self) -> Result<(), DeskError> {
+        let records = self.store.resting_requests().await?;
+        let now = clock::now();
+        let mut books = self.books().await?;
+        let records = records.into_iter().filter(|record| books.concerns(record));
+        let records: Vec<_> = records.collect();
+        let ids: HashSet<_> = records.iter().map(RequestRecord::id).collect();
+        let over: Vec<_> = books.market.resting().ids().collect();
+        for id in over.into_iter().filter(|id| !ids.contains(id)) {
+            books.market.drop_request(id);
+        }
+        for record in records {
+            books.market.put_to_rest(record, now);
+        }
+        self.execute(books, Vec::new(), now).await
+    }
+
+    /// Waits until no other broker decides on the request that a proposal is for, if it is one that rests. What is returned
+    /// has to be kept until what is decided is on disk.
+    pub(super) async fn decide(
+        &self,
+        provider: Address,
+        proposal: u64,
+    ) -> Result<Option<RequestTurn>, DeskError> {
+        let Some(shared) = &self.shared else {
+            return Ok(None);
+        };
+        let asker = {
+            let books = self.books().await?;
+            books.market.resting_asker(provider, proposal)
+        };
+        let Some(id) = asker else {
+            return Ok(None);
+        };
+        let turn = shared.request_turn(id).await?;
+        if turn.is_none() {
+            self.books().await?.market.drop_request(id);
+        }
+        Ok(turn)
     }
 
     async fn view(&self, record: &RequestRecord) -> Result<RequestView, DeskError> {

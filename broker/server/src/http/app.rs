@@ -25,7 +25,7 @@ use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, explorer, offers, openapi, requests, sessions};
+use super::{admin, deals, elsewhere, explorer, offers, openapi, requests, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -76,14 +76,39 @@ impl App {
 
 /// The requesters' routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let signed_in = signed_in().route_layer(middleware::from_fn_with_state(
+    let of_deals = of_deals().route_layer(middleware::from_fn_with_state(
         Arc::clone(&app),
-        idempotency::once,
+        elsewhere::pass_on,
     ));
+    let signed_in = signed_in()
+        .merge(of_deals)
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            idempotency::once,
+        ));
     let (routes, _) = open_to_all().merge(signed_in).split_for_parts();
     let limited = middleware::from_fn_with_state(Arc::clone(&app), limits::limited);
     let routes = routes.layer(middleware::from_fn_with_state(Arc::clone(&app), with_room));
     surround(routes, app).layer(limited)
+}
+
+/// What other brokers of the fleet ask, who have found out who wants it.
+pub(crate) fn brokers_router(app: Arc<App>) -> Router {
+    let (of_deals, _) = of_deals().split_for_parts();
+    let routes = of_deals
+        .route("/v1/offers", get(offers::own))
+        .route(elsewhere::QUOTE, post(elsewhere::quote))
+        .route(elsewhere::PLACE, post(elsewhere::propose));
+    surround(routes, app)
+}
+
+/// What only the broker can do that goes on with the deal.
+fn of_deals() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(deals::sign))
+        .routes(routes!(deals::connected))
+        .routes(routes!(deals::end))
+        .routes(routes!(deals::receive, deals::send))
 }
 
 /// What needs a session.
@@ -96,11 +121,7 @@ fn signed_in() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deals::show))
         .routes(routes!(events::of_wallet))
         .routes(routes!(events::of_deal))
-        .routes(routes!(deals::sign))
         .routes(routes!(deals::outcome))
-        .routes(routes!(deals::connected))
-        .routes(routes!(deals::end))
-        .routes(routes!(deals::receive, deals::send))
 }
 
 /// What anybody may ask.
@@ -119,7 +140,10 @@ fn open_to_all() -> OpenApiRouter<Arc<App>> {
 
 /// The requesters' routes as OpenAPI has them.
 pub(super) fn described() -> utoipa::openapi::OpenApi {
-    open_to_all().merge(signed_in()).into_openapi()
+    open_to_all()
+        .merge(signed_in())
+        .merge(of_deals())
+        .into_openapi()
 }
 
 /// The operator's routes, for a listener of their own.

@@ -95,7 +95,7 @@ pub(super) async fn next_news(
     let arrived = async {
         loop {
             match news.recv().await {
-                Ok(news) if !matter(&news) => {}
+                Ok(news) if news.of != Changed::Anything && !matter(&news) => {}
                 // Whoever fell behind looks for itself.
                 Ok(_) | Err(RecvError::Lagged(_)) => return true,
                 Err(RecvError::Closed) => return false,

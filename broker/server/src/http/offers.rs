@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use ipsx_market::book::Position;
 use ipsx_market::http::{NetworkInfo, OfferView, PostWithdrawal, SignedWithdrawal};
 use ipsx_market::search::OfferQuery;
 use ipsx_metering::{Signed, Withdrawal};
 
 use super::App;
 use super::app::finish;
+use super::elsewhere;
 use super::extract::{Body, SignedIn, link_next};
 use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
@@ -42,16 +44,36 @@ pub(super) async fn offers(
     let text = query.unwrap_or_default();
     let mut query = OfferQuery::parse(url::form_urlencoded::parse(text.as_bytes()))
         .map_err(|error| ProblemResponse::invalid(error.to_string()))?;
-    let (found, next) = app.desk.search(&query).await?;
+    let (found, next) = match &app.desk.fleet {
+        None => app.desk.search(&query).await?,
+        Some(fleet) => elsewhere::search(fleet, &query).await?,
+    };
+    let found: Vec<_> = found.into_iter().map(|(view, _)| view).collect();
     let mut response = Json(found).into_response();
     if next.is_some() {
         query.after = next;
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(query.pairs())
-            .finish();
-        link_next(response.headers_mut(), &format!("/v1/offers?{query}"));
+        link_next(response.headers_mut(), &path(&query));
     }
     Ok(response)
+}
+
+/// The path by which offers are asked for.
+pub(super) fn path(query: &OfferQuery) -> String {
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(query.pairs())
+        .finish();
+    format!("/v1/offers?{query}")
+}
+
+/// The offers in this broker's own part of the book, each with its position, for the others.
+pub(super) async fn own(
+    State(app): State<Arc<App>>,
+    RawQuery(query): RawQuery,
+) -> Answer<Vec<(OfferView, Position)>> {
+    let text = query.unwrap_or_default();
+    let query = OfferQuery::parse(url::form_urlencoded::parse(text.as_bytes()))
+        .map_err(|error| ProblemResponse::invalid(error.to_string()))?;
+    Ok(Json(app.desk.search(&query).await?.0))
 }
 
 /// `POST /v1/withdrawals`

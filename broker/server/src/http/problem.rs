@@ -79,6 +79,27 @@ impl ProblemResponse {
         )
     }
 
+    /// Whether it may be otherwise in a moment.
+    pub(super) fn passes(&self) -> bool {
+        self.kind == ProblemKind::Unavailable
+    }
+
+    /// Whether another broker may have what this one has not.
+    pub(super) fn leaves_others(&self) -> bool {
+        use ProblemKind::{NoMatch, PriceTooLow, SoldOut};
+        self.passes() || matches!(self.kind, NoMatch | PriceTooLow | SoldOut)
+    }
+
+    /// How near to a deal a request came that several brokers refused: what the nearest one says is told.
+    pub(super) fn nearness(&self) -> u8 {
+        match self.kind {
+            ProblemKind::NoMatch => 0,
+            ProblemKind::PriceTooLow => 1,
+            ProblemKind::SoldOut => 2,
+            _ => 3,
+        }
+    }
+
     /// The name by which refusals are counted.
     pub(crate) fn label(&self) -> &'static str {
         match self.kind {
@@ -179,6 +200,7 @@ impl From<DeskError> for ProblemResponse {
             DeskError::Stopped
             | DeskError::Draining
             | DeskError::NoRoom
+            | DeskError::Moved
             | DeskError::NoAnswer
             | DeskError::Unsettled(_)
             | DeskError::Forgotten(_) => Self::unavailable(detail),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::App;
 use super::app::finish;
 use super::deals::next_news;
+use super::elsewhere;
 use super::extract::{Body, NoQuery, RequestPath, SignedIn, Wait};
 use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
@@ -40,7 +41,13 @@ pub(super) async fn post(
 ) -> Result<Response, ProblemResponse> {
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    let answer = finish(async move { desk.request(wallet, body.request, again).await }).await?;
+    let answer = match app.desk.fleet.clone() {
+        None => finish(async move { desk.request(wallet, body.request, again).await }).await?,
+        Some(fleet) => match desk.admit(wallet, &body.request, again).await? {
+            Some(answer) => Json(answer),
+            None => Json(elsewhere::place(&desk, &fleet, &body.request).await?),
+        },
+    };
     Ok(match answer.0 {
         Answered::Deal(deal) => Json(deal).into_response(),
         Answered::Rests(view) => (StatusCode::ACCEPTED, Json(view)).into_response(),

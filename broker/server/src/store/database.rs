@@ -252,13 +252,13 @@ impl Database {
     }
 
     /// Connects to the server, and brings the database's tables up to date, one broker after the other.
-    pub(super) async fn open_postgres(url: &str, place: &str) -> Result<Self, StoreError> {
+    pub(super) async fn open_postgres(
+        url: &str,
+        place: &str,
+        left_alone: Option<&str>,
+    ) -> Result<Self, StoreError> {
         let failed = |error| StoreError::database(place, &error);
-        let options: PgConnectOptions = url.parse().map_err(failed)?;
-        let pool = PgPoolOptions::new()
-            .max_connections(READERS + 1)
-            .acquire_timeout(PATIENCE)
-            .connect_with(options.application_name("ipsx-broker"))
+        let pool = postgres_pool(url, READERS + 1, left_alone)
             .await
             .map_err(failed)?;
         let migrated = sqlx::migrate!("./migrations/postgres").run(&pool).await;
@@ -271,6 +271,18 @@ impl Database {
             return Err(StoreError::NotDurable(place.into()));
         }
         Ok(Self::Postgres(pool))
+    }
+
+    /// More connections to a database whose tables are up to date.
+    pub(super) async fn connect_postgres(
+        url: &str,
+        place: &str,
+        connections: u32,
+        left_alone: Option<&str>,
+    ) -> Result<Self, StoreError> {
+        let pool = postgres_pool(url, connections, left_alone).await;
+        pool.map(Self::Postgres)
+            .map_err(|error| StoreError::database(place, &error))
     }
 
     pub(super) async fn close(&self) {
@@ -345,4 +357,22 @@ impl Database {
             }
         })
     }
+}
+
+/// A transaction in which nothing is asked for is taken back after `left_alone`: a broker that is cut off in the middle of
+/// one must not keep others waiting for what it has locked.
+async fn postgres_pool(
+    url: &str,
+    connections: u32,
+    left_alone: Option<&str>,
+) -> Result<PgPool, sqlx::Error> {
+    let mut options: PgConnectOptions = url.parse()?;
+    if let Some(time) = left_alone {
+        options = options.options([("idle_in_transaction_session_timeout", time)]);
+    }
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(PATIENCE)
+        .connect_with(options.application_name("ipsx-broker"))
+        .await
 }

@@ -1,6 +1,7 @@
 //! Deals, what changed them, and the network's word on each.
 
 use ipsx_market::deal::Outcome;
+use ipsx_market::fleet::ShardId;
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_metering::{Address, DealId, RequestId, Signed, UnixSeconds};
 
@@ -23,11 +24,13 @@ pub(super) async fn save_deal(
         i64::from(record.closed_at.is_some()).into(),
         tx.json("deal", record)?.into(),
         record.deal.request.to_string().into(),
+        i64::from(ShardId::of(record).number()).into(),
     ];
     tx.execute(
-        "INSERT INTO deals (deal_id, provider, requester, channel, status, proposed_at, closed, record, request)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (deal_id) DO UPDATE SET status = excluded.status, closed = excluded.closed, record = excluded.record",
+        "INSERT INTO deals (deal_id, provider, requester, channel, status, proposed_at, closed, record, request, shard)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (deal_id) DO UPDATE SET status = excluded.status, closed = excluded.closed, record = excluded.record,
+         shard = excluded.shard",
         values,
     )
     .await?;

@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use ipsx_market::deal::Outcome;
+use ipsx_market::fleet::{Epoch, Instance, ShardId};
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
-use super::{StoreError, Tx, Write, deals, money, resting};
+use super::{StoreError, Tx, Write, deals, fleet, money, resting};
 
 /// One thing that changes with others.
 #[derive(Clone, Debug)]
@@ -20,10 +21,16 @@ pub(crate) enum Entry {
     },
     /// A request that rests, or what became of it.
     Request(Box<RequestRecord>),
+    /// A request that rests at several brokers and is over; the first word on it stays.
+    SharedRequest(Box<RequestRecord>),
     /// The network's word on a deal, which stays the first one; [`StoreError::OtherOutcome`] if it was another.
     Outcome(Box<Signed<Outcome>>, UnixSeconds),
     /// A row of the capacity ledger; `None` drops it.
     Account(Address, Option<Box<PayerAccount>>),
+    /// The same for one that several brokers write, in turns: how often it had been written when it was read.
+    SharedAccount(Address, Box<PayerAccount>, i64),
+    /// Everything else only counts while a broker owns a shard under an epoch.
+    Fence(Instance, ShardId, Epoch),
     /// A consent to an immediate withdrawal, and the idempotency key that it was given under.
     Withdrawal {
         /// The consent.
@@ -46,10 +53,12 @@ impl Write for Entries {
     fn wallets(&self) -> Vec<Address> {
         let wallet = |entry: &Entry| match entry {
             Entry::Deal { record, .. } => Some(record.deal.requester),
-            Entry::Request(record) => Some(record.request.message.requester),
-            Entry::Account(payer, _) => Some(*payer),
+            Entry::Request(record) | Entry::SharedRequest(record) => {
+                Some(record.request.message.requester)
+            }
+            Entry::Account(payer, _) | Entry::SharedAccount(payer, ..) => Some(*payer),
             Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
-            Entry::Outcome(..) => None,
+            Entry::Outcome(..) | Entry::Fence(..) => None,
         };
         self.0.iter().filter_map(wallet).collect()
     }
@@ -62,9 +71,16 @@ impl Write for Entries {
                     transitions,
                 } => deals::save_deal(tx, record, transitions).await?,
                 Entry::Request(record) => resting::save_request(tx, record).await?,
+                Entry::SharedRequest(record) => resting::save_shared_request(tx, record).await?,
                 Entry::Outcome(outcome, at) => deals::save_outcome(tx, outcome, *at).await?,
                 Entry::Account(payer, account) => {
                     money::save_account(tx, *payer, account.as_deref()).await?;
+                }
+                Entry::SharedAccount(payer, account, version) => {
+                    money::save_shared_account(tx, *payer, account, *version).await?;
+                }
+                Entry::Fence(owner, shard, epoch) => {
+                    fleet::fence(tx, owner, *shard, *epoch).await?;
                 }
                 Entry::Withdrawal { signed, key, now } => {
                     money::save_withdrawal(tx, signed, key.as_deref(), *now).await?;

@@ -1,6 +1,7 @@
 //! What can be wrong with the store.
 
-use ipsx_metering::DealId;
+use ipsx_market::fleet::ShardId;
+use ipsx_metering::{Address, DealId, RequestId};
 use sqlx::migrate::MigrateError;
 
 /// Codes of a damaged database: SQLite's SQLITE_CORRUPT (with its details) and SQLITE_NOTADB, PostgreSQL's data_corrupted
@@ -66,6 +67,15 @@ pub(crate) enum StoreError {
     /// It was closed.
     #[error("the store {0} is closed")]
     Closed(String),
+    /// Another broker has the shard, or has had it since.
+    #[error("shard {0} is another broker's now; what this one holds for true of it may be wrong")]
+    Fenced(ShardId),
+    /// Another broker wrote a payer's account meanwhile.
+    #[error("the account of payer {0} is not what this broker took it for")]
+    Stale(Address),
+    /// Another broker decided on a request meanwhile.
+    #[error("request {0} rests no more")]
+    RequestOver(RequestId),
     /// A second, different outcome of one deal.
     #[error("deal {0} has another outcome already; an outcome is never changed")]
     OtherOutcome(DealId),

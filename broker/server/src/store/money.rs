@@ -28,6 +28,32 @@ pub(super) async fn save_account(
     .map(drop)
 }
 
+/// Keeps one row of the ledger; [`StoreError::Stale`] if it was written since it was read.
+pub(super) async fn save_shared_account(
+    tx: &mut Tx,
+    payer: Address,
+    account: &PayerAccount,
+    version: i64,
+) -> Result<(), StoreError> {
+    let values = [
+        hex(payer).into(),
+        tx.json("account", account)?.into(),
+        version.into(),
+    ];
+    let written = tx
+        .execute(
+            "INSERT INTO accounts (payer, account, version) VALUES ($1, $2, $3 + 1)
+         ON CONFLICT (payer) DO UPDATE SET account = excluded.account, version = excluded.version
+         WHERE accounts.version = $3",
+            values,
+        )
+        .await?;
+    match written {
+        1 => Ok(()),
+        _ => Err(StoreError::Stale(payer)),
+    }
+}
+
 /// Keeps a consent to an immediate withdrawal, and the idempotency key that it was given under.
 pub(super) async fn save_withdrawal(
     tx: &mut Tx,

@@ -6,7 +6,7 @@ use ipsx_metering::RequestId;
 use super::rows::{hex, seconds};
 use super::{Row, Store, StoreError, Tx};
 
-/// Keeps a request as it stands now, and that it came to stand there.
+/// Keeps a request as it stands now, and that it came to stand there. [`StoreError::RequestOver`] if it rests no more.
 pub(super) async fn save_request(tx: &mut Tx, record: &RequestRecord) -> Result<(), StoreError> {
     let (id, request) = (record.id().to_string(), &record.request.message);
     let number = i64::try_from(record.number).unwrap_or(i64::MAX);
@@ -18,13 +18,18 @@ pub(super) async fn save_request(tx: &mut Tx, record: &RequestRecord) -> Result<
         seconds(request.expires_at).into(),
         tx.json("request", record)?.into(),
     ];
-    tx.execute(
-        "INSERT INTO requests (request, requester, number, status, expires_at, record)
+    let written = tx
+        .execute(
+            "INSERT INTO requests (request, requester, number, status, expires_at, record)
          VALUES ($1, $2, $3, $4, $5, $6)
-         ON CONFLICT (request) DO UPDATE SET status = excluded.status, record = excluded.record",
-        values,
-    )
-    .await?;
+         ON CONFLICT (request) DO UPDATE SET status = excluded.status, record = excluded.record
+         WHERE requests.status = 'resting'",
+            values,
+        )
+        .await?;
+    if written == 0 {
+        return Err(StoreError::RequestOver(record.id()));
+    }
     let status = record.status.as_str();
     let values = [
         id.as_str().into(),
@@ -38,6 +43,29 @@ pub(super) async fn save_request(tx: &mut Tx, record: &RequestRecord) -> Result<
     )
     .await
     .map(drop)
+}
+
+/// The same for one that nobody has matched, and that rests at several brokers: does nothing if it is over already, or if
+/// one of them decides on it right now.
+pub(super) async fn save_shared_request(
+    tx: &mut Tx,
+    record: &RequestRecord,
+) -> Result<(), StoreError> {
+    let sql = "SELECT 1 WHERE pg_try_advisory_xact_lock($1)";
+    if tx.row(sql, [turn_of(record.id()).into()]).await?.is_none() {
+        return Ok(());
+    }
+    match save_request(tx, record).await {
+        Err(StoreError::RequestOver(_)) => Ok(()),
+        saved => saved,
+    }
+}
+
+/// The number of the lock by which brokers take turns with a request.
+pub(super) fn turn_of(id: RequestId) -> i64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&id.0[..8]);
+    i64::from_be_bytes(number)
 }
 
 impl Store {

@@ -46,6 +46,11 @@ impl Program {
     pub fn start_with(directory: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = command(directory);
         change(&mut command);
+        Self::start_command(command)
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start_command(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())

@@ -217,3 +217,40 @@ fn of_equal_prices_the_better_known_goes_first_then_the_nearer() {
         .collect();
     assert_eq!(order, [3, 2, 1, 0].map(provider));
 }
+
+#[test]
+fn pages_of_several_books_are_read_together_without_a_gap() {
+    // The same prices in both, and as many: only ages tell them apart.
+    let mut books = [OfferBook::default(), OfferBook::default()];
+    for (number, book) in books.iter_mut().enumerate() {
+        book.begin_at((number as u64) << 40);
+        for offer in 0..5 {
+            let (offer, placement) = plain(number as u8 * 5 + offer, 1, 1);
+            book.place(offer, placement).unwrap();
+        }
+    }
+    let filter = Filter::default();
+    let wanted = Wanted {
+        filter: &filter,
+        max_prices: Prices {
+            per_second: PricePerSecond(Amount(1)),
+            ..Prices::default()
+        },
+        seconds: None,
+        expected_bytes: 0,
+    };
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let pages = books.iter().map(|book| book.page(&wanted, NOW, 3, after));
+        let mut page: Vec<_> = pages.flatten().collect();
+        page.sort_unstable_by_key(|found| found.position);
+        page.truncate(3);
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = Some(last.position);
+        seen.extend(page.iter().map(|found| found.listing.id));
+    }
+    let all: std::collections::HashSet<_> = seen.iter().collect();
+    assert_eq!((seen.len(), all.len()), (10, 10));
+}

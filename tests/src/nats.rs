@@ -1,0 +1,100 @@
+//! A NATS server for one test: on a free loopback port, nothing on disk, killed when dropped.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Where Debian puts it.
+const PROGRAM: &str = "/usr/sbin/nats-server";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that runs.
+pub struct Nats {
+    process: Child,
+    /// Where it listens.
+    pub address: SocketAddr,
+    monitor: SocketAddr,
+}
+
+impl Nats {
+    /// Starts one; `None` where it is not installed.
+    ///
+    /// # Panics
+    ///
+    /// If it can't be started.
+    pub fn start() -> Option<Self> {
+        if !std::path::Path::new(PROGRAM).exists() {
+            return None;
+        }
+        let (address, monitor) = (free_port(), free_port());
+        let process = run(address, monitor);
+        Some(Self {
+            process,
+            address,
+            monitor,
+        })
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Messages that it was sent since its start.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say.
+    pub fn messages(&self) -> u64 {
+        let mut stream = TcpStream::connect(self.monitor).unwrap();
+        stream.write_all(b"GET /varz HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let said: serde_json::Value = serde_json::from_str(body).unwrap();
+        said["in_msgs"].as_u64().unwrap()
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again where it was.
+    pub fn restart(&mut self) {
+        self.process = run(self.address, self.monitor);
+    }
+}
+
+/// Starts a server, and waits until it listens.
+fn run(address: SocketAddr, monitor: SocketAddr) -> Child {
+    let process = Command::new(PROGRAM)
+        .args(["-a", "127.0.0.1", "-p", &address.port().to_string()])
+        .args(["-m", &monitor.port().to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "nats-server does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    process
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A loopback address that nobody listened on a moment ago.
+pub fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
