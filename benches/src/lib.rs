@@ -16,7 +16,9 @@
 
 mod cpu;
 pub mod peers;
+pub mod questions;
 mod samples;
+pub mod spread;
 
 pub use cpu::{cpu_time, thread_time_of, time_of_process};
 pub use samples::{SCATTER_LIMIT, Samples};

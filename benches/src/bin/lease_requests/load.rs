@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipsx_market::http::{Problem, ProposedDeal};
 use ipsx_metering::B256;
+use ipsx_settlement::Signer;
 use ipsx_tests::requester::Requester;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
@@ -35,13 +36,17 @@ pub(crate) struct Answers {
 
 impl Load {
     /// Each requester in turn, one request at a time each.
-    pub(crate) async fn run(&self, requesters: &mut Vec<Requester>) -> Answers {
+    pub(crate) async fn run(
+        &self,
+        requesters: &mut Vec<Requester>,
+        countries: &'static [&'static str],
+    ) -> Answers {
         let mut tasks = JoinSet::new();
         let mut turns = Vec::new();
         for requester in requesters.drain(..) {
             let (turn, due) = unbounded_channel();
             turns.push(turn);
-            tasks.spawn(ask(requester, due));
+            tasks.spawn(ask(requester, due, countries));
         }
         let begun = Instant::now();
         let count = u64::from(self.rate) * self.seconds;
@@ -75,9 +80,10 @@ fn tick(begun: Instant, each: Duration, count: u64, turns: &[UnboundedSender<Ins
 async fn ask(
     mut requester: Requester,
     mut due: UnboundedReceiver<Instant>,
+    countries: &[&str],
 ) -> (Requester, Answers) {
     let mut answers = Answers::default();
-    let mut prepared = prepare(&mut requester);
+    let mut prepared = prepare(&mut requester, countries);
     while let Some(due) = due.recv().await {
         if due.elapsed() > PATIENCE {
             *answers
@@ -90,14 +96,17 @@ async fn ask(
             let reason = format!("{} {}", problem.status, problem.title);
             *answers.failures.entry(reason).or_default() += 1;
         }
-        prepared = prepare(&mut requester);
+        prepared = prepare(&mut requester, countries);
     }
     (requester, answers)
 }
 
 /// A request, signed before its time.
-fn prepare(requester: &mut Requester) -> ipsx_market::http::PostRequest {
-    let mut request = requester.request("FR");
+fn prepare(requester: &mut Requester, countries: &[&str]) -> ipsx_market::http::PostRequest {
+    // Each wallet goes through them all, from another one on.
+    let first = usize::from(requester.wallet.address()[0]);
+    let turn = first + usize::try_from(requester.nonce).unwrap();
+    let mut request = requester.request(countries[turn % countries.len()]);
     request.channel_salt = B256::left_padding_from(&(request.nonce % CHANNELS).to_be_bytes());
     requester.posted(request)
 }

@@ -3,6 +3,8 @@
 //! `cargo build --release --workspace && target/release/lease_requests [--rates 500] [--store postgres]`. The broker is
 //! the real program with a durable store; this one is its requesters and its agents, who sign what a lease needs. All share
 //! the machine, and PostgreSQL as well. `TMPDIR` says on which disk the stores are; what a sync takes there is measured first.
+//! With `--brokers 3` the broker is a fleet over PostgreSQL and NATS, to each of which a third of all agents and requesters
+//! comes.
 //!
 //! Requests are sent when they are due, whether or not earlier ones were answered, and the time counts from then on: a broker
 //! that falls behind can't slow down those who ask. Limits on how often one address, wallet or agent may ask are lifted.
@@ -56,6 +58,9 @@ struct Args {
     /// Where the broker keeps its deals
     #[arg(long, value_delimiter = ',', default_values_t = [Store::Sqlite, Store::Postgres])]
     store: Vec<Store>,
+    /// Brokers of a fleet, instead of one that is alone
+    #[arg(long)]
+    brokers: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,27 +90,34 @@ fn main() {
         sync.median(),
         sync.at(0.99)
     );
-    for store in &args.store {
-        let Some(mut scene) = runtime.block_on(Scene::set(*store, args.requesters, args.agents))
-        else {
+    let stores = match args.brokers {
+        None => args.store.clone(),
+        Some(_) => vec![Store::Postgres],
+    };
+    for store in stores {
+        let brokers = args.brokers;
+        let set = Scene::set(store, brokers, args.requesters, args.agents);
+        let Some(mut scene) = runtime.block_on(set) else {
             println!("{store}: not installed");
             continue;
         };
         println!(
-            "\n{store}: {} requesters, {} agents",
-            args.requesters, args.agents
+            "\n{store}, {}: {} requesters, {} agents",
+            brokers.map_or_else(|| "one broker".into(), |n| format!("a fleet of {n}")),
+            args.requesters,
+            args.agents
         );
         println!(
-            "| asked for, /s | answered, /s | lease request: p50 ms | p99 ms | p99.9 ms | until bound: p50 ms | p99 ms | the broker's processor | syncs a lease |"
+            "| asked for, /s | answered, /s | lease request: p50 ms | p99 ms | p99.9 ms | until bound: p50 ms | p99 ms | the brokers' processors | ms a lease | syncs a lease | messages a lease |"
         );
-        println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+        println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
         for rate in &args.rates {
             let before = scene.usage();
             let load = Load {
                 rate: *rate,
                 seconds: args.seconds,
             };
-            let answers = runtime.block_on(load.run(&mut scene.requesters));
+            let answers = runtime.block_on(load.run(&mut scene.requesters, scene.countries));
             report(&load, &answers, &scene.usage().since(&before));
             std::thread::sleep(LAPSE);
         }
@@ -124,7 +136,7 @@ fn report(load: &Load, answers: &Answers, usage: &scene::Usage) {
     };
     let done = answers.bound.len() as f64;
     println!(
-        "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} % of one | {:.2} |",
+        "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} % of one | {:.2} | {:.2} | {:.1} |",
         load.rate,
         done / answers.took.as_secs_f64(),
         proposed.median(),
@@ -133,7 +145,9 @@ fn report(load: &Load, answers: &Answers, usage: &scene::Usage) {
         bound.median(),
         bound.at(0.99),
         100.0 * usage.processor.as_secs_f64() / answers.took.as_secs_f64(),
+        1e3 * usage.processor.as_secs_f64() / done,
         usage.commits as f64 / done,
+        usage.messages as f64 / done,
     );
     if load.rate == AIMED_RATE {
         let verdict = if proposed.at(0.99) < AIM.as_secs_f64() * 1e3 {

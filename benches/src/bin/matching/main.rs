@@ -18,9 +18,7 @@
 )]
 
 mod postgres;
-mod questions;
 mod resting;
-mod spread;
 mod sql;
 mod sqlite;
 mod updates;
@@ -28,12 +26,11 @@ mod updates;
 use std::time::{Duration, Instant};
 
 use ipsx_benches::Samples;
+use ipsx_benches::questions::{Question, questions};
+use ipsx_benches::spread::{NOW, SEED, Spread};
 use ipsx_market::book::{BookLimits, HoldId, Listing, OfferBook};
 use ipsx_market::matching::Wanted;
 use ipsx_market::offer::WeeklyHours;
-
-use questions::{Question, questions};
-use spread::{NOW, SEED, Spread};
 
 /// Questions of each kind in a round.
 const ASKED: usize = 2_000;

@@ -5,10 +5,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use ipsx_tests::postgres::Server;
 
-use crate::questions::Question;
-use crate::spread::{SEED, Spread};
 use crate::sql::{INDEXES, TABLE, row, select};
 use crate::{Answer, Asked, MOST_MILLIS};
+use ipsx_benches::questions::Question;
+use ipsx_benches::spread::{SEED, Spread};
 
 const END: &str = "-- end --";
 /// It is asked, not kept.

@@ -9,9 +9,9 @@ use ipsx_market::request::{CounterSource, Request, SignedRequest, TunnelKey};
 use ipsx_market::resting::RestingLimits;
 use ipsx_metering::{Address, Amount, B256, Domain, NetworkId, SecretKey, UnixSeconds};
 
-use crate::questions::{Question, questions};
-use crate::spread::{NOW, SEED, Spread};
 use crate::{Failed, resident};
+use ipsx_benches::questions::{Question, questions};
+use ipsx_benches::spread::{NOW, SEED, Spread};
 
 /// Offers that arrive.
 const OFFERS: usize = 5_000;

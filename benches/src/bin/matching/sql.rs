@@ -4,8 +4,8 @@ use ipsx_market::offer::{Offer, Placement, Protocol, Protocols, WeeklyHours};
 use ipsx_market::ports::has_port;
 use ipsx_market::request::IpVersion;
 
-use crate::questions::Question;
-use crate::spread::NOW;
+use ipsx_benches::questions::Question;
+use ipsx_benches::spread::NOW;
 
 /// One table with everything that is asked for; `standing` is reputation and round trip, the best first.
 pub(crate) const TABLE: &str = "CREATE TABLE offers (number BIGINT PRIMARY KEY, id TEXT, country TEXT, region TEXT, \

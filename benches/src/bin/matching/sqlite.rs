@@ -6,10 +6,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use tokio::runtime::Runtime;
 
-use crate::questions::Question;
-use crate::spread::{SEED, Spread};
 use crate::sql::{COLUMNS, INDEXES, TABLE, row, select};
 use crate::{Answer, Asked, MOST_MILLIS};
+use ipsx_benches::questions::Question;
+use ipsx_benches::spread::{SEED, Spread};
 
 /// Steps of its machine after which it looks at the clock.
 const OPERATIONS: i32 = 100_000;

@@ -10,7 +10,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use crate::Failed;
-use crate::spread::{SEED, Spread};
+use ipsx_benches::spread::{SEED, Spread};
 
 /// Updates of each kind in a round.
 const UPDATES: usize = 100_000;

@@ -12,16 +12,20 @@ use rand::Rng;
 use crate::spread::{CITIES, COUNTRIES, Spread, asn, city_name, country_code, point, region};
 
 /// One question.
-pub(crate) struct Question {
-    pub(crate) filter: Filter,
-    pub(crate) max_prices: Prices,
-    pub(crate) seconds: u32,
+pub struct Question {
+    /// Conditions.
+    pub filter: Filter,
+    /// What may be asked for at most.
+    pub max_prices: Prices,
+    /// Of the lease.
+    pub seconds: u32,
     /// Whole GiB that are expected.
-    pub(crate) gib: u64,
+    pub gib: u64,
 }
 
 impl Question {
-    pub(crate) fn wanted(&self) -> Wanted<'_> {
+    /// What to ask a book for.
+    pub fn wanted(&self) -> Wanted<'_> {
         Wanted {
             filter: &self.filter,
             max_prices: self.max_prices,
@@ -32,7 +36,7 @@ impl Question {
 }
 
 /// Questions of every kind, `count` of each.
-pub(crate) fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Question>)> {
+pub fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Question>)> {
     type Kind = (&'static str, fn(&mut Spread) -> Question);
     let kinds: [Kind; 20] = [
         ("anything", |_| ask(Filter::default())),

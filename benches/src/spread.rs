@@ -15,28 +15,31 @@ use ipsx_metering::{
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
+/// When all of it is offered.
+pub const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
 /// Countries, each with half as many offers as one at half its number.
-pub(crate) const COUNTRIES: usize = 200;
+pub const COUNTRIES: usize = 200;
 
 /// Networks of one country.
 const NETWORKS: usize = 60;
 
 /// Cities of one country.
-pub(crate) const CITIES: usize = 40;
+pub const CITIES: usize = 40;
 
 /// What the book and the databases are filled from.
-pub(crate) const SEED: u64 = 1;
+pub const SEED: u64 = 1;
 
 /// Draws offers, always the same ones for the same seed.
-pub(crate) struct Spread {
-    pub(crate) random: StdRng,
+pub struct Spread {
+    /// What they are drawn by.
+    pub random: StdRng,
     drawn: u64,
 }
 
 impl Spread {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// From the beginning.
+    pub fn new(seed: u64) -> Self {
         Self {
             random: StdRng::seed_from_u64(seed),
             drawn: 0,
@@ -44,14 +47,14 @@ impl Spread {
     }
 
     /// The next offer, of a provider of its own.
-    pub(crate) fn offer(&mut self) -> (Offer, Placement) {
+    pub fn offer(&mut self) -> (Offer, Placement) {
         let number = self.drawn;
         self.drawn += 1;
         self.of(number, 1)
     }
 
     /// An offer that replaces one of the first `offers`.
-    pub(crate) fn replacement(&mut self, offers: usize) -> (Offer, Placement) {
+    pub fn replacement(&mut self, offers: usize) -> (Offer, Placement) {
         self.drawn += 1;
         let number = self.random.gen_range(0..offers as u64);
         let nonce = self.drawn;
@@ -59,7 +62,7 @@ impl Spread {
     }
 
     /// A number below `bound`; half of all are below the first few.
-    pub(crate) fn skewed(&mut self, bound: usize) -> usize {
+    pub fn skewed(&mut self, bound: usize) -> usize {
         let even: f64 = self.random.r#gen();
         (((bound + 1) as f64).powf(even) - 1.0) as usize
     }
@@ -206,28 +209,31 @@ impl Spread {
     }
 }
 
-pub(crate) fn country_code(number: usize) -> Country {
+/// The code of a country, by its number.
+pub fn country_code(number: usize) -> Country {
     let letter = |n: usize| char::from(b'A' + (n % 26) as u8);
     let code: String = [letter(number / 26), letter(number)].iter().collect();
     // Two letters, always.
     code.parse().unwrap_or_else(|_| unreachable!("{code}"))
 }
 
-pub(crate) fn asn(country: usize, network: usize) -> u32 {
+/// The number of a country's network.
+pub fn asn(country: usize, network: usize) -> u32 {
     (1_000 + country * NETWORKS + network) as u32
 }
 
 /// Some cities together.
-pub(crate) fn region(country: usize, city: usize) -> Option<Region> {
+pub fn region(country: usize, city: usize) -> Option<Region> {
     Region::new(country_code(country), &format!("{:02}", city % 12)).ok()
 }
 
-pub(crate) fn city_name(country: usize, city: usize) -> String {
+/// The name of a country's city.
+pub fn city_name(country: usize, city: usize) -> String {
     format!("City {city} of {}", country_code(country))
 }
 
 /// Countries lie on a grid of 20 by 10, cities around the middle of theirs.
-pub(crate) fn point(country: usize, city: usize) -> Point {
+pub fn point(country: usize, city: usize) -> Point {
     let (column, row) = ((country % 20) as i32, (country / 20) as i32);
     let (aside, up) = ((city % 7) as i32, (city / 7) as i32);
     Point {
