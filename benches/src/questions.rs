@@ -6,6 +6,7 @@ use ipsx_market::matching::Wanted;
 use ipsx_market::offer::{Protocol, Tier};
 use ipsx_market::place::AddressType;
 use ipsx_market::request::{Filter, IpVersion};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use rand::Rng;
 
@@ -30,15 +31,19 @@ impl Question {
             filter: &self.filter,
             max_prices: self.max_prices,
             seconds: Some(self.seconds),
+            start: StartWindow::NOW,
             expected_bytes: self.gib << 30,
         }
     }
 }
 
+/// Kinds of questions.
+pub const KINDS: usize = 23;
+
 /// Questions of every kind, `count` of each.
 pub fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Question>)> {
     type Kind = (&'static str, fn(&mut Spread) -> Question);
-    let kinds: [Kind; 20] = [
+    let kinds: [Kind; KINDS] = [
         ("anything", |_| ask(Filter::default())),
         ("a country", |spread| ask(in_country(spread))),
         ("one of three countries, fast, all protocols", |spread| {
@@ -127,6 +132,21 @@ pub fn questions(spread: &mut Spread, count: usize) -> Vec<(&'static str, Vec<Qu
         ("a /12", |spread| ask(within(spread, 12))),
         ("a /24", |spread| ask(within(spread, 24))),
         ("one address", |spread| ask(within(spread, 32))),
+        ("a country, outside of 16 /24", |spread| {
+            let mut filter = in_country(spread);
+            filter.avoid.prefixes = (0..16).flat_map(|_| within(spread, 24).prefixes).collect();
+            ask(filter)
+        }),
+        ("anything but the three largest networks", |_| {
+            let mut filter = Filter::default();
+            filter.avoid.asns = (0..3).map(|network| asn(0, network)).collect();
+            ask(filter)
+        }),
+        ("anything outside a /2", |spread| {
+            let mut filter = Filter::default();
+            filter.avoid.prefixes = within(spread, 2).prefixes;
+            ask(filter)
+        }),
         ("a round trip that nobody has", |_| {
             ask(Filter {
                 max_latency_ms: 4,

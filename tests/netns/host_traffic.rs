@@ -47,6 +47,20 @@ table inet watch {
     }
 }";
 
+/// How the address is lent.
+const LENT: [&str; 10] = [
+    "--price-per-second",
+    "0.001",
+    "--tier",
+    "open",
+    "--allow",
+    "10.98.0.2/32:any/*",
+    "--mbit-up",
+    "1000",
+    "--mbit-down",
+    "1000",
+];
+
 struct World {
     requester: Namespace,
     provider: Namespace,
@@ -157,22 +171,10 @@ impl World {
     }
 
     fn start_provider(&mut self) {
-        let words = [
-            "--price-per-second",
-            "0.001",
-            "--tier",
-            "open",
-            "--allow",
-            "10.98.0.2/32:any/*",
-            "--mbit-up",
-            "1000",
-            "--mbit-down",
-            "1000",
-        ];
         self.provider_program = None;
         let started = self
             .market
-            .start_provider(&self.provider_wallet, LEASED, &words);
+            .start_provider(&self.provider_wallet, LEASED, &LENT);
         self.provider_program = Some(started);
     }
 
@@ -326,6 +328,46 @@ fn everything_goes_through_the_lease_and_is_changed_back_at_its_end() {
     let statement = world.market.run(&world.wallet, &["statement", &id]);
     let down = statement["totals"]["bytes_down"].as_u64().unwrap();
     assert!((20_000_000..23_000_000).contains(&down), "{down} bytes");
+}
+
+#[test]
+fn the_next_lease_takes_over_everything_and_nothing_goes_another_way_meanwhile() {
+    let mut world = World::new("next");
+    let other = "10.99.0.3";
+    let provider = &world.provider;
+    provider.ip(&[
+        "address",
+        "add",
+        &format!("{other}/24"),
+        "dev",
+        "veth-lease",
+    ]);
+    let let_in =
+        format!("nft insert rule inet watch incoming ip daddr {other} udp dport != 53 accept");
+    sh(provider, &let_in);
+    let wallet = world.market.wallet("other");
+    let _second = world.market.start_provider(&wallet, other, &LENT);
+    let before = world.state();
+    let mut program = world.connected(&["--tun", "--rotate", "10s", "--duration", "10m"]);
+    assert_eq!(world.seen(WEB), LEASED, "the older offer of the same price");
+    for expected in [other, LEASED, other] {
+        program.wait_for("rotated", SOON);
+        assert_eq!(world.seen(WEB), expected);
+        assert_eq!(world.seen(NAME), expected, "names are asked for inside");
+        assert_eq!(world.leaked(), 0);
+    }
+    program.signal("INT");
+    let ended = program.finish(SOON);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_eq!(world.state(), before);
+
+    // Killed while it rotates, it leaves the host as shut as any other.
+    let mut program = world.connected(&["--tun", "--rotate", "10s", "--duration", "10m"]);
+    program.wait_for("rotated", SOON);
+    program.kill();
+    world.nothing_leaves("after a kill -9");
+    assert_eq!(world.restore().code, Some(0));
+    assert_eq!(world.state(), before);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use ipsx_market::http::{
 use ipsx_market::offer::Country;
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_market::sign_in;
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Amount, Authorization, B256, ChannelId, DealId, PricePerGib, PricePerSecond, Prices, RequestId,
     Signed, TypedData, UnixSeconds, Voucher,
@@ -115,6 +116,7 @@ impl Requester {
             },
             budget: Amount(100_000),
             seconds: 60,
+            start: StartWindow::NOW,
             expected_bytes: 0,
             payer: self.wallet.address(),
             payer_signer: self.signer.address(),
@@ -180,6 +182,7 @@ impl Requester {
         SignDeal {
             signature: self.wallet.sign_hash(hash),
             authorization: Some(self.authorization(0)),
+            prepaid: None,
         }
     }
 

@@ -89,7 +89,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Tunnel(args) => tunnel::run(&args, output).await,
         Command::Wallet(command) => wallet::run(command, &settings, output).await,
         Command::Provide(args) => provider::run(*args, &settings, output).await,
-        Command::Search(args) => search::run(args, &settings, output).await,
+        Command::Search(args) => search::run(*args, &settings, output).await,
         Command::Deposit(args) => deposit::run(args, &settings, output).await,
         Command::Connect(args) => connect::run(*args, &settings, output).await,
         Command::Leases(args) => leases::run(args, &settings, output).await,

@@ -9,8 +9,9 @@ use crate::place::{AddressType, MAX_REPUTATION};
 use crate::ports::is_canonical;
 use crate::request::{Filter, Request, SignedRequest, Unsigned};
 use crate::services::ServiceName;
+use crate::start::LONGEST_AHEAD;
 
-/// Most prefixes of an offer, and most countries, systems or prefixes of a filter.
+/// Most prefixes of an offer, and most countries, systems, prefixes or providers in a list of a filter.
 pub const MAX_LIST: usize = 256;
 /// Most ranges of ports of an offer.
 pub const MAX_RANGES: usize = 64;
@@ -115,18 +116,41 @@ impl CheckContext {
         }
         self.window("expires_at", request.expires_at, MAX_REQUEST_SECONDS)?;
         check_wish(request)?;
+        self.check_start(request)?;
         self.check_rest(request)?;
         Ok(signed.verify(&self.domain)?)
     }
 
+    /// When it may start.
+    fn check_start(&self, request: &Request) -> Result<(), Unusable> {
+        let (start, last) = (request.start, self.now.after(LONGEST_AHEAD));
+        let possible = self.now <= start.latest && start.latest <= last;
+        if start.is_now() || (possible && start.earliest <= start.latest) {
+            return Ok(());
+        }
+        let allowed = format!(
+            "both 0, or the earliest before the latest, and the latest from now, {}, to {last}",
+            self.now
+        );
+        let value = format!("from {} to {}", start.earliest, start.latest);
+        Err(field("start", value, allowed))
+    }
+
     /// How long it may wait for an offer, and how much memory it may take meanwhile.
     fn check_rest(&self, request: &Request) -> Result<(), Unusable> {
-        let (until, last) = (request.rest_until, request.expires_at);
+        let mut last = request.expires_at;
+        if !request.start.is_now() {
+            last = last.min(request.start.latest);
+        }
+        let until = request.rest_until;
         if until.0 == 0 {
             return Ok(());
         }
         if !(self.now..=last).contains(&until) {
-            let allowed = format!("0, or from now, {}, to expires_at, {last}", self.now);
+            let allowed = format!(
+                "0, or from now, {}, to expires_at and the latest start, {last}",
+                self.now
+            );
             return Err(field("rest_until", until, allowed));
         }
         let f = &request.filter;
@@ -136,7 +160,8 @@ impl CheckContext {
             + f.circles.len()
             + f.asns.len()
             + f.prefixes.len()
-            + f.ports.len();
+            + f.ports.len()
+            + f.avoid.entries();
         if entries > MAX_RESTING_ENTRIES {
             let allowed = format!(
                 "at most {MAX_RESTING_ENTRIES} entries in all lists of a request that rests"
@@ -277,6 +302,7 @@ fn check_wish(request: &Request) -> Result<(), Unusable> {
 
 /// What is asked of an offer.
 fn check_filter(filter: &Filter) -> Result<(), Unusable> {
+    let avoid = &filter.avoid;
     let lists = [
         ("filter.countries", filter.countries.len(), MAX_LIST),
         ("filter.regions", filter.regions.len(), MAX_LIST),
@@ -285,6 +311,9 @@ fn check_filter(filter: &Filter) -> Result<(), Unusable> {
         ("filter.asns", filter.asns.len(), MAX_LIST),
         ("filter.prefixes", filter.prefixes.len(), MAX_LIST),
         ("filter.ports", filter.ports.len(), MAX_LIST),
+        ("filter.avoid.prefixes", avoid.prefixes.len(), MAX_LIST),
+        ("filter.avoid.asns", avoid.asns.len(), MAX_LIST),
+        ("filter.avoid.providers", avoid.providers.len(), MAX_LIST),
         (
             "filter.address_types",
             filter.address_types.len(),

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 
 use ipsx_metering::{
-    Address, Amount, B256, Channel, DealId, NetworkId, OfferId, Prices, RequestId, Terms,
-    TypedData, UnixSeconds,
+    Address, Amount, B256, Channel, DealId, Domain, NetworkId, OfferId, Prices, RequestId, Signed,
+    Terms, TypedData, UnixSeconds, VerifyError, Voucher,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::offer::{Offer, price_per_gib, price_per_second};
 use crate::request::{CounterSource, SignedRequest, TunnelKey};
+use crate::start::PREPAID_AHEAD;
 use crate::typed_data::{sol, uint40};
 
 /// What the broker puts before a provider: a request that its offer matches.
@@ -23,6 +24,8 @@ pub struct Proposal {
     pub exit_address: IpAddr,
     /// Both signatures must reach the broker by this second of its clock.
     pub sign_by: UnixSeconds,
+    /// The lease starts at this second.
+    pub starts_at: UnixSeconds,
     /// The lease must be ready and connected by then.
     pub start_by: UnixSeconds,
     /// Makes the deal unique.
@@ -91,6 +94,8 @@ pub struct Deal {
     pub counter_source: CounterSource,
     /// Both signatures by then.
     pub sign_by: UnixSeconds,
+    /// It starts at this second: it is ready soon after.
+    pub starts_at: UnixSeconds,
     /// Started by then.
     pub start_by: UnixSeconds,
     /// Makes the deal unique.
@@ -124,6 +129,7 @@ impl Deal {
             seconds: request.seconds,
             counter_source: request.counter_source,
             sign_by: proposal.sign_by,
+            starts_at: proposal.starts_at,
             start_by: proposal.start_by,
             salt: proposal.salt,
         }
@@ -132,6 +138,45 @@ impl Deal {
     /// The deal's id.
     pub fn id(&self) -> DealId {
         DealId(self.struct_hash())
+    }
+
+    /// Whether it starts so far ahead that its first slice is paid with the signature, and lost when the requester does not
+    /// come.
+    pub fn is_prepaid(&self) -> bool {
+        self.starts_at > self.sign_by.after(PREPAID_AHEAD)
+    }
+
+    /// Checks the voucher that pays the first slice ahead, as far as the deal alone tells. What the channel has paid before
+    /// is told by [`Self::paid_before`].
+    pub fn check_prepaid(
+        &self,
+        voucher: Option<&Signed<Voucher>>,
+        domain: &Domain,
+    ) -> Result<(), PrepaidFault> {
+        let Some(voucher) = voucher else {
+            return if self.is_prepaid() {
+                Err(PrepaidFault::Missing(self.starts_at))
+            } else {
+                Ok(())
+            };
+        };
+        if !self.is_prepaid() {
+            return Err(PrepaidFault::NotAsked);
+        }
+        if voucher.message.channel_id != self.channel().id() {
+            return Err(PrepaidFault::OtherChannel);
+        }
+        if voucher.message.receipt_hash != B256::ZERO {
+            return Err(PrepaidFault::NotFirst);
+        }
+        let verified = voucher.verify(domain, self.payer_signer);
+        verified.map_err(PrepaidFault::Signature)
+    }
+
+    /// What the channel had paid before a voucher for the first slice; none if it is for less than that.
+    pub fn paid_before(&self, voucher: &Voucher) -> Option<Amount> {
+        let first = self.terms().first_slice();
+        (voucher.cumulative >= first).then(|| voucher.cumulative.saturating_sub(first))
     }
 
     /// The part of the deal that is metered.
@@ -184,10 +229,35 @@ impl TypedData for Deal {
             numSeconds: self.seconds,
             counterSource: crate::typed_data::counter_source(self.counter_source),
             signBy: uint40(self.sign_by),
+            startsAt: uint40(self.starts_at),
             startBy: uint40(self.start_by),
             salt: self.salt,
         }
     }
+}
+
+/// The voucher that pays the first slice ahead can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrepaidFault {
+    /// There is none.
+    #[error(
+        "the lease starts at {0}, so its first slice is to be paid with the signature: add the voucher as `prepaid`"
+    )]
+    Missing(UnixSeconds),
+    /// There is one for a lease that starts at once.
+    #[error("`prepaid` is for leases that start later; leave it out")]
+    NotAsked,
+    /// Of another channel.
+    #[error("`prepaid` is a voucher of another channel than the deal's")]
+    OtherChannel,
+    /// It answers a receipt.
+    #[error(
+        "`prepaid` is a lease's first voucher, which answers no receipt: its hash must be zero"
+    )]
+    NotFirst,
+    /// Not signed by the session key.
+    #[error("`prepaid`: {0}")]
+    Signature(VerifyError),
 }
 
 /// Whether a deal is bound. Written once, before it is released; two different ones prove fraud.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use ipsx_metering::{
     Address, Amount, Authorization, DealId, Domain, NetworkId, OfferId, Prices, RequestId,
-    Reservation, Signature, Signed, UnixSeconds, Usage, Withdrawal,
+    Reservation, Signature, Signed, UnixSeconds, Usage, Voucher, Withdrawal,
 };
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +172,9 @@ pub struct SignDeal {
     pub signature: Signature,
     /// The session key's authorization, if the chain does not know it yet: the broker submits it.
     pub authorization: Option<Signed<Authorization>>,
+    /// The voucher for the first slice, if the lease starts more than a minute after `sign_by`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Signed<Voucher>>,
 }
 
 /// The answer to [`SignDeal`].

@@ -2,6 +2,7 @@
 //!
 //! Nothing here touches a socket, a clock, a file or a source of randomness.
 
+pub mod avoid;
 pub mod book;
 pub mod check;
 pub mod codec;
@@ -26,6 +27,8 @@ pub mod sealed;
 pub mod search;
 pub mod services;
 pub mod sign_in;
+mod sold;
+pub mod start;
 pub mod status;
 mod typed_data;
 

@@ -17,7 +17,9 @@ mod signing;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use ipsx_metering::{Address, B256, DealId, Domain, NetworkId, OfferId, UnixSeconds};
+use ipsx_metering::{
+    Address, B256, Channel, DealId, Domain, NetworkId, OfferId, Signed, UnixSeconds, Voucher,
+};
 
 use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook, PlaceError};
 use crate::deal::Proposal;
@@ -74,6 +76,13 @@ pub enum Command {
     StoreRequest {
         /// The request as it is now.
         record: Box<RequestRecord>,
+    },
+    /// Keep a voucher as one that its provider is owed, durably, before the next command.
+    Forfeit {
+        /// The provider's channel.
+        channel: Box<Channel>,
+        /// What was prepaid through it.
+        voucher: Box<Signed<Voucher>>,
     },
     /// Answer a request.
     Answer {
@@ -390,5 +399,9 @@ impl Market {
 #[path = "market_history_tests.rs"]
 mod history_tests;
 #[cfg(test)]
+mod start_tests;
+#[cfg(test)]
 #[path = "market_tests.rs"]
-pub(crate) mod tests;
+mod tests;
+#[cfg(test)]
+pub(crate) mod world;

@@ -4,7 +4,7 @@
 use ipsx_metering::{TypedData, U256};
 use proptest::prelude::*;
 
-use super::tests::{World, config, key, offer, placement, ready, report};
+use super::world::{World, config, key, offer, placement, ready, report};
 use super::*;
 use crate::deal::{Binding, Deal};
 use crate::messages::EndCause;
@@ -14,6 +14,7 @@ use crate::resting::RequestStatus;
 #[derive(Clone, Debug)]
 enum Act {
     Ask(u8),
+    AskAhead(u8, u64),
     Rest(u8, u64),
     Cancel(u8, usize),
     Accept(u8),
@@ -43,6 +44,7 @@ fn act() -> impl Strategy<Value = Act> {
     let deal = any::<usize>;
     prop_oneof![
         5 => (50u8..53).prop_map(Act::Ask),
+        2 => (50u8..53, prop::sample::select(vec![10, 90, 4_000])).prop_map(|(r, s)| Act::AskAhead(r, s)),
         6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
         1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
         6 => (1u8..4).prop_map(Act::Accept),
@@ -69,6 +71,9 @@ impl World {
         match act {
             Act::Ask(requester) => {
                 self.ask(requester);
+            }
+            Act::AskAhead(requester, seconds) => {
+                self.ask_ahead(requester, seconds, 600);
             }
             Act::Rest(requester, seconds) => {
                 self.rest(requester, seconds);
@@ -224,6 +229,9 @@ impl World {
                 (false, DealStatus::Proposed) => assert_eq!(word, None),
                 (false, _) => assert_eq!(word, Some(&Binding::Aborted)),
             }
+            let forfeited = self.forfeited.contains_key(&record.deal.channel().id());
+            assert_eq!(record.forfeited, forfeited);
+            assert!(!forfeited || (record.prepaid.is_some() && record.status().is_over()));
             let here = self.market.deal(record.deal_id);
             assert_eq!(here.is_some(), record.closed_at.is_none());
             assert!(here.is_none_or(|h| h == record), "memory and store differ");

@@ -3,14 +3,17 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use ipsx_metering::{Prices, UnixSeconds};
+use ipnet::IpNet;
+use ipsx_metering::{Address, Prices, UnixSeconds};
 
+use crate::avoid::Avoided;
 use crate::geo::{Direction, Reach};
 use crate::offer::{Protocols, Tier, WeeklyHours};
 use crate::place::{AddressType, City, Country, Measured, Placement, Region};
 use crate::ports::{PortRange, has_port};
 use crate::request::{Filter, IpVersion, Request};
 use crate::services::ServiceName;
+use crate::start::StartWindow;
 
 /// What somebody wants of an offer.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +24,8 @@ pub struct Wanted<'a> {
     pub max_prices: Prices,
     /// Length of the lease; `None` asks for any.
     pub seconds: Option<u32>,
+    /// When it may start.
+    pub start: StartWindow,
     /// Bytes that it will carry about.
     pub expected_bytes: u64,
 }
@@ -31,6 +36,7 @@ impl<'a> From<&'a Request> for Wanted<'a> {
             filter: &request.filter,
             max_prices: request.max_prices,
             seconds: Some(request.seconds),
+            start: request.start,
             expected_bytes: request.expected_bytes,
         }
     }
@@ -55,6 +61,8 @@ pub enum Condition {
     AddressType,
     /// IP version of the address.
     IpVersion,
+    /// Addresses, networks and providers that are not wanted.
+    Avoided,
     /// Protocols that the provider speaks.
     Protocols,
     /// What the exit lets through.
@@ -86,6 +94,7 @@ impl fmt::Display for Condition {
             Self::Prefix => "the prefix",
             Self::AddressType => "the type of address",
             Self::IpVersion => "the IP version",
+            Self::Avoided => "what is to be avoided",
             Self::Protocols => "the protocols",
             Self::Tier => "the tier",
             Self::Ports => "the ports",
@@ -101,7 +110,11 @@ impl fmt::Display for Condition {
 
 /// What conditions on a place look at.
 pub(crate) trait Placed {
+    fn provider(&self) -> Address;
+    /// Where the agent was seen.
     fn address(&self) -> IpAddr;
+    /// The addresses of which a lease gets one.
+    fn sold(&self) -> IpNet;
     fn country(&self) -> Option<Country>;
     fn region(&self) -> Option<Region>;
     fn city(&self) -> Option<&City>;
@@ -110,33 +123,47 @@ pub(crate) trait Placed {
     fn address_type(&self) -> Option<AddressType>;
 }
 
-impl Placed for Placement {
+/// A leased address.
+struct Leased<'a> {
+    placement: &'a Placement,
+    provider: Address,
+}
+
+impl Placed for Leased<'_> {
+    fn provider(&self) -> Address {
+        self.provider
+    }
+
     fn address(&self) -> IpAddr {
-        self.address
+        self.placement.address
+    }
+
+    fn sold(&self) -> IpNet {
+        self.placement.address.into()
     }
 
     fn country(&self) -> Option<Country> {
-        self.country
+        self.placement.country
     }
 
     fn region(&self) -> Option<Region> {
-        self.region
+        self.placement.region
     }
 
     fn city(&self) -> Option<&City> {
-        self.city.as_ref()
+        self.placement.city.as_ref()
     }
 
     fn direction(&self) -> Option<Direction> {
-        self.point.map(Direction::from)
+        self.placement.point.map(Direction::from)
     }
 
     fn asn(&self) -> Option<u32> {
-        self.asn
+        self.placement.asn
     }
 
     fn address_type(&self) -> Option<AddressType> {
-        self.address_type
+        self.placement.address_type
     }
 }
 
@@ -178,6 +205,7 @@ impl<'a> Wanted<'a> {
                 .iter()
                 .map(|c| Reach::from(*c))
                 .collect(),
+            avoided: Avoided::from(&self.filter.avoid),
         }
     }
 }
@@ -198,6 +226,7 @@ pub struct Conditions<'a> {
     wanted: Wanted<'a>,
     now: UnixSeconds,
     reaches: Vec<Reach>,
+    avoided: Avoided,
 }
 
 impl<'a> Conditions<'a> {
@@ -206,9 +235,20 @@ impl<'a> Conditions<'a> {
         &self.wanted
     }
 
-    /// When the lease would start.
+    /// When they are asked.
     pub fn now(&self) -> UnixSeconds {
         self.now
+    }
+
+    /// When the lease would start if it is for sale at these hours.
+    pub fn starts_at(&self, hours: &WeeklyHours) -> Option<UnixSeconds> {
+        let seconds = self.wanted.seconds.unwrap_or(1);
+        self.wanted.start.earliest_within(hours, seconds, self.now)
+    }
+
+    /// What must not be taken.
+    pub(crate) fn avoided(&self) -> &Avoided {
+        &self.avoided
     }
 
     /// Whether a point is near enough.
@@ -254,6 +294,10 @@ impl<'a> Conditions<'a> {
                     IpVersion::V4 => facts.address().is_ipv4(),
                     IpVersion::V6 => facts.address().is_ipv6(),
                 },
+            ),
+            (
+                Condition::Avoided,
+                f.avoid.is_empty() || !self.avoided.rules_out(facts, &f.prefixes),
             ),
         ])
     }
@@ -310,23 +354,25 @@ impl<'a> Conditions<'a> {
         if !seconds.is_none_or(fits) {
             return Some(Condition::Duration);
         }
-        let open = match seconds {
-            None => facts.weekly_hours().contains(self.now),
-            Some(seconds) => covers(facts.weekly_hours(), self.now, seconds),
-        };
-        (!open).then_some(Condition::Hours)
+        let starts = self.starts_at(facts.weekly_hours());
+        starts.is_none().then_some(Condition::Hours)
     }
 }
 
-/// The first condition on the place that an address does not meet.
-pub fn misplaced(filter: &Filter, placement: &Placement) -> Option<Condition> {
+/// The first condition on the place that a leased address of a provider does not meet.
+pub fn misplaced(filter: &Filter, placement: &Placement, provider: Address) -> Option<Condition> {
     let wanted = Wanted {
         filter,
         max_prices: Prices::default(),
         seconds: None,
+        start: StartWindow::NOW,
         expected_bytes: 0,
     };
-    wanted.conditions(UnixSeconds(0)).misplaced(placement)
+    let leased = Leased {
+        placement,
+        provider,
+    };
+    wanted.conditions(UnixSeconds(0)).misplaced(&leased)
 }
 
 fn one_of<T: PartialEq>(wanted: &[T], found: impl FnOnce() -> Option<T>) -> bool {
@@ -338,35 +384,9 @@ fn first_unmet<const N: usize>(conditions: [(Condition, bool); N]) -> Option<Con
     unmet.map(|(condition, _)| condition)
 }
 
-/// Whether every hour that a lease from `now` touches is for sale.
-fn covers(hours: &WeeklyHours, now: UnixSeconds, seconds: u32) -> bool {
-    if *hours == WeeklyHours::always() {
-        return true;
-    }
-    let last = now.after(u64::from(seconds).saturating_sub(1));
-    // After a week every hour has been looked at.
-    let touched = (last.0 / 3600 - now.0 / 3600).min(167);
-    (0..=touched).all(|hour| hours.contains(now.after(hour * 3600)))
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
-    use ipsx_metering::U256;
-
-    /// 2026-11-20 14:00 UTC, a Friday.
-    const FRIDAY_14: UnixSeconds = UnixSeconds(1_795_183_200);
-
-    #[test]
-    fn a_lease_must_fit_into_the_hours_for_sale() {
-        let friday_14_to_16 = WeeklyHours(U256::from(0b11u8) << (4 * 24 + 14));
-        assert!(covers(&friday_14_to_16, FRIDAY_14, 7_200));
-        assert!(!covers(&friday_14_to_16, FRIDAY_14, 7_201));
-        assert!(covers(&friday_14_to_16, FRIDAY_14.after(7_195), 5));
-        assert!(!covers(&friday_14_to_16, FRIDAY_14.after(7_196), 5));
-        assert!(!covers(&friday_14_to_16, UnixSeconds(FRIDAY_14.0 - 1), 5));
-    }
 
     #[test]
     fn bytes_cost_what_they_are_rounded_up() {
@@ -376,14 +396,5 @@ mod tests {
         assert_eq!(bytes_cost(7, (1 << 30) + 1), 8);
         assert_eq!(bytes_cost(3 << 30, 5), 15);
         assert_eq!(bytes_cost(u128::MAX, u64::MAX), u128::MAX);
-    }
-
-    #[test]
-    fn a_lease_longer_than_a_week_needs_every_hour() {
-        let month = 31 * 24 * 3600;
-        assert!(covers(&WeeklyHours::always(), FRIDAY_14, month));
-        let all_but_monday_0 = WeeklyHours(WeeklyHours::always().0 ^ U256::from(1u8));
-        assert!(!covers(&all_but_monday_0, FRIDAY_14, month));
-        assert!(covers(&all_but_monday_0, FRIDAY_14, 3600));
     }
 }

@@ -305,6 +305,13 @@ pub enum BrokerMessage {
         /// Why.
         reason: String,
     },
+    /// The requester of a lease that was to start later did not come: what it prepaid is the provider's.
+    Forfeited {
+        /// The deal.
+        deal_id: DealId,
+        /// The voucher for the first slice.
+        voucher: Signed<Voucher>,
+    },
     /// The other side has ended the lease.
     EndLease {
         /// The deal.

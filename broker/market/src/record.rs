@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use ipsx_metering::{Amount, DealId, Reservation, Signature, Signed, UnixSeconds, capacity};
+use ipsx_metering::{
+    Amount, DealId, Reservation, Signature, Signed, UnixSeconds, Voucher, capacity,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
@@ -107,6 +109,12 @@ pub struct DealRecord {
     pub outcome: Option<Signed<Outcome>>,
     /// The latest reservation.
     pub reservation: Option<Signed<Reservation>>,
+    /// The voucher that paid the first slice ahead, for a lease that starts later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Signed<Voucher>>,
+    /// Whether that is the provider's, because the requester did not come.
+    #[serde(default)]
+    pub forfeited: bool,
     /// What the channel had paid before this deal, as far as the broker knows.
     pub paid_before: Amount,
     /// How to reach the provider.
@@ -179,6 +187,21 @@ impl DealRecord {
         }
         self.requester = next;
         Some(self.moved(Side::Requester, cause, now))
+    }
+
+    /// The prepaid voucher, if it is the provider's now and was not before: the deal is over, and not through the provider.
+    pub(crate) fn forfeit(&mut self) -> Option<&Signed<Voucher>> {
+        let lost = matches!(
+            self.status(),
+            DealStatus::NoShow | DealStatus::Ended | DealStatus::RequesterFailed
+        );
+        // Whoever does not wait any longer for a provider that is late loses nothing.
+        let late = self.ready_at.is_none() && self.over_at >= Some(self.deal.starts_at);
+        if !lost || late || self.forfeited {
+            return None;
+        }
+        self.forfeited = self.prepaid.is_some();
+        self.prepaid.as_ref()
     }
 
     /// Takes a provider's report of a deal that was given up before it came: its voucher and amount still count.

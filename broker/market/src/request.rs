@@ -9,10 +9,12 @@ use ipsx_metering::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::avoid::Avoid;
 use crate::geo::Circle;
 use crate::offer::{Protocols, Tier, price_per_gib, price_per_second};
 use crate::place::{AddressType, City, Country, Region};
 use crate::services::ServiceName;
+use crate::start::StartWindow;
 use crate::typed_data::{sol, uint40};
 pub use ipsx_metering::CounterSource;
 
@@ -93,6 +95,9 @@ pub struct Filter {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub min_reputation: u16,
+    /// Nothing of this.
+    #[serde(default, skip_serializing_if = "Avoid::is_empty")]
+    pub avoid: Avoid,
 }
 
 fn is_zero(number: &u16) -> bool {
@@ -134,6 +139,7 @@ impl Filter {
             mbitDown: self.mbit_down,
             maxLatencyMs: self.max_latency_ms,
             minReputation: self.min_reputation,
+            avoid: self.avoid.to_sol(),
         }
     }
 }
@@ -169,6 +175,9 @@ pub struct Request {
     /// Length of the lease.
     #[cfg_attr(feature = "openapi", schema(minimum = 5, maximum = 2678400))]
     pub seconds: u32,
+    /// When it may start.
+    #[serde(default, skip_serializing_if = "StartWindow::is_now")]
+    pub start: StartWindow,
     /// Bytes that it will carry about, both directions; offers are compared by what that costs.
     #[serde(default)]
     pub expected_bytes: u64,
@@ -272,6 +281,8 @@ impl TypedData for Request {
             maxPricePerGib: price_per_gib(self.max_prices.per_gib),
             budget: self.budget.0,
             numSeconds: self.seconds,
+            startEarliest: uint40(self.start.earliest),
+            startLatest: uint40(self.start.latest),
             expectedBytes: self.expected_bytes,
             payer: self.payer,
             payerSigner: self.payer_signer,

@@ -6,7 +6,8 @@ use std::fmt::Display;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
-use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
+use ipnet::IpNet;
+use ipsx_metering::{Address, Amount, PricePerGib, PricePerSecond, Prices};
 
 use crate::book::Position;
 use crate::check::{MAX_CIRCLES, MAX_LIST};
@@ -16,9 +17,10 @@ use crate::offer::{Country, Protocol, Tier};
 use crate::place::{AddressType, City, MAX_REPUTATION, Region};
 use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
+use crate::start::StartWindow;
 
 /// Every name.
-pub const NAMES: [&str; 22] = [
+pub const NAMES: [&str; 25] = [
     "country",
     "region",
     "city",
@@ -35,6 +37,9 @@ pub const NAMES: [&str; 22] = [
     "mbit_down",
     "max_latency_ms",
     "min_reputation",
+    "avoid_prefix",
+    "avoid_asn",
+    "avoid_provider",
     "max_price_per_second",
     "max_price_per_gib",
     "seconds",
@@ -126,6 +131,9 @@ impl OfferQuery {
             ("address_type", f.address_types.len()),
             ("port", f.ports.len()),
             ("service", f.services.len()),
+            ("avoid_prefix", f.avoid.prefixes.len()),
+            ("avoid_asn", f.avoid.asns.len()),
+            ("avoid_provider", f.avoid.providers.len()),
         ];
         let long = lists.into_iter().find(|(_, entries)| *entries > MAX_LIST);
         long.map_or(Ok(()), |(name, entries)| {
@@ -178,6 +186,9 @@ impl OfferQuery {
             ("mbit_down", number(f.mbit_down.into())),
             ("max_latency_ms", number(f.max_latency_ms.into())),
             ("min_reputation", number(f.min_reputation.into())),
+            ("avoid_prefix", list(&f.avoid.prefixes)),
+            ("avoid_asn", list(&f.avoid.asns)),
+            ("avoid_provider", list(&f.avoid.providers)),
             (
                 "max_price_per_second",
                 price(asked.per_second.0, any.per_second.0),
@@ -207,6 +218,7 @@ impl OfferQuery {
             filter: &self.filter,
             max_prices: self.max_prices,
             seconds: self.seconds,
+            start: StartWindow::NOW,
             expected_bytes: self.expected_bytes,
         }
     }
@@ -270,6 +282,8 @@ impl OfferQuery {
 
 /// A condition on the address and its place.
 fn take_place(f: &mut Filter, name: &str, value: &str) -> Result<(), BadQuery> {
+    const SYSTEMS: &str = "numbers of autonomous systems";
+    const PREFIXES: &str = "prefixes such as 203.0.113.0/24";
     match name {
         "country" => f.countries.extend(many::<Country>(
             "country",
@@ -291,14 +305,20 @@ fn take_place(f: &mut Filter, name: &str, value: &str) -> Result<(), BadQuery> {
             }
             f.circles.push(one::<Circle>("near", value, allowed)?);
         }
-        "asn" => f
-            .asns
-            .extend(many::<u32>("asn", value, "numbers of autonomous systems")?),
-        "prefix" => f.prefixes.extend(many::<ipnet::IpNet>(
-            "prefix",
-            value,
-            "prefixes such as 203.0.113.0/24",
-        )?),
+        "asn" => f.asns.extend(many::<u32>("asn", value, SYSTEMS)?),
+        "prefix" => f.prefixes.extend(many::<IpNet>("prefix", value, PREFIXES)?),
+        "avoid_asn" => {
+            let asns = many::<u32>("avoid_asn", value, SYSTEMS)?;
+            f.avoid.asns.extend(asns);
+        }
+        "avoid_prefix" => {
+            let prefixes = many::<IpNet>("avoid_prefix", value, PREFIXES)?;
+            f.avoid.prefixes.extend(prefixes);
+        }
+        "avoid_provider" => {
+            let wallets = many::<Address>("avoid_provider", value, "addresses of wallets")?;
+            f.avoid.providers.extend(wallets);
+        }
         "address_type" => f.address_types.extend(many::<AddressType>(
             "address_type",
             value,
@@ -368,6 +388,12 @@ mod tests {
             ("service", "insurance"),
             ("max_latency_ms", "50"),
             ("min_reputation", "700"),
+            ("avoid_prefix", "203.0.113.7/32"),
+            ("avoid_asn", "64501,64502"),
+            (
+                "avoid_provider",
+                "0x19e7e376e7c213b7e7e7e46cc70a5dd086daff2a",
+            ),
             ("expected_bytes", "1000000"),
             ("ip_version", "v6"),
             ("protocol", "wireguard,socks5"),

@@ -298,6 +298,10 @@ pub fn silence_deadline(
         (P::Offered, _) => Some((clock.proposed_at.after(timers.propose), Side::Provider)),
         (P::Accepted, R::Requested) => Some((clock.sign_by, Side::Requester)),
         // The requester has signed and the network is funding the deal: whoever is late, it can't start any more.
+        (P::Accepted, R::Accepted) => {
+            let funded_by = clock.sign_by.after(timers.start).min(clock.start_by);
+            Some((funded_by, Side::Provider))
+        }
         (P::Accepted, _) => Some((clock.start_by, Side::Provider)),
         (P::Ready, R::Funded) => {
             let show = (clock.start_by, Side::Requester);

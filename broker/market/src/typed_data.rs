@@ -17,13 +17,14 @@ pub(crate) mod sol {
             string[] countries; string[] regions; string[] cities; Circle[] circles; uint32[] asns;
             string[] prefixes; string[] addressTypes; uint8 ipVersion; uint32 protocols; string tier;
             uint16[] ports; string[] services; uint32 mbitUp; uint32 mbitDown; uint16 maxLatencyMs;
-            uint16 minReputation;
+            uint16 minReputation; Avoid avoid;
         }
+        struct Avoid { string[] prefixes; uint32[] asns; address[] providers; }
         struct Circle { int32 latitude; int32 longitude; uint32 km; }
         // `numSeconds`, because `seconds` is a reserved unit in Solidity.
         struct Request {
             bytes32 network; address requester; uint64 nonce; Filter filter;
-            uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds; uint64 expectedBytes;
+            uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds; uint40 startEarliest; uint40 startLatest; uint64 expectedBytes;
             address payer; address payerSigner; bytes32 channelSalt; bytes32 tunnelKey; uint8 counterSource;
             uint40 expiresAt; uint40 restUntil;
         }
@@ -32,7 +33,7 @@ pub(crate) mod sol {
             address payer; address payerSigner; address payout; bytes32 channelSalt; address agentKey;
             bytes32 providerTunnelKey; bytes32 requesterTunnelKey; string exitAddress; bytes32 policyHash;
             uint128 pricePerSecond; uint128 pricePerGib; uint128 budget; uint32 numSeconds;
-            uint8 counterSource; uint40 signBy; uint40 startBy; bytes32 salt;
+            uint8 counterSource; uint40 signBy; uint40 startsAt; uint40 startBy; bytes32 salt;
         }
         struct Outcome { bytes32 dealId; uint8 outcome; }
         struct AgentAuthentication { bytes32 network; address provider; bytes32 session; }

@@ -129,15 +129,16 @@ fn every_variant_has_an_example() {
         BrokerMessage::DealAborted { .. } => 6,
         BrokerMessage::ReservationRenewed { .. } => 7,
         BrokerMessage::ReservationRefused { .. } => 8,
-        BrokerMessage::EndLease { .. } => 9,
-        BrokerMessage::Frame { .. } => 10,
-        BrokerMessage::Refused { .. } => 11,
+        BrokerMessage::Forfeited { .. } => 9,
+        BrokerMessage::EndLease { .. } => 10,
+        BrokerMessage::Frame { .. } => 11,
+        BrokerMessage::Refused { .. } => 12,
     };
     let found: Vec<_> = examples::broker_messages()
         .iter()
         .map(|(_, m)| broker(m))
         .collect();
-    assert_eq!(found, (0..12).collect::<Vec<_>>());
+    assert_eq!(found, (0..13).collect::<Vec<_>>());
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub use provider::{
 pub use signature::{
     MalformedSignature, SecretKey, Signature, Signed, VerifyError, recover, verify,
 };
-pub use slice::{LONGEST_SLICE, SHORTEST_FIRST_SLICE, Slices, capacity, first_slice};
+pub use slice::{LONGEST_SLICE, ROUND_TRIP, SHORTEST_FIRST_SLICE, Slices, capacity, first_slice};
 pub use terms::{CounterSource, Terms, TermsError};
 pub use typed_data::{
     Authorization, Channel, Close, CreditsTransfer, Domain, Receipt, Reservation, TypedData,

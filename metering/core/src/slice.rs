@@ -12,6 +12,9 @@ use crate::{Amount, Terms};
 pub const LONGEST_SLICE: Duration = Duration::from_secs(30);
 /// The shortest first slice.
 pub const SHORTEST_FIRST_SLICE: Duration = Duration::from_secs(2);
+/// What payer and provider take for the round trip between them, unless they measure it: it fixes the first slice at its
+/// shortest, which both sides' meters must agree on before the first voucher.
+pub const ROUND_TRIP: Duration = Duration::from_millis(250);
 /// Share of what a lease has paid that a slice may reach: 5 %.
 const SLICE_BASIS_POINTS: u16 = 500;
 /// Shortest and longest time that a reservation covers beyond the latest voucher, in seconds.

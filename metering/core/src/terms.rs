@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Address, Amount, Channel, ChannelId, DealId, Prices, Usage};
+use crate::slice::ROUND_TRIP;
+use crate::{Address, Amount, Channel, ChannelId, DealId, Prices, Slices, Usage};
 
 /// Whose traffic counters decide what is paid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +110,11 @@ impl Terms {
     pub fn full_price_per_second(&self) -> Amount {
         let average = self.budget.0.div_ceil(u128::from(self.max_seconds.max(1)));
         Amount(average).max(self.prices.per_second.0)
+    }
+
+    /// Amount of the first voucher, where nobody measures the round trip.
+    pub fn first_slice(&self) -> Amount {
+        Slices::new(self, ROUND_TRIP).first()
     }
 
     /// What `usage` costs; more than any budget when it does not fit into 128 bits.

@@ -411,7 +411,7 @@ impl World {
         let reservation = Signed::sign(reservation, &domain, &operator);
         let bound = self
             .market
-            .bind(id, outcome, reservation, Amount::ZERO, now);
+            .bind(id, outcome, reservation, Amount::ZERO, None, now);
         self.run(bound.unwrap());
     }
 
@@ -438,7 +438,7 @@ impl World {
                     let rests = self.market.resting().get(record.id()).is_some();
                     assert!(rests || record.status != RequestStatus::Resting);
                 }
-                Command::Answer { .. } => {}
+                Command::Answer { .. } | Command::Forfeit { .. } => {}
             }
         }
     }
@@ -455,6 +455,7 @@ impl World {
             }
             BrokerMessage::DealBound { deal, .. } => assert_eq!(deal.provider, provider),
             BrokerMessage::EndLease { deal_id, .. }
+            | BrokerMessage::Forfeited { deal_id, .. }
             | BrokerMessage::DealAborted { deal_id, .. } => {
                 assert_eq!(self.lender(deal_id), Some(provider));
             }

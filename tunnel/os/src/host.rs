@@ -3,7 +3,8 @@
 //! What was changed is on disk before it is changed, so that it can be undone after any end of the program. The order
 //! is: [`HostClaim`] keeps two programs apart and undoes what a killed one left; [`HostClaim::guard`] shuts every way
 //! out but the tunnel's own; [`HostTraffic::route`] sends everything into the interface; [`HostTraffic::restore`]
-//! undoes all of it.
+//! undoes all of it. In between, [`HostTraffic::admit`] lets the next lease's tunnel out, and [`HostTraffic::switch`]
+//! leads everything into that one instead.
 
 mod error;
 mod ip;
@@ -54,8 +55,8 @@ pub struct HostPlan {
     pub inner_v6: Option<Ipv6Addr>,
     /// The gateway's address inside the tunnel, which answers names.
     pub gateway: Ipv4Addr,
-    /// Where the provider listens.
-    pub endpoint: SocketAddr,
+    /// Where the provider listens, and the next lease's, while that one begins.
+    pub endpoints: Vec<SocketAddr>,
     /// What the program itself has to reach outside the tunnel, by TCP: broker and chain.
     pub control: Vec<SocketAddr>,
     /// What goes through the tunnel; everything, if empty.
@@ -243,14 +244,46 @@ impl HostTraffic {
         record.resolver.apply(&plan.interface, plan.gateway)
     }
 
+    /// The interface that everything goes into.
+    pub fn interface(&self) -> Option<&str> {
+        let record = self.claim.record.as_ref()?;
+        Some(&record.plan.interface)
+    }
+
+    /// Lets a further tunnel reach its provider, beside the one that is in use.
+    pub fn admit(&mut self, endpoint: SocketAddr) -> Result<(), HostError> {
+        let Some(record) = &mut self.claim.record else {
+            return Ok(());
+        };
+        record.plan.endpoints.truncate(1);
+        record.plan.endpoints.push(endpoint);
+        record.write(&self.claim.file)?;
+        Ok(nft::apply(&ruleset::ruleset(TABLE, MARK, &record.plan))?)
+    }
+
+    /// Leads everything into the interface of another plan, which must exist by now and else say the same. Whatever is on
+    /// its way in between is lost; nothing takes the old way. Connections from before end, as their address is another
+    /// one's.
+    pub fn switch(&mut self, plan: HostPlan) -> Result<(), HostError> {
+        let Some(record) = &mut self.claim.record else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut record.plan, plan);
+        record.write(&self.claim.file)?;
+        let plan = &record.plan;
+        nft::apply(&ruleset::ruleset(TABLE, MARK, plan))?;
+        ip::switch(MARK, &before, plan)?;
+        record.resolver.follow(&plan.interface, plan.gateway)
+    }
+
     /// Changes everything back.
-    pub fn restore(mut self) -> Result<(), HostError> {
+    pub fn restore(&mut self) -> Result<(), HostError> {
         self.claim.restore().map(drop)
     }
 
     /// After a lease that did not begin: changes everything back to what it was when this program started, which may
     /// have been a kill switch that held.
-    pub fn withdraw(mut self) -> Result<(), HostError> {
+    pub fn withdraw(&mut self) -> Result<(), HostError> {
         if self.was_shut {
             self.claim.restore_behind_kill_switch()
         } else {

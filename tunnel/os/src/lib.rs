@@ -60,7 +60,7 @@ pub use proxy::{Proxy, ProxyConfig, ProxyError};
 #[cfg(target_os = "linux")]
 pub use tool::ToolError;
 #[cfg(target_os = "linux")]
-pub use tun::TunError;
+pub use tun::{LONGEST_INTERFACE_NAME, TunError};
 #[cfg(target_os = "linux")]
 pub use uapi_socket::UapiSocketError;
 #[cfg(target_os = "linux")]

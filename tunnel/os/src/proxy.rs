@@ -66,9 +66,9 @@ pub enum ProxyError {
 }
 
 /// A running local proxy; it ends, with its connections, when it is dropped.
-#[derive(Debug)]
 pub struct Proxy {
     local: SocketAddr,
+    tunnel: watch::Sender<ClientTunnel>,
     stop: watch::Sender<bool>,
     ended: tokio::task::JoinHandle<()>,
 }
@@ -86,13 +86,25 @@ impl Proxy {
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
-        let ended = tokio::spawn(accept_all(listener, config, tunnel, stopped));
-        Ok(Self { local, stop, ended })
+        let (tunnel, in_use) = watch::channel(tunnel);
+        let ended = tokio::spawn(accept_all(listener, config, in_use, stopped));
+        Ok(Self {
+            local,
+            tunnel,
+            stop,
+            ended,
+        })
     }
 
     /// Where the proxy listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Reaches whatever is asked for from now on through another tunnel, and returns the one before. What goes through
+    /// that one already goes on for as long as it runs.
+    pub fn switch(&self, tunnel: ClientTunnel) -> ClientTunnel {
+        self.tunnel.send_replace(tunnel)
     }
 
     /// Ends the proxy and its connections; returns when the port is free.
@@ -106,7 +118,7 @@ impl Proxy {
 async fn accept_all(
     listener: TcpListener,
     config: ProxyConfig,
-    tunnel: ClientTunnel,
+    in_use: watch::Receiver<ClientTunnel>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(config.max_connections));
@@ -120,9 +132,9 @@ async fn accept_all(
         let Some((stream, place)) = accepted else {
             continue;
         };
-        let tunnel = tunnel.clone();
+        let in_use = in_use.clone();
         connections.spawn(async move {
-            if let Err(error) = serve(stream, &config, tunnel).await {
+            if let Err(error) = serve(stream, &config, in_use).await {
                 tracing::debug!(%error, "proxy connection ended early");
             }
             drop(place);
@@ -146,7 +158,11 @@ async fn accept_one(
     }
 }
 
-async fn serve(stream: TcpStream, config: &ProxyConfig, tunnel: ClientTunnel) -> io::Result<()> {
+async fn serve(
+    stream: TcpStream,
+    config: &ProxyConfig,
+    in_use: watch::Receiver<ClientTunnel>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0];
     match timeout(config.request_timeout, stream.peek(&mut first)).await {
@@ -156,9 +172,9 @@ async fn serve(stream: TcpStream, config: &ProxyConfig, tunnel: ClientTunnel) ->
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     }
     if first[0] == SOCKS5 {
-        socks::serve(stream, config, &tunnel).await
+        socks::serve(stream, config, in_use).await
     } else {
-        http::serve(stream, config, tunnel).await
+        http::serve(stream, config, in_use).await
     }
 }
 

@@ -18,6 +18,9 @@ use mio::{Registry, Token, event::Event};
 use crate::sys::{self, TunFile};
 use lanes::{LANES, Lanes};
 
+/// Most characters of an interface's name (`IFNAMSIZ` of Linux, less the zero).
+pub const LONGEST_INTERFACE_NAME: usize = 15;
+
 /// MTU of a new interface: 1,500 less the outer IPv6, UDP and WireGuard headers.
 const MTU: u16 = 1420;
 
@@ -82,7 +85,11 @@ pub(crate) enum Stop {
 /// Refuses what is no interface's name.
 pub(crate) fn check_name(name: &str) -> Result<(), TunError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
-    if name.is_empty() || name.len() > 15 || !name.chars().all(allowed) || name.starts_with('.') {
+    if name.is_empty()
+        || name.len() > LONGEST_INTERFACE_NAME
+        || !name.chars().all(allowed)
+        || name.starts_with('.')
+    {
         return Err(TunError::Name(name.to_owned()));
     }
     Ok(())

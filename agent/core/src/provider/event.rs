@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipsx_market::messages::EndCause;
-use ipsx_metering::{Address, Amount, B256, DealId, OfferId, Prices, Usage};
+use ipsx_metering::{Address, Amount, B256, DealId, OfferId, Prices, UnixSeconds, Usage};
 use serde::Serialize;
 
 /// Something that a person who runs a provider may want to see.
@@ -73,6 +73,15 @@ pub enum ProviderEvent {
     DealAborted {
         /// The deal.
         deal_id: DealId,
+    },
+    /// A lease that starts later is covered.
+    LeaseBooked {
+        /// The lease.
+        lease: DealId,
+        /// Who leases.
+        requester: Address,
+        /// When it starts.
+        starts_at: UnixSeconds,
     },
     /// The lease's peer is open and waits for the first voucher.
     LeaseReady {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
-use ipsx_market::offer::{Offer, WeeklyHours};
+use ipsx_market::offer::Offer;
 use ipsx_market::ports::has_port;
 use ipsx_market::request::{Filter, IpVersion, Request, Unsigned};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Address, Amount, B256, ChannelId, UnixSeconds, Usage};
 use ipsx_tunnel_core::Rates;
 
@@ -152,7 +153,9 @@ pub(crate) fn judge(
     check_request(request, offer, situation)?;
     check_filter(&request.filter, offer, proposal.exit_address)?;
     check_address(proposal.exit_address, offer, situation.observed)?;
-    if !runs_within(offer.weekly_hours, situation.now, request.seconds) {
+    let (hours, starts_at) = (&offer.weekly_hours, proposal.starts_at);
+    let open = StartWindow::NOW.earliest_within(hours, request.seconds, starts_at);
+    if open.is_none() {
         return Err(Declined::Schedule);
     }
     let deal = Deal::new(proposal, offer, terms);
@@ -168,8 +171,14 @@ fn check_deadlines(proposal: &Proposal, now: UnixSeconds) -> Result<(), Declined
     let (sign_by, start_by) = (proposal.sign_by, proposal.start_by);
     let sane = sign_by >= now
         && start_by >= sign_by
+        && start_by >= proposal.starts_at
         && sign_by <= now.after(LONGEST_SIGNING)
-        && start_by <= now.after(LONGEST_START);
+        && start_by <= now.after(LONGEST_START)
+        && proposal
+            .request
+            .message
+            .start
+            .allows(proposal.starts_at, now);
     sane.then_some(()).ok_or(Declined::Deadlines {
         sign_by,
         start_by,
@@ -257,6 +266,11 @@ fn check_filter(filter: &Filter, offer: &Offer, exit: IpAddr) -> Result<(), Decl
             },
             "IP version",
         ),
+        (
+            !filter.avoid.providers.contains(&offer.provider)
+                && !filter.avoid.prefixes.iter().any(|net| net.contains(&exit)),
+            "distance from what is to be avoided",
+        ),
     ];
     match wanted.into_iter().find(|(has, _)| !has) {
         Some((_, what)) => Err(Declined::Filter(what)),
@@ -338,20 +352,4 @@ fn check_limits(situation: &Situation<'_>) -> Result<(), Declined> {
         return Err(Declined::Exposure("network"));
     }
     Ok(())
-}
-
-/// Whether `seconds` from `now` lie in hours for sale.
-fn runs_within(hours: WeeklyHours, now: UnixSeconds, seconds: u32) -> bool {
-    if hours == WeeklyHours::always() {
-        return true;
-    }
-    let last = now.after(u64::from(seconds).saturating_sub(1));
-    let mut time = now;
-    while time < last {
-        if !hours.contains(time) {
-            return false;
-        }
-        time = UnixSeconds((time.0 / 3_600 + 1) * 3_600);
-    }
-    hours.contains(last)
 }

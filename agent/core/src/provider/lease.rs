@@ -25,6 +25,8 @@ const LAST_VOUCHER: Duration = Duration::from_secs(2);
 /// How long after the last moment for signatures the network's word is waited for. A deal that nobody binds must not
 /// hold capacity until its start is due, which may be two days away.
 const LATE_OUTCOME: u64 = 60;
+/// How long after the last moment for a start it is waited for what the requester has prepaid, in seconds.
+const LATE_FORFEIT: u64 = 10;
 /// Answers to one payer in a second; a payer that asks for more gets none, so that it can't use up what the broker
 /// lets this provider send.
 const ANSWERS: u32 = 10;
@@ -38,6 +40,11 @@ pub(crate) enum Stage {
     Signed,
     /// Bound; the chain is asked whether the reservation holds.
     Checking { record: Box<LeaseRecord> },
+    /// Covered; its peer is opened when it starts.
+    Booked {
+        record: Box<LeaseRecord>,
+        opens_at: Instant,
+    },
     /// The shell stores the lease and opens its peer.
     Opening,
     /// Open and unpaid.
@@ -86,6 +93,8 @@ pub(crate) struct Lease {
 impl Lease {
     pub(crate) fn new(deal: Deal, taken: Taken, agent_key: SecretKey, now: Now) -> Self {
         let channel = deal.channel();
+        // The broker says what becomes of what was prepaid.
+        let grace = if deal.is_prepaid() { LATE_FORFEIT } else { 0 };
         Self {
             id: deal.id(),
             channel_id: taken.channel,
@@ -103,7 +112,7 @@ impl Lease {
             cause: None,
             taken,
             sign_deadline: now.instant_of(deal.sign_by.after(LATE_OUTCOME).min(deal.start_by)),
-            start_deadline: now.instant_of(deal.start_by),
+            start_deadline: now.instant_of(deal.start_by.after(grace)),
             pending: None,
             chain_at: None,
             bytes: 0,
@@ -294,6 +303,7 @@ impl Lease {
             self.chain_at = None;
             commands.push(self.read_chain());
         }
+        self.open_if_due(now, commands);
         if self.deadline().is_some_and(|at| at <= now.instant) {
             self.end(EndCause::NotStarted, MeterEnd::NotPaid, now, commands);
         }
@@ -309,7 +319,7 @@ impl Lease {
             return Some(until);
         }
         let meter = self.meter.as_ref().and_then(ProviderMeter::poll_timeout);
-        [self.deadline(), meter, self.chain_at]
+        [self.deadline(), meter, self.chain_at, self.opens_at()]
             .into_iter()
             .flatten()
             .min()
@@ -355,14 +365,25 @@ impl Lease {
             path: self.path,
             message: ProviderMessage::End(report.cause),
         });
-        if paid >= report.amount {
+        if paid >= self.expected(&report) {
             return self.finish(report, paid, commands);
         }
-        let until = now.instant + LAST_VOUCHER;
+        let mut until = now.instant + LAST_VOUCHER;
+        if report.cause == EndCause::NotStarted {
+            until = until.max(self.start_deadline);
+        }
         self.stage = Stage::Lingering {
             until,
             report: Box::new(report),
         };
+    }
+
+    /// What the last voucher should promise: all that was used, or, if the requester did not come, what it has prepaid.
+    pub(super) fn expected(&self, report: &EndReport) -> Amount {
+        match report.cause {
+            EndCause::NotStarted if self.deal.is_prepaid() => self.deal.terms().first_slice(),
+            _ => report.amount,
+        }
     }
 
     /// Over for good. The broker is told by whoever holds the lease.
@@ -394,7 +415,9 @@ impl Lease {
     fn deadline(&self) -> Option<Instant> {
         match self.stage {
             Stage::Signed => Some(self.sign_deadline),
-            Stage::Checking { .. } | Stage::Opening | Stage::Ready => Some(self.start_deadline),
+            Stage::Checking { .. } | Stage::Booked { .. } | Stage::Opening | Stage::Ready => {
+                Some(self.start_deadline)
+            }
             Stage::Serving | Stage::Lingering { .. } | Stage::Gone { .. } => None,
         }
     }

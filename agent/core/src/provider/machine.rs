@@ -161,6 +161,11 @@ impl Provider {
                     lease.drain(network, now, commands);
                 });
             }
+            BrokerMessage::Forfeited { deal_id, voucher } => {
+                self.with_lease(deal_id, |lease, network, commands| {
+                    lease.handle_forfeited(voucher, network, now, commands);
+                });
+            }
             BrokerMessage::Frame { deal_id, sealed } => {
                 if self.leases.contains_key(&deal_id) {
                     self.commands.push_back(Command::OpenFrame {

@@ -34,12 +34,12 @@ pub use command::{
 pub use consent::{ConsentRecord, ConsentText, policy_hash};
 pub use event::{ProviderEvent, cause_in_words};
 pub use handshake::{NotTheBroker, authentication_hash, check_welcome};
+pub use ipsx_metering::ROUND_TRIP;
 pub use judge::Declined;
 pub use keys::ProviderKeys;
 pub use machine::{PeerAddresses, Provider};
 pub use month::MonthTraffic;
 pub use ports::open_ports;
-pub use reserving::ROUND_TRIP;
 pub use settings::{EndpointHint, ExposureLimits, Network, Now, OfferTerms, Settings, TermsError};
 pub use shown::RecordedConnections;
 #[cfg(test)]

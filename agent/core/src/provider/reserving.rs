@@ -1,26 +1,26 @@
 //! A lease's reservations: the first opens its peer, later ones keep it covered. None counts before the chain agrees.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipsx_market::deal::{Deal, Outcome};
 use ipsx_market::messages::EndCause;
 use ipsx_market::payment::ProviderMessage;
 use ipsx_metering::{
     ChainView, ChannelState, EndCause as MeterEnd, Misbehaved, OperatorFault, ProviderMeter,
-    Reservation, Signature, Signed,
+    ROUND_TRIP, Reservation, Signature, Signed, Voucher,
 };
 
 use super::bound::{NotBound, check_bound};
 use super::command::{ChainQuery, Command, LeaseRecord, Peer};
+use super::event::ProviderEvent;
 use super::lease::{Lease, Stage};
 use super::settings::{Network, Now};
 
-/// What payer and provider take for the round trip between them: it fixes the first slice at its shortest, 2 s,
-/// which both sides' meters must agree on before the first voucher.
-pub const ROUND_TRIP: Duration = Duration::from_millis(250);
-
 /// How long until the chain is asked again when it does not yet agree with a reservation.
 const CHAIN_RETRY: Duration = Duration::from_secs(2);
+/// The peer of a lease that starts later is open so many seconds before.
+const OPEN_AHEAD: u64 = 5;
+
 impl Lease {
     /// The network says that the deal is bound.
     pub(crate) fn handle_bound(
@@ -106,7 +106,7 @@ impl Lease {
             Ok(newer) => {
                 self.pending = None;
                 if newer {
-                    self.believe(reservation, commands);
+                    self.believe(reservation, now, commands);
                 }
                 self.drain(network, now, commands);
             }
@@ -121,22 +121,28 @@ impl Lease {
         }
     }
 
-    /// A reservation is good: opens the peer with the first, passes later ones on.
-    fn believe(&mut self, reservation: Signed<Reservation>, commands: &mut Vec<Command>) {
+    /// A reservation is good: opens the peer with the first, now or when the lease starts, and passes later ones on.
+    fn believe(&mut self, reservation: Signed<Reservation>, now: Now, commands: &mut Vec<Command>) {
         let lease = self.id;
         (self.chain_told, self.refusal_told) = (false, false);
         self.reservation = Some(reservation.clone());
         match std::mem::replace(&mut self.stage, Stage::Opening) {
-            Stage::Checking { record } => commands.push(Command::OpenPeer {
-                lease,
-                peer: Peer {
-                    key: self.deal.requester_tunnel_key,
-                    exit_address: self.deal.exit_address,
-                    policy_hash: self.deal.policy_hash,
-                    weights: self.weights(),
-                },
-                record,
-            }),
+            Stage::Checking { record } => {
+                let starts_at = self.deal.starts_at;
+                if starts_at <= now.unix.after(OPEN_AHEAD) {
+                    return self.open(record, commands);
+                }
+                let ahead = Duration::from_secs(starts_at.since(now.unix) - OPEN_AHEAD);
+                self.stage = Stage::Booked {
+                    record,
+                    opens_at: now.instant + ahead,
+                };
+                commands.push(Command::Tell(ProviderEvent::LeaseBooked {
+                    lease,
+                    requester: self.deal.requester,
+                    starts_at,
+                }));
+            }
             other => {
                 self.stage = other;
                 commands.extend(self.store());
@@ -147,6 +153,55 @@ impl Lease {
                 });
             }
         }
+    }
+
+    fn open(&mut self, record: Box<LeaseRecord>, commands: &mut Vec<Command>) {
+        commands.push(Command::OpenPeer {
+            lease: self.id,
+            peer: Peer {
+                key: self.deal.requester_tunnel_key,
+                exit_address: self.deal.exit_address,
+                policy_hash: self.deal.policy_hash,
+                weights: self.weights(),
+            },
+            record,
+        });
+    }
+
+    /// Opens the peer of a lease that starts now.
+    pub(super) fn open_if_due(&mut self, now: Now, commands: &mut Vec<Command>) {
+        if self.opens_at().is_none_or(|at| at > now.instant) {
+            return;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Opening) {
+            Stage::Booked { record, .. } => self.open(record, commands),
+            other => self.stage = other,
+        }
+    }
+
+    /// When the peer of a lease that starts later is opened.
+    pub(super) fn opens_at(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Booked { opens_at, .. } => Some(opens_at),
+            _ => None,
+        }
+    }
+
+    /// The requester did not come: its first slice is this provider's all the same.
+    pub(crate) fn handle_forfeited(
+        &mut self,
+        voucher: Signed<Voucher>,
+        network: &Network,
+        now: Now,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(meter) = &mut self.meter else {
+            return;
+        };
+        if let Err(fault) = meter.handle_voucher(voucher, now.instant) {
+            commands.push(self.warning(&fault.to_string()));
+        }
+        self.drain(network, now, commands);
     }
 
     pub(super) fn read_chain(&self) -> Command {

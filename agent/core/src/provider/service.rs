@@ -144,7 +144,7 @@ impl Lease {
             return;
         };
         let paid = meter.paid();
-        if paid >= report.amount || now.instant >= *until {
+        if paid >= self.expected(report) || now.instant >= *until {
             let report = EndReport {
                 voucher: meter.state().voucher,
                 ..report.as_ref().clone()

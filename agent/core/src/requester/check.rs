@@ -58,11 +58,13 @@ pub enum ProposalFault {
     },
     /// The times make no sense.
     #[error(
-        "the proposed deal must be signed by {sign_by} and start by {start_by}, but it is {now}; nothing was signed"
+        "the proposed deal must be signed by {sign_by}, starts at {starts_at} and must start by {start_by}, but it is {now}; nothing was signed"
     )]
     Time {
         /// Last second for the signature.
         sign_by: UnixSeconds,
+        /// When it starts.
+        starts_at: UnixSeconds,
         /// Last second for the start.
         start_by: UnixSeconds,
         /// This side's clock.
@@ -106,9 +108,12 @@ pub fn check_proposal(
     check_price(deal, request)?;
     check_place(request, proposed)?;
     check_keys(deal)?;
-    if now > deal.sign_by || now > deal.start_by || deal.start_by.since(now) > LONGEST_WAIT_SECS {
+    let asked = request.start.allows(deal.starts_at, now) && deal.starts_at <= deal.start_by;
+    let late = now > deal.sign_by || now > deal.start_by;
+    if late || !asked || deal.start_by.since(now) > LONGEST_WAIT_SECS {
         return Err(ProposalFault::Time {
             sign_by: deal.sign_by,
+            starts_at: deal.starts_at,
             start_by: deal.start_by,
             now,
         });
@@ -133,13 +138,14 @@ fn check_place(request: &Request, proposed: &ProposedDeal) -> Result<(), Proposa
     if placement.address != address {
         return wrong("is not the address that was placed");
     }
-    match misplaced(filter, placement) {
+    match misplaced(filter, placement, proposed.deal.provider) {
         None => Ok(()),
         Some(Condition::Country) => wrong("is in another country than was asked for"),
         Some(Condition::Asn) => wrong("is in another network (ASN) than was asked for"),
         Some(Condition::Prefix) => wrong("is outside the prefixes that were asked for"),
         Some(Condition::IpVersion) => wrong("is of another IP version than was asked for"),
         Some(Condition::AddressType) => wrong("is of another type than was asked for"),
+        Some(Condition::Avoided) => wrong("is one of those that were to be avoided"),
         Some(_) => wrong("is in another place than was asked for"),
     }
 }

@@ -110,6 +110,7 @@ impl Lease {
             // This side lost its disk: the provider gives its own latest voucher back.
             channel.voucher = Some(shown);
             channel.answered = None;
+            channel.deal = None;
         }
         let proof = match settings.path {
             PaymentPath::Tunnel => ServiceProof::Echoes,
@@ -131,7 +132,8 @@ impl Lease {
         if audit.is_some() {
             meter.check_roots();
         }
-        let base = meter.cumulative();
+        // What was prepaid is this lease's own.
+        let base = meter.cumulative().saturating_sub(meter.paid());
         Ok(Self {
             network: settings.network,
             deal: settings.deal,

@@ -2,6 +2,7 @@
 
 use ipsx_market::offer::{LONGEST_LEASE, SHORTEST_LEASE};
 use ipsx_market::request::{CounterSource, Filter, Request, TunnelKey};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Address, Amount, B256, NetworkId, Prices, UnixSeconds};
 
 /// What is wanted, and what it may cost.
@@ -15,6 +16,8 @@ pub struct Wishes {
     pub budget: Amount,
     /// Length of the lease in seconds, [`SHORTEST_LEASE`] to [`LONGEST_LEASE`].
     pub seconds: u32,
+    /// When it may start.
+    pub start: StartWindow,
     /// Bytes that the lease will carry about; offers are compared by what that costs.
     pub expected_bytes: u64,
     /// Whose byte counts are paid.
@@ -70,6 +73,7 @@ impl Wishes {
             max_prices: self.max_prices,
             budget: self.budget,
             seconds: self.seconds,
+            start: self.start,
             expected_bytes: self.expected_bytes,
             payer: identity.payer,
             payer_signer: identity.payer_signer,

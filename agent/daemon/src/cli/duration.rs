@@ -2,6 +2,7 @@
 
 use ipsx_market::check::MAX_REQUEST_SECONDS;
 use ipsx_market::offer::{LONGEST_LEASE, SHORTEST_LEASE};
+use ipsx_market::start::LONGEST_AHEAD;
 
 /// Reads a lease's length in seconds.
 pub fn parse(text: &str) -> Result<u32, String> {
@@ -16,6 +17,23 @@ pub fn parse_wait(text: &str) -> Result<u32, String> {
     let rests = |seconds: &u32| (1..=MAX_REQUEST_SECONDS - 3_600).contains(&u64::from(*seconds));
     seconds(text).filter(rests).ok_or_else(|| {
         format!("{text:?} is no time to wait; write 1s to 23h, such as 30s, 10m or 2h")
+    })
+}
+
+/// Reads how many seconds ahead a lease may start: an hour less than a broker allows, since clocks differ.
+pub fn parse_ahead(text: &str) -> Result<u32, String> {
+    let is_allowed = |seconds: &u32| u64::from(*seconds) <= LONGEST_AHEAD - 3_600;
+    seconds(text).filter(is_allowed).ok_or_else(|| {
+        format!("{text:?} is no time ahead; write up to 19h, such as 90s, 30m or 2h")
+    })
+}
+
+/// Reads every how many seconds another address is leased. Until the next lease is up and the one before has ended, two
+/// are paid.
+pub fn parse_rotation(text: &str) -> Result<u32, String> {
+    let rotates = |seconds: &u32| (10..=LONGEST_LEASE).contains(seconds);
+    seconds(text).filter(rotates).ok_or_else(|| {
+        format!("{text:?} is no time to rotate after; write 10s to 31d, such as 60s, 10m or 2h")
     })
 }
 

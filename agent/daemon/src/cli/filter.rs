@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use clap::Args;
 use ipsx_market::IpNet;
+use ipsx_market::avoid::Avoid;
 use ipsx_market::geo::Circle;
 use ipsx_market::offer::{Country, Protocol, Tier};
 use ipsx_market::place::{AddressType, City, Region};
 use ipsx_market::request::{Filter, IpVersion};
 use ipsx_market::services::ServiceName;
-use ipsx_metering::Amount;
+use ipsx_metering::{Address, Amount};
 
-use super::country;
+use super::{address, country};
 use crate::amount;
 
 /// Conditions on what is leased.
@@ -66,6 +67,15 @@ pub struct FilterArgs {
     /// Least reputation, 0 to 1000
     #[arg(long, value_name = "SCORE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub min_reputation: u16,
+    /// Address or prefix that the leased address must not lie in
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_prefix)]
+    pub avoid_prefix: Vec<IpNet>,
+    /// Autonomous system that it must not be of; with this, addresses of unknown networks are left out too
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = parse_asn)]
+    pub avoid_asn: Vec<u32>,
+    /// Wallet of a provider that must not lend it
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address::parse)]
+    pub avoid_provider: Vec<Address>,
 }
 
 impl FilterArgs {
@@ -88,6 +98,11 @@ impl FilterArgs {
             mbit_down: self.mbit_down,
             max_latency_ms: self.max_latency,
             min_reputation: self.min_reputation,
+            avoid: Avoid {
+                prefixes: self.avoid_prefix.clone(),
+                asns: self.avoid_asn.clone(),
+                providers: self.avoid_provider.clone(),
+            },
         }
     }
 }

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ipsx_market::avoid::Distinct;
 use ipsx_metering::{Address, Amount, DealId};
 
 use crate::amount;
@@ -84,7 +85,7 @@ pub enum Command {
     /// Lend this host's address, by the second
     Provide(Box<ProvideArgs>),
     /// Show what is for lease
-    Search(SearchArgs),
+    Search(Box<SearchArgs>),
     /// Put tokens into the deposit that pays for leases
     Deposit(DepositArgs),
     /// Lease an address and use it
@@ -174,9 +175,28 @@ pub struct ConnectArgs {
     /// How long, such as 90s, 10m, 2h or 7d
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration::parse)]
     pub duration: u32,
+    /// Start later, such as in 30m, 19h at most: the address is held for you, the first seconds are paid now and lost if you do
+    /// not come [default: start at once]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_ahead)]
+    pub start_in: Option<u32>,
+    /// With --start-in: the start may be so much later, if an offer is not for sale before
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_ahead, requires = "start_in", default_value = "0")]
+    pub start_within: u32,
     /// If no offer fits now, wait for one so long, such as 10m, 23h at most; Ctrl-C gives up
     #[arg(long, value_name = "TIME", value_parser = duration::parse_wait)]
     pub wait: Option<u32>,
+    /// Lease another address every so often, such as 60s; the next lease is up before the one before it ends. The budget and
+    /// the duration are for all of them together [default: keep the first one]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = duration::parse_rotation,
+        conflicts_with = "export"
+    )]
+    pub rotate: Option<u32>,
+    /// With --rotate: by what the next address must differ: address, prefix (/24, IPv6 /48), asn or provider
+    #[arg(long, value_name = "WHAT", requires = "rotate", default_value_t)]
+    pub distinct: Distinct,
     /// Local address of the proxy: one port speaks SOCKS5 and HTTP
     #[arg(
         long,
@@ -258,6 +278,10 @@ mod tests {
             "web+udp",
             "--ip-version",
             "4",
+            "--avoid-prefix",
+            "192.0.2.9,198.51.100.0/24",
+            "--avoid-asn",
+            "AS64500",
         ])
         .unwrap();
         let Command::Search(search) = cli.command else {
@@ -269,6 +293,11 @@ mod tests {
         assert_eq!(filter.prefixes[0].to_string(), "192.0.2.7/32");
         assert_eq!(filter.tier, Tier::WebUdp);
         assert_eq!(filter.ip_version, IpVersion::V4);
+        assert_eq!(filter.avoid.prefixes[0].to_string(), "192.0.2.9/32");
+        assert_eq!(
+            (filter.avoid.prefixes.len(), filter.avoid.asns),
+            (2, vec![64_500])
+        );
     }
 
     #[test]
@@ -280,6 +309,7 @@ mod tests {
             (["search", "--tier", "all"], "web+udp"),
             (["search", "--duration", "1w"], "90s"),
             (["search", "--prefix", "x/8"], "192.0.2.0/24"),
+            (["search", "--avoid-asn", "x"], "3215"),
         ] {
             let error = Cli::try_parse_from(["ipsx"].into_iter().chain(args)).unwrap_err();
             assert!(error.to_string().contains(hint), "{error}");

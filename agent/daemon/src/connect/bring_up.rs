@@ -13,74 +13,21 @@ use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, TunnelError
 use rand::RngCore;
 use rand::rngs::OsRng;
 
+use super::exit_check::ExitPage;
 use super::export::wg_quick;
+use super::place::{Beside, NextTunnel, Place};
 use super::requester::{Agreed, Requester};
 use super::running::{Drive, RunningLease};
 use super::transport::{Relay, Transport};
-#[cfg(target_os = "linux")]
-use super::tun::HostPlace;
 use super::{Use, port_in_use};
 use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
-use crate::output::Output;
 use crate::store::write_private;
 
 /// How long the provider may take for its first answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 /// WireGuard's usual keepalive, which holds a NAT open.
 const KEEPALIVE_SECS: u16 = 25;
-
-/// Where a lease can be used, as long as this is kept.
-pub enum Place {
-    /// A local proxy in front of the tunnel.
-    Proxy {
-        /// The proxy.
-        proxy: Proxy,
-        /// The tunnel behind it.
-        tunnel: ClientTunnel,
-    },
-    /// Everywhere on this host.
-    #[cfg(target_os = "linux")]
-    Host(Box<HostPlace>),
-    /// A file for another client.
-    File(PathBuf),
-}
-
-impl Place {
-    /// Ends the proxy and the tunnel, and what they changed. A file stays: it is of no use any more, but it is the
-    /// user's.
-    pub async fn close(self) -> Result<(), Failure> {
-        match self {
-            Self::Proxy { proxy, tunnel } => {
-                proxy.shutdown().await;
-                tunnel.shutdown().await;
-                Ok(())
-            }
-            #[cfg(target_os = "linux")]
-            Self::Host(host) => host.close().await,
-            Self::File(_) => Ok(()),
-        }
-    }
-
-    /// The same after a lease that ended otherwise than its user meant it: a kill switch stays.
-    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
-    pub(super) async fn fail(self, output: &Output) -> Result<(), Failure> {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::Host(host) => host.fail(output).await,
-            other => other.close().await,
-        }
-    }
-
-    /// Whether somebody took it away.
-    pub(super) fn is_gone(&self) -> bool {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::Host(host) => host.tunnel().is_gone(),
-            _ => false,
-        }
-    }
-}
 
 /// Brings a lease up: tunnel and proxy, or the file; then it pays by itself until its end.
 pub async fn begin(
@@ -137,6 +84,45 @@ async fn bring_up(
         slot: agreed.slot,
     });
     Ok((running, place))
+}
+
+/// Brings a lease up whose tunnel takes over from another one.
+pub(super) async fn begin_beside(
+    requester: Arc<Requester>,
+    agreed: Agreed,
+    beside: &Beside,
+    bind: Option<IpAddr>,
+    exit_page: Option<ExitPage>,
+) -> Result<(RunningLease, NextTunnel), Failure> {
+    let mut record = agreed.record.clone();
+    let begun = async {
+        let (transport, next) = beside.connect(tunnel_config(&agreed, bind)).await?;
+        let checks = exit_page.is_some();
+        match lease(&requester, &agreed, PaymentPath::Tunnel, checks) {
+            Ok(lease) => Ok((transport, next, lease)),
+            Err(failure) => {
+                next.shutdown().await;
+                Err(failure)
+            }
+        }
+    };
+    match begun.await {
+        Ok((transport, next, lease)) => {
+            let running = RunningLease::start(Drive {
+                requester,
+                lease,
+                record: agreed.record,
+                transport,
+                exit_page,
+                slot: agreed.slot,
+            });
+            Ok((running, next))
+        }
+        Err(failure) => {
+            requester.abandon(&mut record).await?;
+            Err(failure)
+        }
+    }
 }
 
 /// The tunnel, with a local proxy in front of it.

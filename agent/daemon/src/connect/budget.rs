@@ -1,11 +1,10 @@
 //! What a lease can cost at most, and how much of it is paid ahead.
 
-use ipsx_agent_core::provider::ROUND_TRIP;
 use ipsx_agent_core::requester::Wishes;
 use ipsx_market::deal::Deal;
 use ipsx_market::http::OfferView;
 use ipsx_market::search::OfferQuery;
-use ipsx_metering::{Amount, Slices, Usage};
+use ipsx_metering::{Amount, Usage};
 
 use crate::broker::Broker;
 
@@ -30,7 +29,7 @@ pub(super) async fn needed(broker: &Broker, wishes: &Wishes) -> Amount {
 
 /// What is promised before anything is used.
 pub(super) fn ahead(deal: &Deal) -> Amount {
-    Slices::new(&deal.terms(), ROUND_TRIP).first()
+    deal.terms().first_slice()
 }
 
 /// The dearest that one of the offers can become: all of the time, and twice the traffic that its rates carry in it.

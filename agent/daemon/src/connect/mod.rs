@@ -7,8 +7,10 @@ mod dialer;
 mod exit_check;
 mod explain;
 mod export;
+mod place;
 mod recover;
 mod requester;
+mod rotation;
 mod running;
 mod show;
 #[cfg(all(test, feature = "demo"))]
@@ -21,25 +23,31 @@ mod waiting;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipsx_agent_core::requester::Wishes;
 use ipsx_market::request::CounterSource;
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use ipsx_settlement::Connector;
 use ipsx_tunnel_os::ProxyError;
 
+use crate::amount;
 use crate::broker::Broker;
 use crate::cli::{ConnectArgs, PriceArgs};
+use crate::clock::unix_now;
 use crate::config::Settings;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::Network;
 use crate::output::Output;
-use crate::store::Slot;
+use crate::store::{LeaseRecord, Slot};
 use crate::wallet;
+use rotation::Rotation;
 
-pub use bring_up::{Place, begin};
+pub use bring_up::begin;
 pub use exit_check::ExitPage;
 pub use explain::price;
+pub use place::Place;
 pub use recover::end_unfinished;
 pub use requester::{Agreed, Requester, is_over};
 pub use running::{Finished, News, RunningLease};
@@ -53,12 +61,15 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     }
     // Whatever can be found out without the network is found out first.
     let usage = Use::from_args(&args, settings, output)?;
-    usage.check()?;
+    usage.check(args.rotate.is_some())?;
     let requester = open_via(settings, output, usage.connector()).await?;
     let requester = Arc::new(requester.paying_from(args.payer));
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);
+    if args.rotate.is_some() {
+        args.distinct.prepare(&mut wishes.filter.avoid);
+    }
     wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
     let shown = Shown::new(output);
     // Who waits may give up; without that, an interrupt ends the program until the lease begins.
@@ -69,12 +80,36 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
         interrupts,
         shown: &shown,
     });
-    let agreed = requester.agree(slot, &wishes, patience).await?;
+    let bound = requester.sign(slot, &wishes, patience).await?;
     let checked = usage.exit_page().is_some();
-    shown.agreed(&agreed.record);
+    shown.agreed(&bound.record);
     let mut wishes_to_end = early.unwrap_or_else(interrupts);
-    let (mut lease, place) = begin(requester, agreed, usage).await?;
+    let mut record = bound.record.clone();
+    let agreed = tokio::select! {
+        agreed = requester.open(bound) => agreed?,
+        _ = wishes_to_end.recv() => {
+            requester.abandon(&mut record).await?;
+            return Err(not_wanted(&record));
+        }
+    };
+    let rotation = args.rotate.map(|every| Rotation {
+        every: Duration::from_secs(every.into()),
+        distinct: args.distinct,
+        budget: args.budget,
+        wishes,
+        bind: args.bind,
+        exit_page: usage.exit_page().cloned(),
+        data: settings.data.clone(),
+    });
+    let began = Instant::now();
+    let record = agreed.record.clone();
+    let (mut lease, place) = begin(requester.clone(), agreed, usage).await?;
     shown.file(&place);
+    if let Some(rotation) = rotation {
+        let first = rotation::Leased::new(lease, record);
+        let rotating = rotation.begin(requester, place, first, began, &shown);
+        return rotating.run(&mut wishes_to_end, output).await;
+    }
     loop {
         tokio::select! {
             news = lease.news.recv() => match news {
@@ -92,18 +127,45 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
                 // What was promised is on disk: nothing is lost but the last word.
                 _ => {
                     place.close().await?;
-                    return Err(Failure::new(
-                        ExitCode::Interrupted,
-                        "ended without the last word to the provider; the next ipsx command tells the broker",
-                    ));
+                    return Err(unfinished());
                 }
             },
         }
     }
-    let mut outcome = match lease.finished().await {
+    let outcome = match lease.finished().await {
         Ok(finished) => shown.finished(&finished),
         Err(failure) => Err(failure),
     };
+    leave(place, outcome, output).await
+}
+
+fn not_wanted(record: &LeaseRecord) -> Failure {
+    let lost = match record.deal.is_prepaid() {
+        true => format!(
+            "{} was prepaid and is lost",
+            amount::tokens(budget::ahead(&record.deal))
+        ),
+        false => "nothing was paid".into(),
+    };
+    Failure::new(
+        ExitCode::Interrupted,
+        format!("the lease was given up before it began; {lost}"),
+    )
+}
+
+fn unfinished() -> Failure {
+    Failure::new(
+        ExitCode::Interrupted,
+        "ended without the last word to the provider; the next ipsx command tells the broker",
+    )
+}
+
+/// Changes back what the last lease changed on this machine.
+async fn leave(
+    place: Place,
+    mut outcome: Result<(), Failure>,
+    output: &Output,
+) -> Result<(), Failure> {
     if outcome.is_ok() && place.is_gone() {
         outcome = Err(Failure::new(
             ExitCode::Interrupted,
@@ -251,8 +313,8 @@ impl Use {
         }
     }
 
-    /// Whether it can work on this machine, before anything is signed.
-    fn check(&self) -> Result<(), Failure> {
+    /// Whether it can work on this machine, with one lease or with one after the other, before anything is signed.
+    fn check(&self, rotates: bool) -> Result<(), Failure> {
         match self {
             Self::Proxy { listen, .. } => {
                 if !listen.ip().is_loopback() {
@@ -268,7 +330,9 @@ impl Use {
                     })
                 })
             }
-            // Its own preparation has looked.
+            // Its own preparation has looked at the rest.
+            #[cfg(target_os = "linux")]
+            Self::Host { mode, .. } if rotates => mode.check_beside(),
             #[cfg(target_os = "linux")]
             Self::Host { .. } => Ok(()),
             Self::Export { file } => check_writable(file),
@@ -288,12 +352,25 @@ fn wishes(args: &ConnectArgs) -> Wishes {
         max_prices,
         budget: args.budget,
         seconds: args.duration,
+        start: start(args),
         expected_bytes: args.price.expected_traffic,
         counter_source: if exported {
             CounterSource::Provider
         } else {
             CounterSource::Both
         },
+    }
+}
+
+/// When the lease may start.
+fn start(args: &ConnectArgs) -> StartWindow {
+    let Some(ahead) = args.start_in else {
+        return StartWindow::NOW;
+    };
+    let earliest = unix_now().after(ahead.into());
+    StartWindow {
+        earliest,
+        latest: earliest.after(args.start_within.into()),
     }
 }
 

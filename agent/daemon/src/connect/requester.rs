@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal, check_ready};
+use ipsx_market::deal::Deal;
 use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, RequestView, SignDeal};
 use ipsx_market::messages::{EndCause, Ready};
 use ipsx_market::request::{SignedRequest, TunnelKey};
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Address, Amount, Authorization, B256, Signed, TypedData, UnixSeconds};
+use ipsx_metering::{
+    Address, Amount, Authorization, B256, DealProgress, Signed, TypedData, UnixSeconds, Usage,
+    Voucher,
+};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tunnel_core::PrivateKey;
 use rand::RngCore;
@@ -34,6 +38,8 @@ const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
 const KEY_NEEDED_SECS: u64 = 25 * 3_600;
 /// Shortest and longest pause between two looks at whether a provider is ready.
 const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+/// How often, in seconds, it is looked whether a lease that starts later still will.
+const BOOKED_POLL: u64 = 10;
 /// How often a broker that went away while it was handed a signature is asked what became of the deal.
 const OUTCOME_TRIES: u32 = 10;
 
@@ -49,6 +55,13 @@ pub struct Requester {
     pub session: Session,
     /// The records.
     pub store: Store,
+}
+
+/// A lease that is bound.
+pub(super) struct Bound {
+    pub(super) record: LeaseRecord,
+    tunnel_key: PrivateKey,
+    slot: Slot,
 }
 
 /// A lease that can begin.
@@ -114,6 +127,17 @@ impl Requester {
         wishes: &Wishes,
         patience: Option<Patience<'_>>,
     ) -> Result<Agreed, Failure> {
+        let bound = self.sign(slot, wishes, patience).await?;
+        self.open(bound).await
+    }
+
+    /// The first half of this: until the deal is bound.
+    pub(super) async fn sign(
+        &self,
+        slot: Slot,
+        wishes: &Wishes,
+        patience: Option<Patience<'_>>,
+    ) -> Result<Bound, Failure> {
         let tunnel_key = PrivateKey::generate(&mut OsRng);
         let session_key = slot.key(&self.wallet, self.network.info.network);
         let identity = Identity {
@@ -123,30 +147,78 @@ impl Requester {
             channel_salt: B256::ZERO,
             tunnel_key: TunnelKey(B256::new(*tunnel_key.public_key().as_bytes())),
         };
-        let longest = wishes.seconds + patience.as_ref().map_or(0, |patience| patience.seconds);
+        let waits = patience.as_ref().map_or(0, |patience| patience.seconds);
+        let ahead = wishes.start.latest.since(unix_now());
+        let longest = u64::from(wishes.seconds) + u64::from(waits) + ahead;
         let authorization = self.authorization(session_key.address(), longest).await?;
         let proposed = self
             .propose(wishes, &identity, &session_key, patience)
             .await?;
         let mut record = self.record(&proposed, slot.number());
         self.store.put_lease(&record)?;
-        if let Err(failure) = self.bind(&mut record, authorization).await {
+        let prepaid = match record.deal.is_prepaid() {
+            true => Some(self.prepay(&record.deal, &session_key)?),
+            false => None,
+        };
+        let signature = SignDeal {
+            signature: record.requester_signature,
+            authorization,
+            prepaid,
+        };
+        if let Err(failure) = self.bind(&mut record, &signature).await {
             self.abandon(&mut record).await?;
             return Err(failure);
         }
-        let ready = match self.ready(&record).await {
-            Ok(ready) => ready,
-            Err(failure) => {
-                self.abandon(&mut record).await?;
-                return Err(failure);
-            }
-        };
-        Ok(Agreed {
+        Ok(Bound {
             record,
-            ready,
             tunnel_key,
             slot,
         })
+    }
+
+    /// The second half: until the provider is ready.
+    pub(super) async fn open(&self, bound: Bound) -> Result<Agreed, Failure> {
+        let Bound {
+            mut record,
+            tunnel_key,
+            slot,
+        } = bound;
+        match self.ready(&record).await {
+            Ok(ready) => Ok(Agreed {
+                record,
+                ready,
+                tunnel_key,
+                slot,
+            }),
+            Err(failure) => {
+                self.abandon(&mut record).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Signs the voucher for the first slice of a lease that starts later; it is on disk before it leaves.
+    fn prepay(&self, deal: &Deal, session_key: &Wallet) -> Result<Signed<Voucher>, Failure> {
+        let channel_id = deal.channel().id();
+        let mut state = self.store.channel(channel_id)?;
+        let base = state.cumulative();
+        let voucher = Voucher {
+            channel_id,
+            cumulative: base.saturating_add(deal.terms().first_slice()),
+            receipt_hash: B256::ZERO,
+        };
+        let domain = &self.network.info.domain;
+        let voucher = Signed::sign(voucher, domain, session_key.key());
+        state.voucher = Some(voucher.clone());
+        state.answered = None;
+        state.deal = Some(DealProgress {
+            deal_id: deal.id(),
+            base,
+            usage: Usage::default(),
+            vouchers: 1,
+        });
+        self.store.put_channel(channel_id, &state)?;
+        Ok(voucher)
     }
 
     async fn propose(
@@ -217,16 +289,8 @@ impl Requester {
     }
 
     /// Hands in the signature and takes the network's word.
-    async fn bind(
-        &self,
-        record: &mut LeaseRecord,
-        authorization: Option<Signed<Authorization>>,
-    ) -> Result<(), Failure> {
-        let signature = SignDeal {
-            signature: record.requester_signature,
-            authorization,
-        };
-        let bound = match self.session.sign(record.deal.id(), &signature).await {
+    async fn bind(&self, record: &mut LeaseRecord, signature: &SignDeal) -> Result<(), Failure> {
+        let bound = match self.session.sign(record.deal.id(), signature).await {
             // The signature may have arrived: only the network's word says whether the deal is bound.
             Err(BrokerError::Unreachable { .. }) => self.outcome(record).await?,
             answer => answer?,
@@ -256,11 +320,11 @@ impl Requester {
     async fn authorization(
         &self,
         key: Address,
-        seconds: u32,
+        seconds: u64,
     ) -> Result<Option<Signed<Authorization>>, Failure> {
         let (network, payer) = (self.network.info.network, self.payer);
         let contract = &self.network.contract;
-        let end = unix_now().after(u64::from(seconds));
+        let end = unix_now().after(seconds);
         let known = contract
             .signer_valid_to(network, payer, key)
             .await
@@ -303,18 +367,26 @@ impl Requester {
             if is_over(view.status) || unix_now() > record.deal.start_by {
                 return Err(not_started(&view, record.deal.start_by));
             }
+            let ahead = record.deal.starts_at.since(unix_now());
+            if ahead > BOOKED_POLL {
+                tokio::time::sleep(Duration::from_secs(BOOKED_POLL)).await;
+                continue;
+            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(READY_POLL.1);
         }
     }
 
-    /// Ends a lease that never began: nothing was promised.
+    /// Ends a lease that never began.
     pub(super) async fn abandon(&self, record: &mut LeaseRecord) -> Result<(), Failure> {
+        // Nothing, but for what was prepaid.
+        let state = self.store.channel(record.deal.channel().id())?;
+        let usage = record.catch_up(&state);
         let ended = Ended {
             at: unix_now(),
             cause: EndCause::NotStarted,
-            usage: Default::default(),
-            amount: Amount::ZERO,
+            usage,
+            amount: record.paid(),
         };
         record.stage = Stage::Ended;
         record.ended = Some(ended);

@@ -1,6 +1,6 @@
 //! A lease as people watch it: a few lines at its ends, and one line a second in between.
 
-use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipsx_agent_core::requester::{Blame, EndReason, Progress};
 use ipsx_market::http::RequestView;
@@ -13,6 +13,7 @@ use super::explain::price;
 use super::running::{Finished, News};
 use crate::amount;
 use crate::cli::duration;
+use crate::clock::unix_now;
 use crate::exit_code::{ExitCode, Failure};
 use crate::measure::bytes;
 use crate::output::{Output, Style};
@@ -23,7 +24,7 @@ use crate::store::LeaseRecord;
 pub struct Shown<'a> {
     output: &'a Output,
     /// Whether the last line is one that the next second replaces.
-    live: Cell<bool>,
+    live: AtomicBool,
 }
 
 impl<'a> Shown<'a> {
@@ -31,7 +32,7 @@ impl<'a> Shown<'a> {
     pub fn new(output: &'a Output) -> Self {
         Self {
             output,
-            live: Cell::new(false),
+            live: AtomicBool::new(false),
         }
     }
 
@@ -58,7 +59,7 @@ impl<'a> Shown<'a> {
         if self.output.is_live() {
             let left = duration::format(left);
             self.output.redraw(&format!("waiting   {left} left"));
-            self.live.set(true);
+            self.live.store(true, Ordering::Relaxed);
         }
     }
 
@@ -75,6 +76,7 @@ impl<'a> Shown<'a> {
             "prices": deal.prices,
             "budget": deal.budget,
             "seconds": deal.seconds,
+            "starts_at": deal.starts_at,
             "ahead": ahead(deal),
         }));
         let country = record
@@ -87,12 +89,44 @@ impl<'a> Shown<'a> {
         self.output.line(format!("provider  {}", deal.provider));
         self.output
             .line(format!("price     {}", price(&deal.prices)));
+        if deal.is_prepaid() {
+            let wait = deal.starts_at.since(unix_now());
+            self.output.line(format!(
+                "starts    in {}; {} of it is paid now, and lost if you do not come",
+                duration::format(wait),
+                amount::tokens(ahead(deal)),
+            ));
+        }
         self.output.line(format!(
             "at most   {} in {}, {} of it paid ahead",
             amount::tokens(deal.budget),
             duration::format(u64::from(deal.seconds)),
             amount::tokens(ahead(deal)),
         ));
+    }
+
+    /// Another lease has taken over.
+    pub fn rotated(&self, record: &LeaseRecord) {
+        let address = record.deal.exit_address;
+        self.output.json(&json!({
+            "event": "rotated",
+            "deal_id": record.deal.id(),
+            "exit_address": address,
+        }));
+        self.line(format!("rotated   what begins now leaves from {address}"));
+    }
+
+    /// None could.
+    pub fn kept(&self, failure: &Failure) {
+        let reason = &failure.message;
+        self.output
+            .json(&json!({ "event": "not_rotated", "reason": reason }));
+        self.line(format!("kept      the lease goes on: {reason}"));
+    }
+
+    /// Something that changes nothing.
+    pub fn remark(&self, text: &str) {
+        self.output.note(text);
     }
 
     /// The configuration for another client, if there is one: it is needed at once.
@@ -166,7 +200,7 @@ impl<'a> Shown<'a> {
         let text = second_line(self.output, progress);
         if self.output.is_live() {
             self.output.redraw(&text);
-            self.live.set(true);
+            self.live.store(true, Ordering::Relaxed);
         } else {
             self.output.line(text);
         }
@@ -208,7 +242,7 @@ impl<'a> Shown<'a> {
     }
 
     fn line(&self, text: impl AsRef<str>) {
-        if self.live.replace(false) {
+        if self.live.swap(false, Ordering::Relaxed) {
             self.output.redraw_done();
         }
         self.output.line(text);
@@ -237,7 +271,7 @@ pub fn second_line(output: &Output, progress: &Progress) -> String {
 }
 
 /// The failure that an end amounts to, if it does.
-fn judge(finished: &Finished) -> Result<(), Failure> {
+pub(super) fn judge(finished: &Finished) -> Result<(), Failure> {
     let ending = &finished.ending;
     let paid = amount::tokens(ending.report.amount);
     match (ending.reason.blame(), &ending.reason) {

@@ -569,7 +569,7 @@ async fn a_port_in_use_is_found_out_before_anything_is_signed() {
         bind: None,
         exit_page: None,
     };
-    let failure = usage.check().unwrap_err();
+    let failure = usage.check(false).unwrap_err();
     assert_eq!(failure.code, ExitCode::PortInUse);
     assert!(failure.message.contains(&listen.to_string()), "{failure}");
     let open = Use::Proxy {
@@ -577,9 +577,9 @@ async fn a_port_in_use_is_found_out_before_anything_is_signed() {
         bind: None,
         exit_page: None,
     };
-    assert_eq!(open.check().unwrap_err().code, ExitCode::Usage);
+    assert_eq!(open.check(false).unwrap_err().code, ExitCode::Usage);
     let nowhere = Use::Export {
         file: "/nonexistent/lease.conf".into(),
     };
-    assert_eq!(nowhere.check().unwrap_err().code, ExitCode::Usage);
+    assert_eq!(nowhere.check(false).unwrap_err().code, ExitCode::Usage);
 }

@@ -1,12 +1,12 @@
 //! The host's own traffic through a lease.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipsx_settlement::Connector;
 use ipsx_tunnel_os::{
-    ClientConfig, ClientEvent, HostClaim, HostError, HostPlan, HostTraffic, HostTunnel, MARK,
-    ToolError, TunError, TunnelError,
+    ClientConfig, ClientEvent, HostClaim, HostError, HostPlan, HostTraffic, HostTunnel,
+    LONGEST_INTERFACE_NAME, MARK, ToolError, TunError, TunnelError,
 };
 use tokio::sync::mpsc;
 
@@ -21,11 +21,19 @@ use crate::store::make_folder;
 /// How to undo everything, for messages.
 const UNDO: &str = "`ipsx connect --restore` opens it";
 
+/// What ends the name of an interface beside another one.
+const BESIDE: &str = "b";
+
 /// What `--tun` and its options ask for, with the right to do it.
 pub struct TunMode {
+    asked: Asked,
+    claim: HostClaim,
+}
+
+/// What is asked for, whichever lease it is done with.
+struct Asked {
     interface: String,
     args: TunArgs,
-    claim: HostClaim,
     dialer: Arc<MarkedDialer>,
 }
 
@@ -55,17 +63,28 @@ impl TunMode {
             ));
         }
         let dialer = Arc::new(MarkedDialer::new(MARK, claim.pinned()));
-        Ok(Self {
+        let asked = Asked {
             interface: interface.to_owned(),
             args: args.clone(),
-            claim,
             dialer,
-        })
+        };
+        Ok(Self { asked, claim })
+    }
+
+    /// Whether another lease's interface could stand beside this one's.
+    pub(super) fn check_beside(&self) -> Result<(), Failure> {
+        let (name, most) = (&self.asked.interface, LONGEST_INTERFACE_NAME - BESIDE.len());
+        if name.len() <= most {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "--tun {name} is too long a name for --rotate, which needs two; write at most {most} characters"
+        )))
     }
 
     /// How broker and chain are reached meanwhile.
     pub(super) fn connector(&self) -> Connector {
-        Connector::Own(self.dialer.clone())
+        Connector::Own(self.asked.dialer.clone())
     }
 
     /// Shuts the host, brings the tunnel up, and leads the traffic into it.
@@ -73,17 +92,18 @@ impl TunMode {
         self,
         config: ClientConfig,
     ) -> Result<(HostPlace, mpsc::Receiver<ClientEvent>), Failure> {
-        let plan = self.plan(&config);
-        let (claim, names) = (self.claim, self.dialer.names());
-        let traffic = blocking(move || claim.guard(plan, names)).await?;
-        let (tunnel, events) = match HostTunnel::connect(config, &self.interface, MARK).await {
+        let Self { asked, claim } = self;
+        let plan = asked.plan(&config, &asked.interface);
+        let names = asked.dialer.names();
+        let mut traffic = blocking(move || claim.guard(plan, names)).await?;
+        let (tunnel, events) = match HostTunnel::connect(config, &asked.interface, MARK).await {
             Ok(connected) => connected,
             Err(error) => {
                 blocking(move || traffic.withdraw()).await?;
                 return Err(not_connected(error));
             }
         };
-        let (traffic, routed) = blocking(move || {
+        let (mut traffic, routed) = blocking(move || {
             let routed = traffic.route();
             Ok((traffic, routed))
         })
@@ -93,21 +113,26 @@ impl TunMode {
             blocking(move || traffic.withdraw()).await?;
             return Err(failure(error));
         }
+        let shared = Shared {
+            asked,
+            traffic: Mutex::new(traffic),
+        };
         let place = HostPlace {
             tunnel,
-            traffic,
-            is_shut: !self.args.no_kill_switch,
+            shared: Arc::new(shared),
         };
         Ok((place, events))
     }
+}
 
-    fn plan(&self, config: &ClientConfig) -> HostPlan {
+impl Asked {
+    fn plan(&self, config: &ClientConfig, interface: &str) -> HostPlan {
         HostPlan {
-            interface: self.interface.clone(),
+            interface: interface.to_owned(),
             inner_v4: config.inner_v4,
             inner_v6: config.inner_v6,
             gateway: config.gateway_v4,
-            endpoint: config.endpoint,
+            endpoints: vec![config.endpoint],
             control: self.dialer.reached(),
             routes: self.args.route.clone(),
             direct: self.args.direct.clone(),
@@ -120,8 +145,73 @@ impl TunMode {
 /// The host's traffic in a lease, as long as this is kept; dropped, everything holds as it is.
 pub struct HostPlace {
     tunnel: HostTunnel,
-    traffic: HostTraffic,
-    is_shut: bool,
+    shared: Arc<Shared>,
+}
+
+/// What further leases need to take over.
+struct Shared {
+    asked: Asked,
+    traffic: Mutex<HostTraffic>,
+}
+
+impl Shared {
+    /// Changes the host's traffic, on a thread that may wait.
+    async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut HostTraffic) -> Result<T, HostError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let shared = Arc::clone(self);
+        // A change that panicked left a record by which everything is undone.
+        let traffic = move || {
+            change(
+                &mut shared
+                    .traffic
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            )
+        };
+        blocking(traffic).await
+    }
+}
+
+/// Makes tunnels of further leases, beside the one that the host's traffic is in.
+#[derive(Clone)]
+pub(super) struct HostBeside(Arc<Shared>);
+
+/// The tunnel of a further lease, and how the host's traffic is led into it.
+pub(super) struct HostNext {
+    tunnel: HostTunnel,
+    plan: HostPlan,
+}
+
+impl HostBeside {
+    /// Brings a tunnel up, by an interface of its own that nothing goes into yet.
+    pub(super) async fn connect(
+        &self,
+        config: ClientConfig,
+    ) -> Result<(HostNext, mpsc::Receiver<ClientEvent>), Failure> {
+        let (shared, endpoint) = (&self.0, config.endpoint);
+        let base = shared.asked.interface.clone();
+        let interface = shared
+            .change(move |traffic| {
+                traffic.admit(endpoint)?;
+                let beside = format!("{base}{BESIDE}");
+                let is_used = traffic.interface() == Some(base.as_str());
+                Ok(if is_used { beside } else { base })
+            })
+            .await?;
+        let plan = shared.asked.plan(&config, &interface);
+        let connected = HostTunnel::connect(config, &interface, MARK).await;
+        let (tunnel, events) = connected.map_err(not_connected)?;
+        Ok((HostNext { tunnel, plan }, events))
+    }
+}
+
+impl HostNext {
+    /// The tunnel.
+    pub(super) fn tunnel(&self) -> &HostTunnel {
+        &self.tunnel
+    }
 }
 
 impl HostPlace {
@@ -130,10 +220,22 @@ impl HostPlace {
         &self.tunnel
     }
 
+    /// For the leases that come after this one.
+    pub(super) fn beside(&self) -> HostBeside {
+        HostBeside(Arc::clone(&self.shared))
+    }
+
+    /// Leads the host's traffic into the tunnel of another lease, and returns the one before.
+    pub(super) async fn switch(&mut self, next: HostNext) -> Result<HostTunnel, Failure> {
+        let HostNext { tunnel, plan } = next;
+        self.shared.change(|traffic| traffic.switch(plan)).await?;
+        Ok(std::mem::replace(&mut self.tunnel, tunnel))
+    }
+
     /// Ends the tunnel and changes everything back.
     pub(super) async fn close(self) -> Result<(), Failure> {
         // The routes first: nothing should be sent into an interface that is going.
-        blocking(move || self.traffic.restore()).await?;
+        self.shared.change(HostTraffic::restore).await?;
         self.tunnel.shutdown().await;
         Ok(())
     }
@@ -141,7 +243,7 @@ impl HostPlace {
     /// Ends the tunnel of a lease that ended otherwise than its user meant it. With a kill switch everything stays
     /// shut: who relied on the lease does not notice that it is gone.
     pub(super) async fn fail(self, output: &Output) -> Result<(), Failure> {
-        if !self.is_shut {
+        if self.shared.asked.args.no_kill_switch {
             return self.close().await;
         }
         self.tunnel.shutdown().await;

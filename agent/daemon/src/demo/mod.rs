@@ -15,6 +15,7 @@ use std::time::Duration;
 use ipsx_agent_core::requester::{Progress, Wishes};
 use ipsx_market::offer::{Country, Protocol};
 use ipsx_market::request::{CounterSource, Filter};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use ipsx_settlement::Signer;
 use tokio::task::JoinHandle;
@@ -175,6 +176,7 @@ pub(crate) fn wishes(country: Country, seconds: u32) -> Wishes {
         },
         budget: Amount(MAX_PER_SECOND.0 * u128::from(seconds)),
         seconds,
+        start: StartWindow::NOW,
         expected_bytes: 0,
         counter_source: CounterSource::Both,
     }

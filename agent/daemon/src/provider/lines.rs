@@ -75,6 +75,9 @@ fn placed(address: IpAddr, country: Option<&str>, asn: Option<u32>) -> String {
 
 fn lease_line(event: &ProviderEvent) -> String {
     match event {
+        ProviderEvent::LeaseBooked {
+            lease, starts_at, ..
+        } => format!("{} is to start at {starts_at}", short(lease)),
         ProviderEvent::LeaseReady {
             lease,
             exit_address,

@@ -48,6 +48,7 @@ fn deal(salt: u8) -> Deal {
         seconds: 600,
         counter_source: CounterSource::Both,
         sign_by: UnixSeconds(NOON - 60),
+        starts_at: UnixSeconds(NOON - 60),
         start_by: UnixSeconds(NOON),
         salt: B256::repeat_byte(salt),
     }

@@ -7,10 +7,11 @@ use ipsx_market::book::BookLimits;
 use ipsx_market::market::{Market, MarketConfig, Ticket};
 use ipsx_market::request::{CounterSource, Request, SignedRequest, TunnelKey};
 use ipsx_market::resting::RestingLimits;
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Address, Amount, B256, Domain, NetworkId, SecretKey, UnixSeconds};
 
 use crate::{Failed, resident};
-use ipsx_benches::questions::{Question, questions};
+use ipsx_benches::questions::{KINDS, Question, questions};
 use ipsx_benches::spread::{NOW, SEED, Spread};
 
 /// Offers that arrive.
@@ -20,7 +21,7 @@ const OFFERS: usize = 5_000;
 pub(crate) fn measure(requests: usize) -> Result<(), Failed> {
     let mut market = Market::new(config(requests), Vec::new(), NOW);
     let mut spread = Spread::new(SEED);
-    let kinds = questions(&mut spread, requests.div_ceil(20));
+    let kinds = questions(&mut spread, requests.div_ceil(KINDS));
     let kinds = kinds.into_iter().flat_map(|(_, questions)| questions);
     let key = SecretKey::from_bytes(&[1; 32]).ok_or("no key")?;
     // One signature for all: nobody checks it here, and to sign takes longer than all the rest.
@@ -101,6 +102,7 @@ fn request(number: u64, question: Question) -> Request {
         max_prices: question.max_prices,
         budget: Amount(1 << 80),
         seconds: question.seconds,
+        start: StartWindow::NOW,
         expected_bytes: question.gib << 30,
         payer: wallet,
         payer_signer: wallet,

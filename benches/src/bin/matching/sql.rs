@@ -125,6 +125,14 @@ pub(crate) fn select(question: &Question) -> String {
         let (first, last) = (sortable(prefix.network()), sortable(prefix.broadcast()));
         conditions.push(format!("address BETWEEN '{first}' AND '{last}'"));
     }
+    for prefix in &f.avoid.prefixes {
+        let (first, last) = (sortable(prefix.network()), sortable(prefix.broadcast()));
+        conditions.push(format!("address NOT BETWEEN '{first}' AND '{last}'"));
+    }
+    if !f.avoid.asns.is_empty() {
+        let asns: Vec<_> = f.avoid.asns.iter().map(ToString::to_string).collect();
+        conditions.push(format!("asn NOT IN ({})", asns.join(",")));
+    }
     if f.ip_version == IpVersion::V6 {
         conditions.push("v6 = 1".into());
     }

@@ -108,6 +108,23 @@ impl Addresses {
         }
     }
 
+    /// Bitmaps of rows whose addresses begin with the first bits of this one, and of no others. Beyond the longer level
+    /// there are none.
+    pub(super) fn surely_within(&self, address: u128, length: u8) -> Vec<&RoaringBitmap> {
+        let [short, long] = self.lengths;
+        if length == 0 {
+            return vec![&self.all];
+        }
+        if length > long {
+            return Vec::new();
+        }
+        let level = usize::from(length > short);
+        let node = self.lengths[level];
+        let (first, last) = span(head(address, node), node - length);
+        let nodes = self.levels[level].range(first..=last);
+        nodes.map(|(_, set)| set).collect()
+    }
+
     /// The pages that addresses of a long prefix are in, if they are few.
     fn pages(&self, address: u128, length: u8) -> Option<Vec<Part<'_>>> {
         let (first, last) = span(head(address, 64), 64 - length.min(64));

@@ -15,7 +15,7 @@ use roaring::RoaringBitmap;
 
 use super::NoMatch;
 use super::candidates::{Candidates, intersection};
-use super::index::Index;
+use super::index::{AvoidedRows, Index};
 use super::line::Line;
 use super::row::{Rank, Row, RowId, Rows};
 use crate::matching::{Condition, Conditions, Wanted};
@@ -68,6 +68,8 @@ pub(super) struct Search<'b> {
     effort: Effort,
     /// The rows that each condition leaves, in the conditions' order.
     candidates: Vec<Candidates<'b>>,
+    /// Rows that are not worth a look.
+    avoided: AvoidedRows<'b>,
     /// What all of them leave, once somebody wants to know.
     left: OnceCell<Left<'b>>,
 }
@@ -137,6 +139,7 @@ impl<'b> Search<'b> {
             excluded,
             effort,
             candidates: index.candidates(conditions, rows),
+            avoided: index.avoided(conditions.avoided()),
             left: OnceCell::new(),
         }
     }
@@ -194,7 +197,13 @@ impl<'b> Search<'b> {
                     rows.dedup();
                     Left::Few(rows)
                 }
-                _ => Left::Many(intersection(&by_size, self.index.all())),
+                _ => {
+                    let mut rows = intersection(&by_size, self.index.all());
+                    if !self.avoided.is_empty() {
+                        self.avoided.leave(rows.to_mut());
+                    }
+                    Left::Many(rows)
+                }
             }
         })
     }
@@ -219,11 +228,7 @@ impl<'b> Search<'b> {
     fn find(&self, price: Price, free: bool) -> Option<RowId> {
         let by_size = self.by_size();
         let Some(fewest) = by_size.first() else {
-            let fits = |at| self.fits(at, price, free);
-            let found = self.walk(&self.all_lines(free), price, 1, usize::MAX, fits);
-            return found
-                .ok()
-                .and_then(|found| found.first().map(|rank| rank.row));
+            return self.find_anywhere(price, free);
         };
         let few = fewest.at_most() <= self.effort.few;
         let known = self.left.get();
@@ -261,11 +266,29 @@ impl<'b> Search<'b> {
         if walked.is_some() && free && self.lines.free.len() < all {
             probes.insert(0, vec![self.lines.free]);
         }
-        let accepts = |at| is_in_each(at, &probes) && self.fits(at, price, free);
+        let accepts =
+            |at| is_in_each(at, &probes) && !self.avoided.probe(at) && self.fits(at, price, free);
         match self.walk(&lines, price, 1, steps, accepts) {
             Ok(found) => found.first().map(|rank| rank.row),
             Err(_) => self.first_of(self.left().iter(), price, free),
         }
+    }
+
+    /// The first row in order where no condition is indexed.
+    fn find_anywhere(&self, price: Price, free: bool) -> Option<RowId> {
+        let lines = self.all_lines(free);
+        let steps = match self.avoided.are_few_sets() {
+            true => usize::MAX,
+            // So many sets are joined first, unless the cheapest rows are in none.
+            false => self.effort.steps,
+        };
+        let accepts = |at| !self.avoided.probe(at) && self.fits(at, price, free);
+        let found = self.walk(&lines, price, 1, steps, accepts).or_else(|_| {
+            let left = self.left();
+            let accepts = |at| left.contains(at) && self.fits(at, price, free);
+            self.walk(&lines, price, 1, usize::MAX, accepts)
+        });
+        found.ok()?.first().map(|rank| rank.row)
     }
 
     /// How many rows meet all conditions, if one has nothing to do with another.
@@ -273,7 +296,8 @@ impl<'b> Search<'b> {
         let all = u128::from(self.index.all().len().max(1));
         let fraction =
             |rows, some: &&Candidates<'b>| rows * u128::from(some.at_most()).min(all) / all;
-        by_size.iter().fold(all, fraction) as u64
+        let wanted = all.saturating_sub(self.avoided.at_most().into());
+        (by_size.iter().fold(all, fraction) * wanted / all) as u64
     }
 
     /// The first in order of some rows in any order.

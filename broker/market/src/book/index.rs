@@ -5,6 +5,7 @@
 //! each row. That is what lets a prefix of any length be answered from a few bitmaps, and a rate from that of the next
 //! lower threshold.
 
+mod avoided;
 mod lookup;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::offer::{Protocol, Tier};
 use crate::place::{AddressType, City, Country, Measured, Region};
 use crate::ports::has_port;
 use crate::services::ServiceName;
+pub(super) use avoided::AvoidedRows;
 
 const TIERS: [Tier; 3] = [Tier::Web, Tier::WebUdp, Tier::Open];
 /// Ports that few exits open.
@@ -51,6 +53,10 @@ pub(super) struct Index {
     /// By number and name together, which rows share.
     systems: Postings,
     asns: HashMap<u32, Vec<ShareId>>,
+    /// Rows of which the network is not known.
+    no_asn: RoaringBitmap,
+    /// Rows that sell other addresses than the one they were seen at.
+    ranges: RoaringBitmap,
     v4: Addresses,
     v6: Addresses,
     address_types: [RoaringBitmap; AddressType::ALL.len()],
@@ -77,6 +83,8 @@ impl Default for Index {
             cells: HashMap::new(),
             systems: Postings::default(),
             asns: HashMap::new(),
+            no_asn: RoaringBitmap::new(),
+            ranges: RoaringBitmap::new(),
             v4: Addresses::new([8, 16]),
             v6: Addresses::new([16, 32]),
             address_types: Default::default(),
@@ -119,10 +127,15 @@ impl Index {
                 self.cells.entry(cell).or_default().push(row.place);
             }
         }
-        if let Some(asn) = facts.asn()
-            && self.systems.insert(row.system, at, rows)
-        {
-            self.asns.entry(asn).or_default().push(row.system);
+        match facts.asn() {
+            Some(asn) if self.systems.insert(row.system, at, rows) => {
+                self.asns.entry(asn).or_default().push(row.system);
+            }
+            Some(_) => {}
+            None => drop(self.no_asn.insert(at)),
+        }
+        if facts.sold() != facts.address().into() {
+            self.ranges.insert(at);
         }
         let address_of = |at| rows.get(at).map_or(0, |row| bits(row.address));
         self.family(row.address).insert(at, address_of);
@@ -160,6 +173,8 @@ impl Index {
                 forget(&mut self.cells, &point.cell(), row.place);
             }
         }
+        self.no_asn.remove(at);
+        self.ranges.remove(at);
         if self.systems.remove(row.system, at, rows)
             && let Some(asn) = facts.asn()
         {

@@ -3,20 +3,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use ipsx_metering::B256;
 
 use super::Market;
+use crate::avoid::Avoided;
 use crate::book::Listing;
 use crate::request::Filter;
-
-/// The shortest prefixes that are sold as a whole: the smallest that the internet routes, so that what was found out
-/// about the place of one address mostly holds for all.
-const WIDEST_V4: u8 = 24;
-const WIDEST_V6: u8 = 48;
-
-/// Addresses of a prefix that are considered: no offer has more leases.
-const CONSIDERED: usize = 1_024;
+use crate::sold::{addresses, sold_at};
 
 impl Market {
     /// The address that a new lease of an offer leaves from: of the prefix that holds the address where the agent was
@@ -25,27 +18,26 @@ impl Market {
     /// except by chance.
     pub(super) fn exit_address(&self, listing: &Listing, filter: &Filter, seed: B256) -> IpAddr {
         let seen = listing.placement.address;
-        let narrow = |prefix: &&IpNet| {
-            let widest = if seen.is_ipv4() { WIDEST_V4 } else { WIDEST_V6 };
-            prefix.contains(&seen) && prefix.prefix_len() >= widest
-        };
-        let Some(prefix) = listing.offer.prefixes.iter().find(narrow) else {
+        let sold = sold_at(&listing.offer.prefixes, seen);
+        if sold == seen.into() {
             return seen;
-        };
+        }
+        let avoided = Avoided::from(&filter.avoid);
         let wanted = |address: &IpAddr| {
-            filter.prefixes.is_empty() || filter.prefixes.iter().any(|net| net.contains(address))
+            let within = filter.prefixes.iter().any(|net| net.contains(address));
+            (filter.prefixes.is_empty() || within) && !avoided.has_address(*address)
         };
-        let addresses: Vec<IpAddr> = prefix.hosts().take(CONSIDERED).filter(wanted).collect();
+        let addresses: Vec<IpAddr> = addresses(sold).filter(wanted).collect();
         let mut leases: HashMap<IpAddr, usize> = HashMap::new();
         let provider = listing.offer.provider;
-        let sold = self.deals_of(provider);
-        let sold = sold.iter().filter_map(|id| self.deal(*id));
+        let going_on = self.deals_of(provider);
+        let going_on = going_on.iter().filter_map(|id| self.deal(*id));
         let asked = self
             .pending
             .iter()
             .map(|(_, p)| p)
             .filter(|p| p.provider == provider);
-        for address in sold
+        for address in going_on
             .map(|record| record.deal.exit_address)
             .chain(asked.map(|pending| pending.proposal.exit_address))
         {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::super::Answered;
-use super::super::tests::{World, key, offer, placement};
+use super::super::world::{World, key, offer, placement};
 
 /// A market with one offer of these prefixes by provider 1, which was seen at 192.0.2.1.
 fn selling(prefixes: &[&str]) -> World {
@@ -64,5 +64,30 @@ fn only_the_prefix_that_the_agent_was_seen_in_is_sold_and_only_if_it_is_narrow()
         sold(&mut world, 5)
             .iter()
             .all(|address| prefix.contains(address))
+    );
+}
+
+#[test]
+fn no_address_is_sold_that_is_to_be_avoided() {
+    let mut world = selling(&["192.0.2.0/29"]);
+    let avoiding = |text: &str, nonce: u64| {
+        super::super::world::resting(50, nonce, |request| {
+            request.filter.avoid.prefixes = vec![text.parse().unwrap()];
+        })
+    };
+    // The agent was seen at the first of six.
+    for nonce in 1..=4 {
+        world.post(avoiding("192.0.2.0/30", nonce));
+        let (.., proposal) = world.proposals.last().unwrap().clone();
+        let allowed: ipnet::IpNet = "192.0.2.4/30".parse().unwrap();
+        assert!(allowed.contains(&proposal.exit_address), "{proposal:?}");
+        world.accept(1);
+        world.wait(60);
+    }
+    let none = world.post(avoiding("192.0.2.0/29", 5));
+    let refused = world.answers[&none].clone().unwrap_err().to_string();
+    assert!(
+        refused.contains("fails by what is to be avoided"),
+        "{refused}"
     );
 }

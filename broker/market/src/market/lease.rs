@@ -224,6 +224,21 @@ impl Market {
         if over && (aborts || record.provider.is_final()) {
             record.closed_at = Some(now);
         }
+        let (deal_id, provider) = (record.deal_id, record.deal.provider);
+        let channel = record.deal.channel();
+        let forfeited = record.forfeit().cloned();
+        let mut commands = Vec::new();
+        if let Some(voucher) = forfeited {
+            commands.push(Command::Forfeit {
+                channel: Box::new(channel),
+                voucher: Box::new(voucher.clone()),
+            });
+            let message = BrokerMessage::Forfeited { deal_id, voucher };
+            commands.push(Command::Send {
+                provider,
+                message: Box::new(message),
+            });
+        }
         let stored = record.clone();
         if !matches!(stored.status(), DealStatus::Proposed | DealStatus::Agreed) {
             // One unstarted deal less: this payer's resting requests may ask again.
@@ -234,11 +249,10 @@ impl Market {
         } else {
             self.reschedule(id);
         }
-        let provider = stored.deal.provider;
-        let mut commands = vec![Command::Store {
+        commands.push(Command::Store {
             record: Box::new(stored),
             transitions,
-        }];
+        });
         if aborts {
             commands.push(Command::Abort {
                 provider,
@@ -299,31 +313,42 @@ fn forget(index: &mut HashMap<Address, BTreeSet<DealId>>, of: Address, id: DealI
 }
 
 /// What an agent must know of a deal and may have missed: that it is bound, or that it is over.
-pub(super) fn remind(record: &DealRecord) -> Option<Command> {
+pub(super) fn remind(record: &DealRecord) -> Vec<Command> {
     let provider = record.deal.provider;
-    let message = if record.status().is_over() {
-        let cause = record
-            .cause
-            .filter(|_| record.is_bound() && !record.provider.is_final())?;
-        BrokerMessage::EndLease {
-            deal_id: record.deal_id,
-            cause,
-        }
+    let messages = if record.status().is_over() {
+        last_words(record)
     } else {
-        if record.provider != ProviderStatus::Accepted {
-            return None;
-        }
-        BrokerMessage::DealBound {
-            deal: Box::new(record.deal.clone()),
-            requester_signature: record.requester_signature?,
-            outcome: record.outcome.clone()?,
-            reservation: record.reservation.clone()?,
-        }
+        bound(record).into_iter().collect()
     };
-    Some(Command::Send {
+    let send = |message| Command::Send {
         provider,
         message: Box::new(message),
+    };
+    messages.into_iter().map(send).collect()
+}
+
+fn bound(record: &DealRecord) -> Option<BrokerMessage> {
+    if record.provider != ProviderStatus::Accepted {
+        return None;
+    }
+    Some(BrokerMessage::DealBound {
+        deal: Box::new(record.deal.clone()),
+        requester_signature: record.requester_signature?,
+        outcome: record.outcome.clone()?,
+        reservation: record.reservation.clone()?,
     })
+}
+
+fn last_words(record: &DealRecord) -> Vec<BrokerMessage> {
+    let deal_id = record.deal_id;
+    let waits = record.is_bound() && !record.provider.is_final();
+    let Some(cause) = record.cause.filter(|_| waits) else {
+        return Vec::new();
+    };
+    let forfeited = record.prepaid.clone().filter(|_| record.forfeited);
+    let forfeited = forfeited.map(|voucher| BrokerMessage::Forfeited { deal_id, voucher });
+    let end = BrokerMessage::EndLease { deal_id, cause };
+    forfeited.into_iter().chain([end]).collect()
 }
 
 fn state(record: &DealRecord, wanted: &'static str) -> DealRefusal {

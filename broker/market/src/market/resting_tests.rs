@@ -2,7 +2,7 @@
 
 use ipsx_metering::{RequestId, U256};
 
-use super::super::tests::{World, config, key, offer, placement, resting};
+use super::super::world::{World, config, key, offer, placement, resting};
 use super::super::{MarketConfig, RequestFailure};
 use super::*;
 use crate::book::HoldId;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ipsx_metering::{B256, UnixSeconds};
 
-use super::super::tests::{World, config, key, offer, placement, resting};
+use super::super::world::{World, config, key, offer, placement, resting};
 use super::super::{Command, DealRefusal, Market};
 use crate::fleet::ShardId;
 use crate::place::Placement;
@@ -86,7 +86,7 @@ fn a_shard_that_comes_goes_on_with_its_deals_and_sells_nothing_twice() {
     assert_eq!(new.free(), 2, "Germany's alone");
     new.ask(12);
     assert_eq!(new.proposals[0].0, key(2).address());
-    let report = super::super::tests::report(crate::messages::EndCause::Completed);
+    let report = super::super::world::report(crate::messages::EndCause::Completed);
     let ended = new
         .market
         .provider_ended(key(1).address(), deals[0].id(), report, new.now);

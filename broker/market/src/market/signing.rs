@@ -2,7 +2,7 @@
 
 use ipsx_metering::{
     Address, Amount, B256, DealId, OfferId, Reservation, Signature, Signed, TypedData, UnixSeconds,
-    keccak256, verify,
+    Voucher, keccak256, verify,
 };
 
 use super::{Answered, Asker, Command, DealRefusal, Live, Market, Pending, RequestFailure, Ticket};
@@ -10,6 +10,7 @@ use crate::book::{HoldId, NoMatch};
 use crate::check::check_terms;
 use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use crate::http::ProposedDeal;
+use crate::matching::Wanted;
 use crate::messages::BrokerMessage;
 use crate::record::{Cause, DealRecord};
 use crate::request::SignedRequest;
@@ -138,13 +139,14 @@ impl Market {
     }
 
     /// The network's word and reservation are released; the caller has written down that the capacity is promised.
-    /// `paid_before` is what the channel has paid in earlier leases.
+    /// `paid_before` is what the channel has paid in earlier leases, `prepaid` what pays this one's first slice ahead.
     pub fn bind(
         &mut self,
         id: DealId,
         outcome: Signed<Outcome>,
         reservation: Signed<Reservation>,
         paid_before: Amount,
+        prepaid: Option<Signed<Voucher>>,
         now: UnixSeconds,
     ) -> Result<Vec<Command>, DealRefusal> {
         self.may_bind(id, now)?;
@@ -155,6 +157,7 @@ impl Market {
         live.record.outcome = Some(outcome);
         live.record.reservation = Some(reservation);
         live.record.paid_before = paid_before;
+        live.record.prepaid = prepaid;
         let moved = live
             .record
             .requester_becomes(RequesterStatus::Funded, Cause::Funded, now);
@@ -229,7 +232,7 @@ impl Market {
         now: UnixSeconds,
     ) -> Result<Vec<Command>, Box<Unmatched>> {
         let hold = HoldId(self.next_number());
-        let wanted = (&request.message).into();
+        let wanted = Wanted::from(&request.message);
         let mut listing = match self.book.take(hold, &wanted, now, &tried) {
             Ok(listing) => listing,
             Err(why) => {
@@ -241,6 +244,8 @@ impl Market {
                 }));
             }
         };
+        let hours = &listing.offer.weekly_hours;
+        let starts_at = wanted.conditions(now).starts_at(hours).unwrap_or(now);
         let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
         let exit_address = self.exit_address(&listing, &request.message.filter, salt);
         listing.placement.address = exit_address;
@@ -249,7 +254,8 @@ impl Market {
             offer: listing.id,
             exit_address,
             sign_by: now.after(self.config.timers.sign),
-            start_by: now.after(self.config.timers.start),
+            starts_at,
+            start_by: starts_at.after(self.config.timers.start),
             salt,
         };
         let (provider, number) = (listing.offer.provider, self.next_number());
@@ -339,6 +345,8 @@ fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> D
         proposed_at: pending.asked_at,
         outcome: None,
         reservation: None,
+        prepaid: None,
+        forfeited: false,
         paid_before: Amount::ZERO,
         ready: None,
         ready_at: None,

@@ -1,15 +1,17 @@
 //! Which requests an offer may fit, without looking at each: those that ask for its place, by the narrowest thing that
-//! they say of a place, and of these those that pay its price and last as long as it is let.
+//! they say of a place, and of these those that pay its price, last as long as it is let, and do not avoid it.
 //!
 //! Numbers stand in classes, of which each is twice as wide as the one before: that keeps the classes few, and who is left
 //! is checked exactly anyway. A set of numbers is in the order of age.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use ipnet::IpNet;
-use ipsx_metering::Prices;
+use ipsx_metering::{Address, Prices};
 use roaring::RoaringTreemap;
 
+use crate::avoid::Avoid;
 use crate::matching::Facts;
 use crate::place::{AddressType, City, Country, Region};
 use crate::request::{Filter, Request};
@@ -66,6 +68,36 @@ impl Where {
             .into_iter()
             .chain(others.into_iter().flatten())
             .collect()
+    }
+}
+
+/// What a request avoids.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Avoiding {
+    Prefix(IpNet),
+    Asn(u32),
+    /// A network at all, so that one that is not known may be it.
+    SomeAsn,
+    Provider(Address),
+}
+
+impl Avoiding {
+    fn of(avoid: &Avoid) -> impl Iterator<Item = Self> {
+        let prefixes = avoid.prefixes.iter().map(IpNet::trunc).map(Self::Prefix);
+        let asns = avoid.asns.iter().copied().map(Self::Asn);
+        let some_asn = (!avoid.asns.is_empty()).then_some(Self::SomeAsn);
+        let providers = avoid.providers.iter().copied().map(Self::Provider);
+        prefixes.chain(asns).chain(some_asn).chain(providers)
+    }
+
+    /// By what an offer is avoided. One that sells several addresses is not by one prefix alone.
+    fn by(offer: &impl Facts) -> impl Iterator<Item = Self> {
+        let sold = offer.sold();
+        let around = (sold.prefix_len() == sold.max_prefix_len())
+            .then(|| std::iter::successors(Some(sold), IpNet::supernet).map(Self::Prefix));
+        let asn = offer.asn().map_or(Self::SomeAsn, Self::Asn);
+        let provider = Self::Provider(offer.provider());
+        around.into_iter().flatten().chain([asn, provider])
     }
 }
 
@@ -145,6 +177,7 @@ fn types(wanted: &[AddressType]) -> u8 {
 pub(super) struct Index {
     places: HashMap<Where, RoaringTreemap>,
     classes: [Classes; CLASSES],
+    avoiding: HashMap<Avoiding, RoaringTreemap>,
 }
 
 impl Index {
@@ -155,25 +188,28 @@ impl Index {
         for (classes, class) in self.classes.iter_mut().zip(classes_of(request)) {
             classes.insert(class, number);
         }
+        for avoided in Avoiding::of(&request.filter.avoid) {
+            self.avoiding.entry(avoided).or_default().insert(number);
+        }
     }
 
     pub(super) fn remove(&mut self, number: u64, request: &Request) {
         for place in Where::of(&request.filter) {
-            if let Some(set) = self.places.get_mut(&place) {
-                set.remove(number);
-                if set.is_empty() {
-                    self.places.remove(&place);
-                }
-            }
+            take_out(&mut self.places, &place, number);
         }
         for (classes, class) in self.classes.iter_mut().zip(classes_of(request)) {
             classes.remove(class, number);
+        }
+        for avoided in Avoiding::of(&request.filter.avoid) {
+            take_out(&mut self.avoiding, &avoided, number);
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty() && self.classes.iter().all(|classes| classes.0.is_empty())
+        self.places.is_empty()
+            && self.avoiding.is_empty()
+            && self.classes.iter().all(|classes| classes.0.is_empty())
     }
 
     /// Everybody whom an offer of these prices may fit, and some whom it does not.
@@ -205,6 +241,19 @@ impl Index {
         mbit_up.narrow(&mut found, |least| least <= class(up.into()));
         mbit_down.narrow(&mut found, |least| least <= class(down.into()));
         kinds.narrow(&mut found, |wanted| wanted == 0 || wanted & own != 0);
+        if !self.avoiding.is_empty() {
+            let sets = Avoiding::by(offer).filter_map(|by| self.avoiding.get(&by));
+            sets.for_each(|set| found -= set);
+        }
         found
+    }
+}
+
+fn take_out<K: Eq + Hash>(sets: &mut HashMap<K, RoaringTreemap>, key: &K, number: u64) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(number);
+        if set.is_empty() {
+            sets.remove(key);
+        }
     }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::book::tests::histories::{bytes, filter, offer, prices};
 use crate::book::{BookLimits, OfferBook};
-use crate::market::tests::resting;
+use crate::market::world::resting;
 use crate::matching::Wanted;
 use crate::request::Filter;
 
@@ -92,10 +92,10 @@ fn an_offer_meets_only_requests_for_its_place_and_price() {
     offers.watch(true);
     let placement = crate::offer::Placement {
         country: Some("FR".parse().unwrap()),
-        ..crate::market::tests::placement(1)
+        ..crate::market::world::placement(1)
     };
     offers
-        .place(crate::market::tests::offer(1, 100, 1), placement)
+        .place(crate::market::world::offer(1, 100, 1), placement)
         .unwrap();
     // Those for France that pay from 64 on: the class of 100 begins there.
     let expected: Vec<u64> = (201..=240).collect();

@@ -2,6 +2,7 @@
 //!
 //! All of them belong to one lease: ids, signatures and sums agree with each other.
 
+use ipsx_market::avoid::Avoid;
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use ipsx_market::geo::Point;
 use ipsx_market::messages::{
@@ -12,6 +13,7 @@ use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHour
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::place::{AddressType, Measured, Reachability};
 use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, SignedRequest, TunnelKey};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Address, Amount, B256, Close, Connection, ConnectionEnd, ConnectionPage, DealId, Domain,
     NetworkId, PricePerGib, PricePerSecond, Prices, Receipt, Reservation, SecretKey, Signed,
@@ -122,10 +124,19 @@ pub(crate) fn request() -> Request {
             mbit_down: 20,
             max_latency_ms: 80,
             min_reputation: 700,
+            avoid: Avoid {
+                prefixes: vec!["203.0.113.7/32".parse().unwrap()],
+                asns: vec![64_501],
+                providers: vec![Address::repeat_byte(0xee)],
+            },
         },
         max_prices: prices(),
         budget: Amount(1_500_000_000_000_000_000),
         seconds: 3_600,
+        start: StartWindow {
+            earliest: UnixSeconds(1_899_998_500),
+            latest: UnixSeconds(1_899_999_500),
+        },
         expected_bytes: 10_000_000_000,
         payer: requester().address(),
         payer_signer: session_key().address(),
@@ -151,7 +162,8 @@ pub(crate) fn proposal() -> Proposal {
         offer: offer().id(),
         exit_address: "203.0.113.5".parse().unwrap(),
         sign_by: UnixSeconds(1_899_998_020),
-        start_by: UnixSeconds(1_899_998_060),
+        starts_at: UnixSeconds(1_899_998_500),
+        start_by: UnixSeconds(1_899_998_560),
         salt: B256::repeat_byte(0x5a),
     }
 }
@@ -190,6 +202,16 @@ pub(crate) fn signed<T: TypedData>(message: T, key: &SecretKey) -> Signed<T> {
 const PAID_BEFORE: Amount = Amount(100_000_000_000_000_000);
 /// Two seconds at `ceil(budget / seconds)`: how far the voucher is ahead of the receipt.
 const SLICE: Amount = Amount(833_333_333_333_334);
+
+/// What pays the first slice of the lease ahead.
+pub(crate) fn prepaid() -> Signed<Voucher> {
+    let voucher = Voucher {
+        channel_id: deal().channel().id(),
+        cumulative: PAID_BEFORE.saturating_add(deal().terms().first_slice()),
+        receipt_hash: B256::ZERO,
+    };
+    signed(voucher, &session_key())
+}
 
 pub(crate) fn receipt() -> Signed<Receipt> {
     let due = prices().due(&usage()).unwrap();
@@ -460,6 +482,13 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             M::ReservationRefused {
                 deal_id: deal_id(),
                 reason: "the deposit covers no more".into(),
+            },
+        ),
+        (
+            "forfeited",
+            M::Forfeited {
+                deal_id: deal_id(),
+                voucher: prepaid(),
             },
         ),
         (

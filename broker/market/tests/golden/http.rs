@@ -213,6 +213,7 @@ fn sign_deal() -> SignDeal {
     SignDeal {
         signature: examples::signed_hash(&deal, &examples::requester()),
         authorization: Some(examples::signed(authorization, &examples::requester())),
+        prepaid: Some(examples::prepaid()),
     }
 }
 

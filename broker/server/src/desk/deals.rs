@@ -192,6 +192,11 @@ impl Desk {
                     && record.status() == DealStatus::Proposed
                     && record.requester_signature == Some(body.signature)
             });
+            if let Some(record) = books.market.deal(id) {
+                let domain = self.operator.domain();
+                let prepaid = record.deal.check_prepaid(body.prepaid.as_ref(), &domain);
+                prepaid.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
+            }
             if books.funding.contains(&id) {
                 return Err(DeskError::BeingFunded(id));
             }
@@ -204,7 +209,10 @@ impl Desk {
             self.begin(&mut books, Step::default(), commands, now).await
         };
         let bound = match signed.await {
-            Ok(()) => self.fund(id, body.authorization.as_ref()).await,
+            Ok(()) => {
+                self.fund(id, body.authorization.as_ref(), body.prepaid)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let outcome = if bound.is_ok() { "released" } else { "refused" };

@@ -60,6 +60,7 @@ impl Desk {
         &self,
         id: DealId,
         authorization: Option<&Signed<Authorization>>,
+        prepaid: Option<Signed<Voucher>>,
     ) -> Result<BoundDeal, DeskError> {
         let record = {
             let books = self.books().await?;
@@ -71,14 +72,27 @@ impl Desk {
         let view = self.look_up(channel.payer, Some(&channel)).await?;
         let chain = view.channel;
         let voucher = self.vouchers.latest(channel.id());
-        let paid_before = voucher.unwrap_or_default().max(view.claimed);
+        let known = voucher.unwrap_or_default().max(view.claimed);
+        let paid_before = match &prepaid {
+            // Of what it has paid to a provider that is away, the payer knows more.
+            Some(first) => record
+                .deal
+                .paid_before(&first.message)
+                .filter(|paid| *paid >= known),
+            None => Some(known),
+        };
+        let paid_before = paid_before.ok_or_else(|| {
+            let least = known.saturating_add(record.deal.terms().first_slice());
+            DeskError::Voucher(format!("the prepaid one must promise {least} at least"))
+        })?;
 
         let mut books = self.books().await?;
         let now = clock::now();
         let mut record = books.market.may_bind(id, now)?.clone();
         record.paid_before = paid_before;
         let capacity = record.capacity(paid_before);
-        let valid_until = reservation_end(&chain, record.deal.seconds.into(), now);
+        let wait = record.deal.starts_at.since(now);
+        let valid_until = reservation_end(&chain, wait + u64::from(record.deal.seconds), now);
         let reserved = books
             .ledger
             .reserve(&channel, capacity, valid_until, &chain);
@@ -97,7 +111,7 @@ impl Desk {
         };
         let commands = books
             .market
-            .bind(id, outcome, reservation, paid_before, now)?;
+            .bind(id, outcome, reservation, paid_before, prepaid, now)?;
         let done = self.begin(&mut books, step, commands, now).await;
         drop(books);
         done.await?;
@@ -232,6 +246,14 @@ impl Desk {
             return Err(DeskError::Invalid(format!(
                 "deal {id} is not over; its channel can't be closed"
             )));
+        }
+        // What was forfeited may not have reached the provider: its vouchers here are claimed for it all the same.
+        let known = self.vouchers.latest(channel.id()).unwrap_or_default();
+        if close.message.cumulative < known {
+            let cumulative = close.message.cumulative;
+            let reason =
+                format!("the channel has paid {known}: it can't be closed at {cumulative}");
+            return Err(DeskError::Invalid(reason));
         }
         let freed = books.ledger.close(&channel, close, &self.operator.domain());
         let freed = freed.map_err(|fault| DeskError::Invalid(fault.to_string()))?;

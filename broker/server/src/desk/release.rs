@@ -9,7 +9,7 @@ use ipsx_market::market::Command;
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
-use ipsx_metering::{Address, Channel, Reservation, Signed, UnixSeconds};
+use ipsx_metering::{Address, Channel, Reservation, Signed, UnixSeconds, Voucher};
 use ipsx_settlement::{StoreError as VouchersError, VoucherStore};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -34,6 +34,8 @@ pub(super) struct Step {
     pub(super) entries: Vec<Entry>,
     /// A promise that the vouchers' store has to know before anybody else.
     pub(super) reservation: Option<(Channel, Signed<Reservation>)>,
+    /// Vouchers that the vouchers' store has to know before the rest is written: of these there is no other copy that counts.
+    pub(super) forfeited: Vec<(Channel, Signed<Voucher>)>,
     /// Said in this order.
     pub(super) effects: Vec<Effect>,
 }
@@ -46,14 +48,15 @@ impl Step {
             Effect::Answer(_, answer) => answer.is_err(),
             Effect::Report(..) | Effect::ReportRequest(_) => false,
         };
-        self.entries.is_empty() && self.reservation.is_none() && self.effects.iter().all(light)
+        let written = self.entries.len() + self.forfeited.len();
+        written == 0 && self.reservation.is_none() && self.effects.iter().all(light)
     }
 }
 
 /// A step in line.
 pub(super) struct Queued {
     written: Option<Asked<()>>,
-    vouchers: Option<Vouchers>,
+    vouchers: Vec<Vouchers>,
     effects: Vec<Effect>,
     done: oneshot::Sender<Result<(), DeskError>>,
 }
@@ -122,6 +125,9 @@ impl Desk {
                     step.entries.push(books.request_entry(record.clone()));
                     step.effects.push(Effect::ReportRequest(record));
                 }
+                Command::Forfeit { channel, voucher } => {
+                    step.forfeited.push((*channel, *voucher));
+                }
                 Command::Answer { ticket, answer } => {
                     if let Some(waiting) = books.answers.remove(&ticket) {
                         step.effects.push(Effect::Answer(waiting, answer));
@@ -172,14 +178,25 @@ impl Desk {
             }
         };
         entries.extend(step.entries);
+        let mut vouchers = Vec::new();
+        for (channel, voucher) in step.forfeited {
+            let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());
+            let kept = keep_forfeited(store, room, channel, voucher).await;
+            vouchers.push(tokio::spawn(async move { kept }));
+        }
         let written = match entries.is_empty() {
             true => None,
             false => Some(self.store.ask(Entries(entries)).await),
         };
-        let vouchers = step.reservation.map(|(channel, reservation)| {
+        if let Some((channel, reservation)) = step.reservation {
             let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());
-            tokio::spawn(keep_reservation(store, room, channel, reservation))
-        });
+            vouchers.push(tokio::spawn(keep_reservation(
+                store,
+                room,
+                channel,
+                reservation,
+            )));
+        }
         let queued = Queued {
             written,
             vouchers,
@@ -209,12 +226,12 @@ impl Desk {
     async fn kept(
         &self,
         written: Option<Asked<()>>,
-        vouchers: Option<Vouchers>,
+        vouchers: Vec<Vouchers>,
     ) -> Result<(), DeskError> {
         if let Some(written) = written {
             self.durable(written.written().await.map_err(DeskError::Store))?;
         }
-        if let Some(vouchers) = vouchers {
+        for vouchers in vouchers {
             let kept = vouchers.await.map_err(|_| DeskError::Stopped);
             self.durable(kept.and_then(|kept| kept.map_err(DeskError::Vouchers)))?;
         }
@@ -247,6 +264,29 @@ async fn keep_reservation(
     let mut wanted = None;
     loop {
         match store.reserve(&channel, &reservation).await {
+            Err(VouchersError::Full(path)) => {
+                wanted.get_or_insert_with(|| room.want(&path.display().to_string()));
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Keeps what an absent requester has prepaid, in the same way. Its signature was checked when the deal was bound.
+async fn keep_forfeited(
+    store: Arc<VoucherStore>,
+    room: Room,
+    channel: Channel,
+    voucher: Signed<Voucher>,
+) -> Result<(), VouchersError> {
+    let mut wanted = None;
+    loop {
+        let kept = match store.add_channel(&channel).await {
+            Ok(()) => store.accept(&voucher).await.map(drop),
+            failed => failed,
+        };
+        match kept {
             Err(VouchersError::Full(path)) => {
                 wanted.get_or_insert_with(|| room.want(&path.display().to_string()));
                 tokio::time::sleep(AGAIN).await;

@@ -125,6 +125,8 @@ fn record(number: u8) -> DealRecord {
         proposed_at: UnixSeconds(NOW.0 + u64::from(number)),
         outcome: None,
         reservation: None,
+        prepaid: None,
+        forfeited: false,
         paid_before: Amount::ZERO,
         ready: None,
         ready_at: None,

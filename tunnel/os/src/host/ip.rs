@@ -58,13 +58,29 @@ impl Family {
 /// Leads the plan's traffic into its interface, by the routing table `mark`, unless it is marked so.
 pub(super) fn apply(mark: u32, plan: &HostPlan) -> Result<(), HostError> {
     for &family in Family::all() {
-        let lines = commands(mark, plan, family);
+        let mut lines = routes(mark, plan, family);
+        lines.extend(rules_for(mark, plan, family));
         IP.run(&[family.option(), "-batch", "-"], &lines.join("\n"))?;
     }
     Ok(())
 }
 
-fn commands(mark: u32, plan: &HostPlan, family: Family) -> Vec<String> {
+/// Leads the traffic of one plan into the interface of another, to the same destinations. There is a route at any time.
+pub(super) fn switch(mark: u32, before: &HostPlan, plan: &HostPlan) -> Result<(), HostError> {
+    for &family in Family::all() {
+        let mut lines = routes(mark, plan, family);
+        if before.inner_v6.is_some() && plan.inner_v6.is_none() && family == Family::V6 {
+            let old = &before.interface;
+            let destinations = destinations(plan, family).into_iter();
+            lines
+                .extend(destinations.map(|to| format!("route delete {to} dev {old} table {mark}")));
+        }
+        IP.run(&[family.option(), "-batch", "-"], &lines.join("\n"))?;
+    }
+    Ok(())
+}
+
+fn routes(mark: u32, plan: &HostPlan, family: Family) -> Vec<String> {
     let interface = &plan.interface;
     let mut lines = Vec::new();
     let address = match family {
@@ -80,30 +96,32 @@ fn commands(mark: u32, plan: &HostPlan, family: Family) -> Vec<String> {
         lines.push(format!("address add {address} dev {interface}{nodad}"));
     }
     lines.push(format!("link set dev {interface} up"));
-    let everything = ["default".to_owned()];
-    let named: Vec<String> = plan
-        .routes
-        .iter()
-        .filter(|net| family.of(net))
-        .map(|net| net.trunc().to_string())
-        .collect();
-    let destinations = if plan.takes_everything() {
-        &everything[..]
-    } else {
-        &named[..]
-    };
-    for destination in destinations {
-        if address.is_some() {
-            lines.push(format!(
-                "route add {destination} dev {interface} table {mark}"
-            ));
-        }
+    for destination in destinations(plan, family) {
         if plan.kill_switch || address.is_none() {
             lines.push(format!(
-                "route add unreachable {destination} table {mark} metric {LAST_METRIC}"
+                "route replace unreachable {destination} table {mark} metric {LAST_METRIC}"
+            ));
+        }
+        if address.is_some() {
+            lines.push(format!(
+                "route replace {destination} dev {interface} table {mark}"
             ));
         }
     }
+    lines
+}
+
+/// What goes into the interface.
+fn destinations(plan: &HostPlan, family: Family) -> Vec<String> {
+    if plan.takes_everything() {
+        return vec!["default".to_owned()];
+    }
+    let named = plan.routes.iter().filter(|net| family.of(net));
+    named.map(|net| net.trunc().to_string()).collect()
+}
+
+fn rules_for(mark: u32, plan: &HostPlan, family: Family) -> Vec<String> {
+    let mut lines = Vec::new();
     for net in plan.direct.iter().filter(|net| family.of(net)) {
         let net = net.trunc();
         lines.push(format!("rule add priority {DIRECT} to {net} lookup main"));
@@ -216,7 +234,7 @@ mod tests {
             inner_v4: "10.98.0.2".parse().unwrap(),
             inner_v6: None,
             gateway: "10.98.0.1".parse().unwrap(),
-            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            endpoints: vec!["192.0.2.1:51820".parse().unwrap()],
             control: Vec::new(),
             routes: Vec::new(),
             direct: vec!["192.168.1.0/24".parse().unwrap()],
@@ -232,21 +250,21 @@ mod tests {
     #[test]
     fn ipv6_goes_through_a_lease_that_carries_it_and_nowhere_else_if_not() {
         let mut plan = plan();
-        let without = commands(7, &plan, Family::V6);
-        assert!(has(&without, "route add unreachable default table 7"));
-        assert!(!has(&without, "route add default") && !has(&without, "address add"));
+        let without = routes(7, &plan, Family::V6);
+        assert!(has(&without, "route replace unreachable default table 7"));
+        assert!(!has(&without, "route replace default") && !has(&without, "address add"));
         plan.inner_v6 = Some("fd98::2".parse().unwrap());
-        let with = commands(7, &plan, Family::V6);
+        let with = routes(7, &plan, Family::V6);
         assert!(has(&with, "address add fd98::2/128 dev lease0 nodad"));
-        assert!(has(&with, "route add default dev lease0 table 7"));
+        assert!(has(&with, "route replace default dev lease0 table 7"));
         assert!(!has(&with, "unreachable"));
         plan.kill_switch = true;
-        assert!(has(&commands(7, &plan, Family::V6), "unreachable"));
+        assert!(has(&routes(7, &plan, Family::V6), "unreachable"));
     }
 
     #[test]
     fn what_stays_outside_is_decided_before_the_tunnel() {
-        let lines = commands(7, &plan(), Family::V4);
+        let lines = rules_for(7, &plan(), Family::V4);
         let priority = |word: &str| -> u32 {
             let line = lines.iter().find(|line| line.contains(word)).unwrap();
             let number = line.split("priority ").nth(1).unwrap();
@@ -255,7 +273,7 @@ mod tests {
         let direct = priority("to 192.168.1.0/24 lookup main");
         assert!(direct < priority("suppress_prefixlength 0"));
         assert!(priority("suppress_prefixlength 0") < priority("not fwmark 7 lookup 7"));
-        assert!(!has(&commands(7, &plan(), Family::V6), "192.168"));
+        assert!(!has(&rules_for(7, &plan(), Family::V6), "192.168"));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Resolver {
 
     /// Makes the host ask `gateway`.
     pub(super) fn apply(&self, interface: &str, gateway: Ipv4Addr) -> Result<(), HostError> {
-        let content = format!("{FIRST_LINE}\nnameserver {gateway}\n");
+        let content = content(gateway);
         let (file, written) = match self {
             Self::Kept => return Ok(()),
             Self::Resolved => return tell_resolved(interface, gateway),
@@ -122,6 +122,22 @@ impl Resolver {
             file: file.clone(),
             source,
         })
+    }
+
+    /// Makes the host ask another gateway than the one that it was told, unless somebody else has written the file since.
+    pub(super) fn follow(&self, interface: &str, gateway: Ipv4Addr) -> Result<(), HostError> {
+        match self {
+            Self::Replaced { file }
+            | Self::Overwritten { file, .. }
+            | Self::Created { file, .. }
+                if is_ours(file) =>
+            {
+                let written = overwrite(file, content(gateway).as_bytes());
+                written.map_err(|source| HostError::file("write", file, source))
+            }
+            Self::Resolved => tell_resolved(interface, gateway),
+            _ => Ok(()),
+        }
     }
 
     /// Undoes [`apply`](Self::apply), as far as it came, unless somebody else has written the file since.
@@ -177,6 +193,10 @@ fn is_mount(file: &Path) -> bool {
             .nth(4)
             .is_some_and(|at| Path::new(at) == file)
     })
+}
+
+fn content(gateway: Ipv4Addr) -> String {
+    format!("{FIRST_LINE}\nnameserver {gateway}\n")
 }
 
 fn is_ours(file: &Path) -> bool {

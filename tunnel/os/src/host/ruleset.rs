@@ -158,14 +158,16 @@ fn answers(mark: u32) -> Vec<Rule> {
 
 fn output(mark: u32, plan: &HostPlan) -> Vec<Rule> {
     let tunnel = &plan.interface;
-    let mut rules = vec![
-        Rule::new().meta("oifname", json!("lo")).accept(),
-        Rule::new()
-            .meta("mark", json!(mark))
-            .address("daddr", plan.endpoint.ip())
-            .payload("udp", "dport", json!(plan.endpoint.port()))
-            .accept(),
-    ];
+    let mut rules = vec![Rule::new().meta("oifname", json!("lo")).accept()];
+    for endpoint in &plan.endpoints {
+        rules.push(
+            Rule::new()
+                .meta("mark", json!(mark))
+                .address("daddr", endpoint.ip())
+                .payload("udp", "dport", json!(endpoint.port()))
+                .accept(),
+        );
+    }
     for control in &plan.control {
         rules.push(
             Rule::new()

@@ -19,7 +19,7 @@ use hyper::{
     upgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 
 use super::{OpenError, ProxyConfig, Target, open, relay};
 use crate::client::{ClientTunnel, ConnectError, ResolveError, TunnelStream};
@@ -45,11 +45,12 @@ type Accepted = Arc<Mutex<Option<(upgrade::OnUpgrade, TunnelStream)>>>;
 pub(super) async fn serve(
     stream: TcpStream,
     config: &ProxyConfig,
-    tunnel: ClientTunnel,
+    in_use: watch::Receiver<ClientTunnel>,
 ) -> io::Result<()> {
     let accepted = Accepted::default();
     let service = service_fn(|request| {
-        let (tunnel, accepted) = (tunnel.clone(), Arc::clone(&accepted));
+        // A program may send requests over one connection for longer than a tunnel is in use.
+        let (tunnel, accepted) = (in_use.borrow().clone(), Arc::clone(&accepted));
         async move { Ok::<_, Infallible>(answer(request, &tunnel, &accepted).await) }
     });
     server::Builder::new()

@@ -8,6 +8,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     time::timeout,
 };
 
@@ -43,19 +44,20 @@ enum Request {
 pub(super) async fn serve(
     mut stream: TcpStream,
     config: &ProxyConfig,
-    tunnel: &ClientTunnel,
+    in_use: watch::Receiver<ClientTunnel>,
 ) -> io::Result<()> {
     let request = match timeout(config.request_timeout, read_request(&mut stream)).await {
         Ok(request) => request?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
+    let tunnel = in_use.borrow().clone();
     let target = match request {
         Ok(Request::Connect(target)) => target,
-        Ok(Request::Associate) => return associate::serve(stream, tunnel).await,
+        Ok(Request::Associate) => return associate::serve(stream, &tunnel).await,
         Err(Some(reply)) => return refuse(stream, reply).await,
         Err(None) => return stream.shutdown().await,
     };
-    match open(tunnel, target).await {
+    match open(&tunnel, target).await {
         Ok(inside) => {
             write_reply(&mut stream, Reply::Succeeded).await?;
             relay(inside, stream).await

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal};
 use ipsx_market::offer::{Capacity, Protocols, Tier, WeeklyHours};
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Address, Amount, B256, Domain, NetworkId, OfferId, PricePerGib, PricePerSecond, Prices,
     Reservation, SecretKey, Signed, UnixSeconds, keccak256,
@@ -132,6 +133,7 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
         max_prices: terms().prices,
         budget: Amount(budget),
         seconds,
+        start: StartWindow::NOW,
         expected_bytes: 0,
         payer: requester().address(),
         payer_signer: payer_signer().address(),
@@ -144,12 +146,14 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
 }
 
 pub(crate) fn proposal(request: Request, offer: OfferId, now: Now) -> Proposal {
+    let starts_at = request.start.earliest.max(now.unix);
     Proposal {
         request: SignedRequest::sign(request, &network().domain, &requester(), &payer_signer()),
         offer,
         exit_address: EXIT,
         sign_by: now.unix.after(30),
-        start_by: now.unix.after(90),
+        starts_at,
+        start_by: starts_at.after(90),
         salt: B256::repeat_byte(0x5a),
     }
 }

@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use ipsx_market::deal::Binding;
+use ipsx_market::deal::Deal;
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::payment::PayerMessage;
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, B256, PricePerGib, Prices, Signed, TypedData, Voucher};
 use ipsx_tunnel_core::Gate;
 
@@ -457,4 +459,85 @@ fn a_refused_offer_is_tried_again_later() {
     assert_eq!(world.offer, None);
     world.run(Duration::from_secs(61));
     assert_eq!(world.offer, Some(offer));
+}
+
+/// A deal that starts in ten minutes, bound.
+fn booked(world: &mut World) -> Deal {
+    let earliest = world.now.unix.after(600);
+    let mut ahead = request(60, 100_000);
+    ahead.start = StartWindow {
+        earliest,
+        latest: earliest,
+    };
+    let deal = world.propose(ahead).unwrap();
+    assert!(deal.is_prepaid());
+    world.bind(&deal, deal.budget.0);
+    deal
+}
+
+#[test]
+fn the_peer_of_a_lease_that_starts_later_is_opened_then() {
+    let mut world = world();
+    let deal = booked(&mut world);
+    let is_booked = |event: &ProviderEvent| matches!(event, ProviderEvent::LeaseBooked { starts_at, .. } if *starts_at == deal.starts_at);
+    assert!(world.events.iter().any(is_booked));
+    world.run(Duration::from_secs(594));
+    assert!(!world.open.contains_key(&deal.id()));
+    world.run(Duration::from_secs(2));
+    assert!(world.open[&deal.id()]);
+    let report = world.run_to_end(&deal, 3 * MINUTE);
+    assert_eq!((report.cause, report.usage.secs), (EndCause::Completed, 60));
+}
+
+#[test]
+fn what_an_absent_requester_has_prepaid_is_kept() {
+    let mut world = world();
+    let deal = booked(&mut world);
+    world.weather.payer_pays = false;
+    world.run(Duration::from_secs(600 + 90));
+    let voucher = Voucher {
+        channel_id: deal.channel().id(),
+        cumulative: deal.terms().first_slice(),
+        receipt_hash: B256::ZERO,
+    };
+    let voucher = Signed::sign(voucher, &network().domain, &payer_signer());
+    let (deal_id, cause) = (deal.id(), EndCause::NotStarted);
+    for message in [
+        BrokerMessage::Forfeited {
+            deal_id,
+            voucher: voucher.clone(),
+        },
+        BrokerMessage::EndLease { deal_id, cause },
+    ] {
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+    }
+    assert_eq!(world.disk.channels[&deal.channel().id()].voucher, voucher);
+    let report = world.run_to_end(&deal, MINUTE);
+    assert_eq!(report.amount, Amount::ZERO);
+    assert!(!world.open[&deal.id()]);
+}
+
+#[test]
+fn a_requester_that_gives_up_before_the_start_has_prepaid_too() {
+    let mut world = world();
+    let deal = booked(&mut world);
+    world.run(MINUTE);
+    let voucher = Voucher {
+        channel_id: deal.channel().id(),
+        cumulative: deal.terms().first_slice(),
+        receipt_hash: B256::ZERO,
+    };
+    let voucher = Signed::sign(voucher, &network().domain, &payer_signer());
+    let deal_id = deal.id();
+    let cause = EndCause::RequesterEnded;
+    for message in [
+        BrokerMessage::Forfeited { deal_id, voucher },
+        BrokerMessage::EndLease { deal_id, cause },
+    ] {
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+    }
+    assert!(world.disk.channels.contains_key(&deal.channel().id()));
+    assert!(world.provider.is_idle() && !world.open.contains_key(&deal_id));
 }

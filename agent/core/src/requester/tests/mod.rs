@@ -12,6 +12,7 @@ use ipsx_market::deal::{Deal, Proposal, ProviderTerms};
 use ipsx_market::http::ProposedDeal;
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Address, Amount, B256, Domain, NetworkId, PricePerGib, PricePerSecond, Prices, SecretKey,
     Signed, TypedData, UnixSeconds,
@@ -75,6 +76,7 @@ fn wishes(seconds: u32) -> Wishes {
         max_prices: prices(),
         budget: Amount(u128::from(seconds) * 1_000 * 5),
         seconds,
+        start: StartWindow::NOW,
         expected_bytes: 0,
         counter_source: CounterSource::Both,
     }
@@ -121,6 +123,7 @@ fn deal(request: &Request) -> Deal {
         offer: offer.id(),
         exit_address: EXIT,
         sign_by: NOW.after(10),
+        starts_at: NOW,
         start_by: NOW.after(60),
         salt: B256::repeat_byte(3),
     };

@@ -33,6 +33,7 @@ fn lease(number: u8) -> LeaseRecord {
         seconds: 60,
         counter_source: CounterSource::Both,
         sign_by: UnixSeconds(1),
+        starts_at: UnixSeconds(1),
         start_by: UnixSeconds(2),
         salt: B256::ZERO,
     };

@@ -14,6 +14,7 @@ use ipsx_market::messages::Ready;
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest};
 use ipsx_market::sealed::{Direction, FrameSealer};
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Amount, Authorization, B256, ChannelState, DealId, EndCause, PayerEvent, PayerMeter, Prices,
     ServiceProof, Signed, TypedData, UnixSeconds, Voucher,
@@ -106,6 +107,7 @@ impl Requester {
             max_prices: self.prices,
             budget: Amount(self.budget_per_second * u128::from(seconds)),
             seconds,
+            start: StartWindow::NOW,
             expected_bytes: 0,
             payer: self.wallet.address(),
             payer_signer: self.session_key.address(),
@@ -128,6 +130,7 @@ impl Requester {
         let signed = SignDeal {
             signature: self.wallet.sign_hash(proposed.deal.signing_hash(&domain)),
             authorization: (!self.authorized).then(|| self.authorization()),
+            prepaid: None,
         };
         let bound = self.session.sign(proposed.deal_id, &signed).await.unwrap();
         assert!(bound.reservation.is_some(), "{:?}", bound.outcome);

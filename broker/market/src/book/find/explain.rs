@@ -53,12 +53,14 @@ impl Search<'_> {
             let unmet = self.unmet(self.rows.get(at)?, at)?;
             unmet.filter(|unmet| Some(*unmet) > met)
         };
+        // Whoever meets nothing more than these is not left.
+        let met_all = by_size.len() == self.candidates.len();
+        if met_all && (self.avoided.is_empty() || met >= Some(Condition::Avoided)) {
+            return self.left().iter().find_map(later);
+        }
         let Some((fewest, others)) = by_size.split_first() else {
             return self.index.all().iter().find_map(later);
         };
-        if by_size.len() == self.candidates.len() {
-            return self.left().iter().find_map(later);
-        }
         if fewest.at_most() <= self.effort.few {
             let probes = self.probes(others.iter().copied());
             let rows = fewest.rows().into_iter();

@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use ipsx_metering::Address;
+
 use super::{Row, Rows};
 use crate::geo::Direction;
 use crate::matching::{Facts, Placed};
 use crate::offer::{PortRange, Protocols, Tier, WeeklyHours};
 use crate::place::{AddressType, City, Country, Measured, Region};
 use crate::services::ServiceName;
+use crate::sold::sold_at;
 
 /// A row with what it shares.
 pub(in crate::book) struct RowFacts<'r> {
@@ -16,8 +20,16 @@ pub(in crate::book) struct RowFacts<'r> {
 }
 
 impl Placed for RowFacts<'_> {
+    fn provider(&self) -> Address {
+        self.row.provider
+    }
+
     fn address(&self) -> IpAddr {
         self.row.address
+    }
+
+    fn sold(&self) -> IpNet {
+        sold_at(self.row.prefixes(), self.row.address)
     }
 
     fn country(&self) -> Option<Country> {

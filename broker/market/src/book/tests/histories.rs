@@ -9,6 +9,7 @@ use super::super::find::Effort;
 use super::super::{BookLimits, HoldId, OfferBook, Position, Slot};
 use super::model::Model;
 use super::{NOW, provider};
+use crate::avoid::Avoid;
 use crate::evidence::{Evidence, TypeEvidence, TypeRule};
 use crate::geo::Point;
 use crate::matching::Wanted;
@@ -16,6 +17,7 @@ use crate::offer::{Capacity, Offer, Placement, Protocol, Protocols, Tier, Weekly
 use crate::place::{AddressType, City, Country, Measured, Region};
 use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
+use crate::start::StartWindow;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -23,7 +25,7 @@ enum Step {
     Measure(usize, Placement),
     Withdraw(usize, u8),
     WithdrawAll(u8),
-    Take(Filter, Prices, u32, u64, bool),
+    Take(Filter, Prices, u32, StartWindow, u64, bool),
     Release(usize),
     Wait(u64),
     Search(Filter, Prices, u64),
@@ -48,9 +50,41 @@ fn country() -> impl Strategy<Value = Country> {
 }
 
 fn prefixes() -> impl Strategy<Value = Vec<ipnet::IpNet>> {
-    let some = vec!["192.0.2.0/31", "192.0.2.2/31", "2001:db8::/64"];
-    prop::collection::vec(prop::sample::select(some), 0..2)
-        .prop_map(|texts| texts.into_iter().map(|t| t.parse().unwrap()).collect())
+    prop::collection::vec(
+        prefix(vec!["192.0.2.0/31", "192.0.2.2/31", "2001:db8::/64"]),
+        0..2,
+    )
+}
+
+fn prefix(texts: Vec<&'static str>) -> impl Strategy<Value = ipnet::IpNet> {
+    prop::sample::select(texts).prop_map(|text| text.parse().unwrap())
+}
+
+fn avoid() -> impl Strategy<Value = Avoid> {
+    let prefixes = vec![
+        "192.0.2.0/32",
+        "192.0.2.1/32",
+        "192.0.2.2/31",
+        "192.0.2.0/30",
+        "192.0.0.0/15",
+        "0.0.0.0/1",
+        "2001:db8::/127",
+        "2001:db8::1/128",
+        "2001::/16",
+        "2000::/3",
+        "::/0",
+    ];
+    let lists = (
+        prop::collection::vec(prefix(prefixes), 0..3),
+        rarely(1u32..3),
+        rarely((0u8..3).prop_map(provider)),
+    );
+    let some = lists.prop_map(|(prefixes, asns, providers)| Avoid {
+        prefixes,
+        asns,
+        providers,
+    });
+    prop_oneof![2 => Just(Avoid::default()), 1 => some]
 }
 
 fn protocols() -> impl Strategy<Value = Protocols> {
@@ -203,12 +237,13 @@ pub(crate) fn filter() -> impl Strategy<Value = Filter> {
         0u32..3,
         prop::sample::select(vec![0u16, 0, 0, 9, 10, 600]),
         prop::sample::select(vec![0u16, 0, 0, 1, 250, 300]),
+        avoid(),
     );
     (places, exits, least).prop_map(|(places, exits, least)| {
         let (countries, regions, cities, circles, asns, prefixes, address_types, ip_version) =
             places;
         let (protocols, tier, ports, services) = exits;
-        let (mbit_up, mbit_down, max_latency_ms, min_reputation) = least;
+        let (mbit_up, mbit_down, max_latency_ms, min_reputation, avoid) = least;
         Filter {
             countries,
             regions,
@@ -226,6 +261,7 @@ pub(crate) fn filter() -> impl Strategy<Value = Filter> {
             mbit_down,
             max_latency_ms,
             min_reputation,
+            avoid,
         }
     })
 }
@@ -235,13 +271,22 @@ pub(crate) fn bytes() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![0, 0, 1, 5 << 30, 1 << 40])
 }
 
+/// Mostly at once; else within a day, which has hours for sale and others.
+fn start() -> impl Strategy<Value = StartWindow> {
+    let later = (0u64..100, 0u64..90_000).prop_map(|(earliest, wide)| StartWindow {
+        earliest: NOW.after(earliest),
+        latest: NOW.after(earliest + wide),
+    });
+    prop_oneof![3 => Just(StartWindow::NOW), 1 => later]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => offer().prop_map(|(o, p)| Step::Place(o, p)),
         2 => (any::<usize>(), placement()).prop_map(|(n, p)| Step::Measure(n, p)),
         1 => (any::<usize>(), 0u8..3).prop_map(|(n, p)| Step::Withdraw(n, p)),
         1 => (0u8..3).prop_map(Step::WithdrawAll),
-        8 => (filter(), prices(), 5u32..40, bytes(), any::<bool>()).prop_map(|(f, p, s, b, x)| Step::Take(f, p, s, b, x)),
+        8 => (filter(), prices(), 5u32..40, start(), bytes(), any::<bool>()).prop_map(|(f, p, s, w, b, x)| Step::Take(f, p, s, w, b, x)),
         4 => any::<usize>().prop_map(Step::Release),
         2 => (0u64..30).prop_map(Step::Wait),
         2 => (filter(), prices(), bytes()).prop_map(|(f, p, b)| Step::Search(f, p, b)),
@@ -290,7 +335,7 @@ fn run(steps: Vec<Step>, effort: Effort) {
                 let gone = book.withdraw_all(provider(by)).len();
                 assert_eq!(gone, model.keep(|o| o.provider != provider(by)));
             }
-            Step::Take(filter, max_prices, seconds, expected_bytes, exclude) => {
+            Step::Take(filter, max_prices, seconds, start, expected_bytes, exclude) => {
                 next += 1;
                 let first = model
                     .offers
@@ -302,6 +347,7 @@ fn run(steps: Vec<Step>, effort: Effort) {
                     filter: &filter,
                     max_prices,
                     seconds: Some(seconds),
+                    start,
                     expected_bytes,
                 };
                 let real = book
@@ -324,6 +370,7 @@ fn run(steps: Vec<Step>, effort: Effort) {
                     filter: &filter,
                     max_prices,
                     seconds: None,
+                    start: StartWindow::NOW,
                     expected_bytes,
                 };
                 let real: Vec<_> = book

@@ -11,6 +11,7 @@ use super::model::Model;
 use crate::matching::Wanted;
 use crate::offer::{Offer, Placement};
 use crate::request::Filter;
+use crate::start::StartWindow;
 
 const LIMITS: BookLimits = BookLimits {
     offers: 10_000,
@@ -43,6 +44,7 @@ impl Both {
             filter,
             max_prices,
             seconds: Some(*seconds),
+            start: StartWindow::NOW,
             expected_bytes: *expected_bytes,
         };
         self.holds += 1;

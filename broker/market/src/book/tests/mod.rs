@@ -13,6 +13,7 @@ use super::*;
 use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
 use crate::place::Measured;
 use crate::request::Filter;
+use crate::start::StartWindow;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
@@ -63,6 +64,7 @@ fn take(book: &mut OfferBook, hold: u64, second: u128) -> Result<Address, NoMatc
         filter: &filter,
         max_prices,
         seconds: Some(30),
+        start: StartWindow::NOW,
         expected_bytes: 0,
     };
     let taken = book.take(HoldId(hold), &wanted, NOW, &[]);
@@ -115,6 +117,7 @@ fn a_person_is_told_what_to_change() {
         filter: &filter,
         max_prices: Prices::default(),
         seconds: Some(30),
+        start: StartWindow::NOW,
         expected_bytes: 0,
     };
     let error = book
@@ -184,6 +187,7 @@ fn what_is_cheapest_depends_on_the_bytes_that_are_expected() {
             per_gib: PricePerGib(Amount(100)),
         },
         seconds: Some(30),
+        start: StartWindow::NOW,
         expected_bytes: 0,
     };
     // 30 s: 90, 120 or 270, and per GiB 100, 10 or nothing.
@@ -237,6 +241,7 @@ fn pages_of_several_books_are_read_together_without_a_gap() {
             ..Prices::default()
         },
         seconds: None,
+        start: StartWindow::NOW,
         expected_bytes: 0,
     };
     let (mut seen, mut after) = (Vec::new(), None);

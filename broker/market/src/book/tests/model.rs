@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use ipsx_metering::{OfferId, UnixSeconds};
+use ipnet::IpNet;
+use ipsx_metering::{Address, OfferId, UnixSeconds};
 
 use super::super::{BookLimits, HoldId, NoMatch, PlaceError, Slot};
 use crate::geo::Direction;
@@ -11,13 +12,20 @@ use crate::offer::{Offer, Placement, PortRange, Protocols, Tier, WeeklyHours};
 use crate::place::{AddressType, City, Country, Measured, Region};
 use crate::request::Filter;
 use crate::services::ServiceName;
+use crate::sold::sold_at;
 
 /// An offer as it was given.
 struct Given<'a>(&'a Offer, &'a Placement);
 
 impl Placed for Given<'_> {
+    fn provider(&self) -> Address {
+        self.0.provider
+    }
     fn address(&self) -> IpAddr {
         self.1.address
+    }
+    fn sold(&self) -> IpNet {
+        sold_at(&self.0.prefixes, self.1.address)
     }
     fn country(&self) -> Option<Country> {
         self.1.country

@@ -116,6 +116,21 @@ fn offers() -> Vec<Value> {
             "Least reputation.",
             number(MAX_REPUTATION.into()),
         ),
+        list(
+            "avoid_prefix",
+            "No address within one of these.",
+            reference("Prefix"),
+        ),
+        list(
+            "avoid_asn",
+            "None of these autonomous systems.",
+            u32s.clone(),
+        ),
+        list(
+            "avoid_provider",
+            "None of these providers' wallets.",
+            reference("Address"),
+        ),
         query(
             "max_price_per_second",
             "Units.",

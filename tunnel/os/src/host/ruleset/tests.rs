@@ -7,7 +7,7 @@ fn plan() -> HostPlan {
         inner_v4: "10.98.0.2".parse().unwrap(),
         inner_v6: None,
         gateway: "10.98.0.1".parse().unwrap(),
-        endpoint: "192.0.2.1:51820".parse().unwrap(),
+        endpoints: vec!["192.0.2.1:51820".parse().unwrap()],
         control: vec!["192.0.2.9:8480".parse().unwrap()],
         routes: Vec::new(),
         direct: Vec::new(),

@@ -1,0 +1,178 @@
+//! Leases that follow each other through one proxy, with real providers.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use ipsx_tests::market::{Market, SOON, Wallet};
+use ipsx_tests::origin::Origin;
+use ipsx_tests::program::Program;
+use ipsx_tests::web::{Through, fetch};
+use serde_json::Value;
+
+struct World {
+    market: Market,
+    origin: Origin,
+    requester: Wallet,
+    providers: Vec<Program>,
+}
+
+impl World {
+    /// So many providers on loopback, the cheapest first.
+    fn new(providers: usize) -> Self {
+        let mut market = Market::on_loopback();
+        let origin = Origin::start("127.0.0.1:0");
+        let (host, port) = (origin.address().ip(), origin.address().port());
+        let rule = format!("{host}/32:tcp/{port}");
+        let names = ["first", "second", "third"];
+        let wallets: Vec<_> = names[..providers]
+            .iter()
+            .map(|name| market.wallet(name))
+            .collect();
+        let requester = market.wallet("requester");
+        market.start_broker();
+        let start = |(index, wallet): (usize, &Wallet)| {
+            let price = format!("0.00{}", index + 1);
+            let words = ["--price-per-second", &price, "--allow", &rule];
+            market.start_provider(wallet, &format!("127.0.1.{}", index + 1), &words)
+        };
+        let providers = wallets.iter().enumerate().map(start).collect();
+        market.run(&requester, &["deposit", "20"]);
+        Self {
+            market,
+            origin,
+            requester,
+            providers,
+        }
+    }
+
+    /// Connects, and returns the proxy's address as well.
+    fn connect(&self, words: &[&str]) -> (Program, String) {
+        let mut all = vec![
+            "connect",
+            "--duration",
+            "10m",
+            "--budget",
+            "2",
+            "--proxy",
+            "127.0.0.1:0",
+        ];
+        all.extend(words);
+        let mut program =
+            Program::start("connect", &mut self.market.ipsx(&self.requester.data, &all));
+        let line = program.wait_for("proxy ready on ", SOON);
+        let proxy = line.rsplit("proxy ready on ").next().unwrap();
+        let proxy = proxy.split_whitespace().next().unwrap().to_owned();
+        (program, proxy)
+    }
+
+    /// The address that the origin sees.
+    fn seen(&self, proxy: &str) -> String {
+        let seen = fetch(
+            proxy,
+            Through::Socks5,
+            &format!("http://{}/", self.origin.address()),
+        );
+        assert_eq!(seen.status, 200, "{seen:?}");
+        seen.body
+    }
+
+    /// A connection to the origin that has not asked for anything yet.
+    fn open(&self, proxy: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(proxy).unwrap();
+        let target = self.origin.address();
+        write!(
+            stream,
+            "CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        stream
+    }
+
+    fn leases(&self) -> Vec<Value> {
+        let leases = self.market.run(&self.requester, &["leases", "--all"]);
+        leases["leases"].as_array().unwrap().clone()
+    }
+}
+
+/// Asks over a connection that was opened before, and returns all that came.
+fn ask(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn the_address_changes_without_a_gap_and_stays_when_there_is_no_other() {
+    let mut world = World::new(2);
+    let (mut program, proxy) = world.connect(&["--rotate", "10s"]);
+    assert_eq!(world.seen(&proxy), "127.0.1.1", "the cheapest first");
+    let before = world.open(&proxy);
+    program.wait_for("rotated", SOON);
+    assert_eq!(world.seen(&proxy), "127.0.1.2");
+    assert!(
+        ask(before).ends_with("\r\n\r\n127.0.1.1"),
+        "it goes on where it was"
+    );
+    program.wait_for("rotated", SOON);
+    assert_eq!(world.seen(&proxy), "127.0.1.1");
+
+    // Nobody else lends any more.
+    world.providers.pop().unwrap().kill();
+    program.wait_for("kept ", SOON);
+    assert_eq!(world.seen(&proxy), "127.0.1.1");
+    program.signal("INT");
+    let finished = program.finish(SOON);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+
+    let leases = world.leases();
+    assert_eq!(leases.len(), 3, "{leases:#?}");
+    assert!(
+        leases.iter().all(|lease| lease["status"] == "ended"),
+        "{leases:#?}"
+    );
+}
+
+#[test]
+fn whoever_wants_another_provider_does_not_get_the_same_one() {
+    let world = World::new(1);
+    let (mut program, proxy) = world.connect(&["--rotate", "10s", "--distinct", "provider"]);
+    program.wait_for("kept ", SOON);
+    assert_eq!(world.seen(&proxy), "127.0.1.1");
+    // A network that nobody knows is no other one either.
+    let words = [
+        "connect",
+        "--rotate",
+        "10s",
+        "--distinct",
+        "asn",
+        "--budget",
+        "1",
+        "--proxy",
+        "127.0.0.1:0",
+    ];
+    let refused = world
+        .market
+        .ipsx(&world.requester.data, &words)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    program.kill();
+    // What a kill leaves open is ended by the next command that needs the network.
+    let after = world
+        .market
+        .ipsx(&world.requester.data, &words)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&after.stderr);
+    assert!(said.contains("is ended now"), "{said}");
+}

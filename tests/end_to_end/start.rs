@@ -1,0 +1,135 @@
+//! Leases that start later, with real programs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test acts and fails by panicking"
+)]
+
+use std::time::{Duration, Instant};
+
+use ipsx_tests::market::{Market, SOON, Wallet};
+use ipsx_tests::origin::Origin;
+use ipsx_tests::program::Program;
+use ipsx_tests::web::{Through, fetch};
+
+/// More than a minute after the 20 s in which both may sign.
+const AHEAD: &str = "85s";
+
+struct World {
+    market: Market,
+    origin: Origin,
+    provider: Wallet,
+    requester: Wallet,
+    lender: Program,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut market = Market::on_loopback();
+        let origin = Origin::start("127.0.0.1:0");
+        let (host, port) = (origin.address().ip(), origin.address().port());
+        let rule = format!("{host}/32:tcp/{port}");
+        let (provider, requester) = (market.wallet("provider"), market.wallet("requester"));
+        let timers = market.path().join("broker.toml");
+        std::fs::write(&timers, "sign_seconds = 9\nstart_seconds = 10\n").unwrap();
+        market.tell_broker(&["--config", timers.to_str().unwrap()]);
+        market.start_broker();
+        let words = [
+            "--price-per-second",
+            "0.001",
+            "--max-leases",
+            "1",
+            "--allow",
+            &rule,
+        ];
+        let lender = market.start_provider(&provider, "127.0.1.1", &words);
+        market.run(&requester, &["deposit", "20"]);
+        Self {
+            market,
+            origin,
+            provider,
+            requester,
+            lender,
+        }
+    }
+
+    fn book(&self) -> Program {
+        let words = [
+            "connect",
+            "--duration",
+            "8s",
+            "--budget",
+            "1",
+            "--proxy",
+            "127.0.0.1:0",
+            "--start-in",
+            AHEAD,
+        ];
+        let mut program = Program::start(
+            "connect",
+            &mut self.market.ipsx(&self.requester.data, &words),
+        );
+        program.wait_for("starts    in", SOON);
+        program
+    }
+}
+
+#[test]
+fn an_address_is_booked_and_used_when_its_time_has_come() {
+    let mut world = World::new();
+    let booked = Instant::now();
+    let mut lease = world.book();
+    world.lender.wait_for("is to start at", SOON);
+    // It is held meanwhile.
+    let words = [
+        "connect",
+        "--duration",
+        "8s",
+        "--budget",
+        "1",
+        "--proxy",
+        "127.0.0.1:0",
+    ];
+    let refused = world
+        .market
+        .ipsx(&world.requester.data, &words)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(12), "{refused:?}");
+    let line = lease.wait_for("proxy ready on ", Duration::from_secs(120));
+    assert!(
+        booked.elapsed() > Duration::from_secs(75),
+        "{:?}",
+        booked.elapsed()
+    );
+    let proxy = line.rsplit("proxy ready on ").next().unwrap();
+    let proxy = proxy.split_whitespace().next().unwrap();
+    let seen = fetch(
+        proxy,
+        Through::Socks5,
+        &format!("http://{}/", world.origin.address()),
+    );
+    assert_eq!(seen.body, "127.0.1.1", "{seen:?}");
+    let finished = lease.finish(SOON);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    // What was prepaid is a part of what was paid, not more.
+    let leases = world.market.run(&world.requester, &["leases", "--all"]);
+    let id = leases["leases"][0]["deal_id"].as_str().unwrap();
+    let statement = world.market.run(&world.requester, &["statement", id]);
+    let claims = world.market.run(&world.provider, &["settle", "--yes"]);
+    assert_eq!(
+        claims["paid"], statement["totals"]["promised"],
+        "{statement:#}"
+    );
+}
+
+#[test]
+fn what_an_absent_requester_has_prepaid_is_claimed() {
+    let mut world = World::new();
+    let mut lease = world.book();
+    lease.kill();
+    world.lender.wait_for("ended", Duration::from_secs(150));
+    let claims = world.market.run(&world.provider, &["settle", "--yes"]);
+    let paid: u128 = claims["paid"].as_str().unwrap().parse().unwrap();
+    assert!(paid > 0, "{claims}");
+}
