@@ -1,5 +1,5 @@
 //! Two brokers of one network: when the one is killed that a provider is connected to, the provider goes to the other, and
-//! so do requesters that know of both.
+//! so do requesters that know of both. As a fleet over PostgreSQL and NATS, the one that is left sells what it offers.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,19 +11,58 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipsx_tests::market::{Market, SOON, Wallet, json};
+use ipsx_tests::nats::Nats;
+use ipsx_tests::postgres::Server;
 use ipsx_tests::program::{Program, built};
 
 /// It notices within 3 s, and is placed at once; the rest is for a busy machine.
 const BACK: Duration = Duration::from_secs(10);
+
+/// What a fleet shares.
+struct Servers {
+    _postgres: Server,
+    nats: Nats,
+    store: String,
+}
+
+impl Servers {
+    /// None where the tests are to do without them.
+    fn start() -> Option<Self> {
+        let without = |name| std::env::var_os(name).is_some();
+        if without("IPSX_WITHOUT_POSTGRES") || without("IPSX_WITHOUT_NATS") {
+            return None;
+        }
+        let postgres = Server::start(&["fsync=off"]).expect("PostgreSQL is installed");
+        let store = postgres.database("market");
+        Some(Self {
+            _postgres: postgres,
+            nats: Nats::start().expect("nats-server is installed"),
+            store,
+        })
+    }
+
+    fn tell(&self, broker: &mut Market, name: &str) {
+        let nats = format!("nats://{}", self.nats.address);
+        broker.tell_broker(&["--store", &self.store, "--nats", &nats, "--name", name]);
+    }
+}
 
 #[test]
 fn a_provider_and_a_requester_go_to_the_other_broker_when_theirs_is_killed() {
     let mut first = Market::on_loopback();
     let (lender, borrower) = (first.wallet("lender"), first.wallet("borrower"));
     first.start_broker();
+    let servers = Servers::start();
+    let mut brokers = ["left", "right"].map(|name| {
+        let mut broker = first.sibling();
+        if let Some(servers) = &servers {
+            servers.tell(&mut broker, name);
+        }
+        broker.start_broker();
+        broker
+    });
+    // Whoever begins after a deposit waits until what others may have promised on it has lapsed.
     first.run(&borrower, &["deposit", "10"]);
-    let mut brokers = [first.sibling(), first.sibling()];
-    brokers.iter_mut().for_each(Market::start_broker);
     let urls = brokers
         .each_ref()
         .map(|one| format!("http://{}", one.http()));
@@ -49,9 +88,11 @@ fn a_provider_and_a_requester_go_to_the_other_broker_when_theirs_is_killed() {
             .unwrap()
             .len()
     };
-    let found = brokers.each_ref().map(offers);
-    assert_eq!(found.iter().sum::<usize>(), 1, "{found:?}");
-    let [its, other] = if found[0] == 1 { [0, 1] } else { [1, 0] };
+    // Whoever hears it, which in a fleet may be another one than it is connected to.
+    let connected = |one: &Market| one.metric("ipsx_agents_connected") as usize;
+    let connected = brokers.each_ref().map(connected);
+    assert_eq!(connected.iter().sum::<usize>(), 1, "{connected:?}");
+    let [its, other] = if connected[0] == 1 { [0, 1] } else { [1, 0] };
 
     let killed = Instant::now();
     brokers[its].broker.take().unwrap().kill();
@@ -64,4 +105,12 @@ fn a_provider_and_a_requester_go_to_the_other_broker_when_theirs_is_killed() {
     let found = ipsx(&borrower, &urls, &["search", "--json"]).output();
     let found = json(&found.unwrap());
     assert_eq!(found["offers"].as_array().unwrap().len(), 1, "{found}");
+    let words = "connect --duration 10m --budget 1 --proxy 127.0.0.1:0 --json";
+    let words: Vec<_> = words.split(' ').collect();
+    let mut lease = Program::start("connect", &mut ipsx(&borrower, &urls, &words));
+    for _ in 0..3 {
+        lease.wait_for("\"second\"", SOON);
+    }
+    lease.signal("INT");
+    assert_eq!(lease.finish(SOON).code, Some(0));
 }

@@ -40,6 +40,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub use check::check;
 pub use config::BrokerConfig;
 pub use error::{GrantError, StartError};
+pub use operator::Unsealed;
 
 use agents::Listener;
 use config::ChainConfig;
@@ -90,6 +91,11 @@ impl Broker {
     /// Opens the store and the chain, creates the network on the first start, takes up unfinished deals, and
     /// listens. Returns once agents and requesters can connect.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        Self::start_with(config, &Unsealed::new()).await
+    }
+
+    /// The same with a wallet that may be open already, and is left open.
+    pub async fn start_with(config: BrokerConfig, unsealed: &Unsealed) -> Result<Self, StartError> {
         let lock = prepare(&config.data_dir)?;
         // What can fail without leaving anything behind goes first.
         let placer = open_placer(&config)?;
@@ -102,7 +108,7 @@ impl Broker {
         let listener = Listener::bind(config.agents_listen)?;
         let left_alone = config.fleet.as_ref().map(|_| LEFT_ALONE);
         let store = Store::open_shared(&config.store, &config.data_dir, left_alone).await?;
-        let operator = Arc::new(Operator::open(&config, &store).await?);
+        let operator = Arc::new(Operator::open(&config, &store, unsealed).await?);
         let vouchers = open_vouchers(&config, &operator).await?;
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
         let nonce_key = nonce_key(&store).await?;

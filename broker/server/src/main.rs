@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use ipsx_broker::backup::{BackupError, RestoreOptions, backup, restore};
 use ipsx_broker::config::{self, BrokerConfig, Settings, StoreConfig};
-use ipsx_broker::{Broker, StartError, check};
+use ipsx_broker::{Broker, StartError, Unsealed, check};
 use log::OneLine;
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
@@ -93,7 +93,7 @@ fn run(cli: Cli) -> Result<ExitCode, StartError> {
     let config = config::load(cli.config.as_deref(), &cli.settings)?;
     match cli.action {
         None if config.fleet.is_some() => serve_among_others(&config),
-        None => runtime()?.block_on(serve(config)),
+        None => runtime()?.block_on(serve(config, &Unsealed::new())),
         Some(action) => runtime()?.block_on(act(action, config)),
     }
 }
@@ -101,10 +101,10 @@ fn run(cli: Cli) -> Result<ExitCode, StartError> {
 /// Begins anew, as another broker, whenever the others take this one for dead: what it has in memory may be wrong then, and
 /// what waits for an answer may wait forever.
 fn serve_among_others(config: &BrokerConfig) -> Result<ExitCode, StartError> {
-    let mut has_served = false;
+    let (mut has_served, unsealed) = (false, Unsealed::new());
     loop {
         let runtime = runtime()?;
-        let ended = runtime.block_on(serve(config.clone()));
+        let ended = runtime.block_on(serve(config.clone(), &unsealed));
         runtime.shutdown_timeout(Duration::from_secs(1));
         has_served |= matches!(ended, Err(StartError::CutOff));
         match ended {
@@ -190,8 +190,8 @@ fn told(done: Result<String, BackupError>) -> ExitCode {
     }
 }
 
-async fn serve(config: BrokerConfig) -> Result<ExitCode, StartError> {
-    let broker = Broker::start(config).await?;
+async fn serve(config: BrokerConfig, unsealed: &Unsealed) -> Result<ExitCode, StartError> {
+    let broker = Broker::start_with(config, unsealed).await?;
     // For scripts that wait for it; nothing is lost if nobody reads.
     let admin = broker.admin_addr();
     let admin = admin.map_or_else(String::new, |address| format!(" admin={address}"));

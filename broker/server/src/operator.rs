@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipsx_market::deal::{Binding, Outcome};
 use ipsx_metering::{
@@ -26,6 +26,10 @@ const DEPLOYMENT: &str = "deployment";
 const NETWORK: &str = "network";
 const FUNDED: &str = "funded";
 pub(crate) const LEDGER: &str = "ledger";
+
+/// The operator's wallet, once it is open: that takes a good part of a second, which a broker that begins anew need not
+/// spend again.
+pub type Unsealed = OnceLock<Arc<Wallet>>;
 
 /// Whoever signs for the network.
 pub(crate) struct Operator {
@@ -55,8 +59,18 @@ struct Ledger {
 
 impl Operator {
     /// Opens wallet and chain; on the first start makes what is missing.
-    pub(crate) async fn open(config: &BrokerConfig, store: &Store) -> Result<Self, StartError> {
-        let wallet = Arc::new(open_wallet(config).await?);
+    pub(crate) async fn open(
+        config: &BrokerConfig,
+        store: &Store,
+        unsealed: &Unsealed,
+    ) -> Result<Self, StartError> {
+        let wallet = match unsealed.get() {
+            Some(wallet) => Arc::clone(wallet),
+            None => {
+                let opened = Arc::new(open_wallet(config).await?);
+                Arc::clone(unsealed.get_or_init(|| opened))
+            }
+        };
         let (centralizer, embedded) = match &config.chain {
             ChainConfig::Embedded => {
                 let (centralizer, chain) = open_embedded(config, store, &wallet).await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipsx_benches::questions::Question;
 use ipsx_benches::spread::NOW;
-use ipsx_market::book::{BookLimits, OfferBook};
+use ipsx_market::book::{BookLimits, HoldId, OfferBook};
 use ipsx_market::fleet::{Instance, Member, Millis, Quote, Seen, ShardId, Timing, Wish};
 use ipsx_market::offer::{Offer, Placement};
 use rand::Rng;
@@ -34,12 +34,26 @@ pub(crate) struct Work {
     pub(crate) elsewhere: usize,
     /// That one broker sent to another.
     pub(crate) messages: u64,
+    /// News that all others heard.
+    pub(crate) news: u64,
     /// Time that the books took.
     pub(crate) quotes: Duration,
     /// Leases of each member.
     owned: Vec<u64>,
-    /// Messages that each sent or heard.
+    /// Messages that each sent or heard, without news.
     carried: Vec<u64>,
+    /// News that each heard.
+    heard: Vec<u64>,
+}
+
+/// What things cost a broker, in microseconds of a processor.
+pub(crate) struct Costs {
+    /// A lease, at the owner of its shard.
+    pub(crate) lease: f64,
+    /// A message, at both ends together.
+    pub(crate) message: f64,
+    /// News, at each that hears it.
+    pub(crate) news: f64,
 }
 
 impl Members {
@@ -67,16 +81,18 @@ impl Members {
     }
 
     /// Each request comes to one of the members, its lender's agent to another.
-    pub(crate) fn work(&self, questions: &[&Question], random: &mut StdRng) -> Work {
+    pub(crate) fn work(&mut self, questions: &[&Question], random: &mut StdRng) -> Work {
         let brokers = self.books.len();
         let mut work = Work {
             leases: 0,
             asked: 0,
             elsewhere: 0,
             messages: 0,
+            news: 0,
             quotes: Duration::ZERO,
             owned: vec![0; brokers],
             carried: vec![0; brokers],
+            heard: vec![0; brokers],
         };
         for question in questions {
             let (edge, agent) = (random.gen_range(0..brokers), random.gen_range(0..brokers));
@@ -97,6 +113,8 @@ impl Members {
             let Some((_, owner)) = best else {
                 continue;
             };
+            let hold = HoldId(work.leases as u64 + 1);
+            self.books[owner].take(hold, &wanted, NOW, &[]).unwrap();
             work.leases += 1;
             work.owned[owner] += 1;
             if owner != edge {
@@ -108,7 +126,8 @@ impl Members {
                 work.say(agent, owner, FRAMES);
             }
             for other in (0..brokers).filter(|other| *other != owner) {
-                work.hear(owner, other);
+                work.news += NEWS;
+                work.heard[other] += NEWS;
             }
         }
         work
@@ -122,19 +141,13 @@ impl Work {
         self.carried[other] += messages;
     }
 
-    /// One message goes to all others.
-    fn hear(&mut self, owner: usize, other: usize) {
-        self.messages += NEWS;
-        self.carried[owner] += NEWS / u64::try_from(self.owned.len() - 1).unwrap().max(1);
-        self.carried[other] += NEWS;
-    }
-
-    /// Microseconds that the busiest member is busy for each lease of all, if a lease takes its owner so many and a message
-    /// so many at both ends together.
-    pub(crate) fn busiest(&self, lease: f64, message: f64) -> f64 {
-        let members = self.owned.iter().zip(&self.carried);
-        let busy =
-            members.map(|(owned, carried)| *owned as f64 * lease + *carried as f64 * message / 2.0);
+    /// Microseconds that the busiest member is busy for each lease of all.
+    pub(crate) fn busiest(&self, costs: &Costs) -> f64 {
+        let busy = (0..self.owned.len()).map(|at| {
+            self.owned[at] as f64 * costs.lease
+                + self.carried[at] as f64 * costs.message / 2.0
+                + self.heard[at] as f64 * costs.news
+        });
         busy.fold(0.0, f64::max) / self.leases as f64
     }
 }
