@@ -25,6 +25,7 @@ pub mod origin;
 pub mod postgres;
 pub mod program;
 pub mod refused;
+pub mod relay;
 pub mod requester;
 pub mod rush;
 pub mod soak;

@@ -16,6 +16,7 @@ use ipsx_market::http::{
     SessionNonce, SignDeal, SignIn,
 };
 use ipsx_market::offer::Country;
+use ipsx_market::proof::PROBE_HEADER;
 use ipsx_market::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use ipsx_market::sign_in;
 use ipsx_market::start::StartWindow;
@@ -44,6 +45,8 @@ pub struct Requester {
     pub token: Option<String>,
     /// Of the latest request.
     pub nonce: u64,
+    /// The probe that it asks for.
+    pub probe: Option<B256>,
 }
 
 impl Requester {
@@ -57,7 +60,16 @@ impl Requester {
             info,
             token: None,
             nonce: 0,
+            probe: None,
         }
+    }
+
+    /// The same, whose connections come from this address.
+    pub fn from(mut self, address: &str) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(address.parse().unwrap()));
+        self.client = Client::builder(TokioExecutor::new()).build(connector);
+        self
     }
 
     /// What a broker says of its network.
@@ -294,6 +306,9 @@ impl Requester {
             .header("content-type", "application/json");
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(task) = &self.probe {
+            request = request.header(PROBE_HEADER, task.to_string());
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
         let response = self.client.request(request).await.unwrap();

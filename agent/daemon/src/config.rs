@@ -155,7 +155,7 @@ fn check_urls(key: &str, urls: &str) -> Result<String, Failure> {
     Ok(checked.join(","))
 }
 
-fn check_url(key: &str, url: &str) -> Result<String, Failure> {
+pub(crate) fn check_url(key: &str, url: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
         Failure::usage(format!(
             "{key} = {url:?} {why}; write a URL such as {DEFAULT_BROKER}"

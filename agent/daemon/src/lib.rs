@@ -6,6 +6,7 @@
 )]
 
 pub mod amount;
+mod appeal;
 pub mod broker;
 pub mod cli;
 mod clock;
@@ -23,6 +24,7 @@ mod measure;
 mod metrics;
 pub mod network;
 pub mod output;
+mod probe;
 pub mod provider;
 mod search;
 mod settle;
@@ -92,6 +94,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Search(args) => search::run(*args, &settings, output).await,
         Command::Deposit(args) => deposit::run(args, &settings, output).await,
         Command::Connect(args) => connect::run(*args, &settings, output).await,
+        Command::Appeal(args) => appeal::run(args, &settings, output).await,
+        Command::Probe(args) => probe::run(args, &settings, output).await,
         Command::Leases(args) => leases::run(args, &settings, output).await,
         Command::Statement(args) => statement::run(args, &settings, output).await,
         Command::Disclose(args) => connections::disclose::run(args, &settings, output).await,

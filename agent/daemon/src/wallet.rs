@@ -73,7 +73,7 @@ impl From<KeystoreError> for Failure {
 }
 
 /// Key derivation takes a second of one core: kept off the threads that serve connections.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, KeystoreError> + Send + 'static,
 ) -> Result<T, Failure> {
     match tokio::task::spawn_blocking(work).await {
@@ -175,7 +175,7 @@ fn refuse_existing(path: &Path) -> Result<(), Failure> {
 }
 
 /// The passphrase by file, environment or prompt, in this order.
-fn passphrase(settings: &Settings, question: &str) -> Result<Passphrase, Failure> {
+pub(crate) fn passphrase(settings: &Settings, question: &str) -> Result<Passphrase, Failure> {
     if let Some(file) = &settings.passphrase_file {
         return passphrase_from(file);
     }

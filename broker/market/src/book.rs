@@ -4,6 +4,9 @@
 //! reputation, the shortest round trip, the oldest. Capacity belongs to a [`Slot`], one
 //! provider's set of prefixes, and not to one offer: a lease taken from an offer counts against the offer that replaces
 //! it, and against the same one when its agent comes back. A hold is counted until it is released, exactly once.
+//!
+//! An offer may be in the book and not for sale, while its address is not proven: no order and no index has it then, so
+//! that nobody who looks for offers comes upon it.
 
 mod addresses;
 mod candidates;
@@ -17,6 +20,7 @@ mod posting;
 mod refusal;
 mod row;
 mod shared;
+mod standing;
 
 use std::collections::HashMap;
 
@@ -34,7 +38,7 @@ use index::Index;
 use line::Line;
 pub use page::{Found, NoPosition, Position};
 pub use refusal::{NoMatch, PlaceError};
-use row::{Held, Rank, Row, RowId, Rows};
+use row::{Held, Rank, RowId, Rows};
 
 /// Bounds of a book; a walk through it looks at each offer once at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +164,15 @@ impl OfferBook {
 
     /// As [`Self::place`], for who knows the offer's id already: to compute it takes longer than all the rest.
     pub fn put(&mut self, listing: Listing) -> Result<Option<OfferId>, PlaceError> {
+        self.put_as(listing, true)
+    }
+
+    /// The same for an offer that is for sale or not yet.
+    pub fn put_as(
+        &mut self,
+        listing: Listing,
+        for_sale: bool,
+    ) -> Result<Option<OfferId>, PlaceError> {
         let (id, offer) = (listing.id, &listing.offer);
         let slot = Slot::of(offer);
         let there = self.rows.of_slot(&slot);
@@ -168,11 +181,13 @@ impl OfferBook {
         match there.and_then(|at| self.rows.get(at).map(|row| (at, row))) {
             Some((at, same)) if same.id == id => {
                 sequence = self.rows.rank(at).sequence;
-                renewed = self.rows.is_at(same, &listing.placement).then_some(id);
+                let here = self.rows.is_at(same, &listing.placement);
+                renewed = (here && same.for_sale == for_sale).then_some(id);
             }
             Some((_, old)) if old.nonce >= offer.nonce => return Err(PlaceError::Stale(old.nonce)),
             Some((_, old)) => {
-                renewed = self.rows.differs_in_terms(old, &listing).then_some(old.id);
+                let alike = self.rows.differs_in_terms(old, &listing);
+                renewed = (alike && old.for_sale == for_sale).then_some(old.id);
             }
             None => self.check_room(offer.provider)?,
         }
@@ -182,7 +197,7 @@ impl OfferBook {
             return Ok(Some(old).filter(|old| *old != id));
         }
         let replaced = there.and_then(|old| self.remove(old));
-        self.insert(&slot, listing, sequence);
+        self.insert(&slot, listing, sequence, for_sale);
         Ok(replaced.filter(|old| *old != id))
     }
 
@@ -206,10 +221,9 @@ impl OfferBook {
 
     /// Takes all offers of some countries' providers out; their leases go on.
     pub fn withdraw_in(&mut self, gone: impl Fn(Option<Country>, Address) -> bool) -> Vec<OfferId> {
-        let all = self.index.all().iter();
-        let gone = |row: &Row| gone(row.country, row.provider);
-        let rows = all.filter(|at| self.rows.get(*at).is_some_and(gone));
-        let rows: Vec<_> = rows.collect();
+        let rows = self.rows.all();
+        let rows = rows.filter(|(_, row)| gone(row.country, row.provider));
+        let rows: Vec<_> = rows.map(|(at, _)| at).collect();
         rows.into_iter().filter_map(|at| self.remove(at)).collect()
     }
 
@@ -307,8 +321,7 @@ impl OfferBook {
 
     /// Every offer in the book, in no order.
     pub fn ids(&self) -> impl Iterator<Item = OfferId> {
-        let rows = self.index.all().iter();
-        rows.filter_map(|at| self.rows.get(at).map(|row| row.id))
+        self.rows.all().map(|(_, row)| row.id)
     }
 
     /// Offers in the book.
@@ -362,74 +375,23 @@ impl OfferBook {
         Ok(())
     }
 
-    fn insert(&mut self, slot: &Slot, listing: Listing, sequence: u64) {
+    fn insert(&mut self, slot: &Slot, listing: Listing, sequence: u64, for_sale: bool) {
         let held = self.held.get(slot).copied().unwrap_or_default();
         let at = self.rows.insert(listing, sequence, held);
-        self.index.insert(at, &self.rows);
         let rows = &self.rows;
         let expiry = |at| rows.expiry(at);
         self.by_expiry.insert(&expiry(at), at, expiry);
-        self.line_up(at);
-        self.changed.insert(at, &self.rows);
+        if for_sale {
+            self.show(at);
+        }
     }
 
     fn remove(&mut self, at: RowId) -> Option<OfferId> {
-        self.leave_line(at);
-        self.index.remove(at, &self.rows);
+        self.hide(at);
         let rows = &self.rows;
         let expiry = |at| rows.expiry(at);
         self.by_expiry.remove(&expiry(at), at, expiry);
-        self.changed.forget(at);
         Some(self.rows.remove(at)?.id)
-    }
-
-    /// Puts an offer in the place of one of nearly the same terms, and moves it in each order where it stands elsewhere now.
-    fn renew(&mut self, at: RowId, listing: &Listing, sequence: u64) {
-        let Some(was) = self.rows.renew(at, listing, sequence) else {
-            return;
-        };
-        self.index.renew(at, &was, &self.rows);
-        let rows = &self.rows;
-        let expiry = |at| rows.expiry(at);
-        let expired = (was.expires_at, at);
-        self.by_expiry.reposition(&expired, &expiry(at), at, expiry);
-        let line = if self.free.contains(at) {
-            &mut self.open
-        } else {
-            &mut self.sold_out
-        };
-        line.reposition(&was.rank, rows.rank(at), at, |row| *rows.rank(row));
-        self.changed.mark(at);
-    }
-
-    /// Puts a row where it belongs in the order of price.
-    fn line_up(&mut self, at: RowId) {
-        let Some(row) = self.rows.get(at) else {
-            return;
-        };
-        self.leases_free += u64::from(row.free_leases());
-        let line = if row.free_leases() > 0 {
-            self.free.insert(at);
-            &mut self.open
-        } else {
-            &mut self.sold_out
-        };
-        let rows = &self.rows;
-        line.insert(rows.rank(at), at, |row| *rows.rank(row));
-    }
-
-    fn leave_line(&mut self, at: RowId) {
-        let Some(row) = self.rows.get(at) else {
-            return;
-        };
-        self.leases_free -= u64::from(row.free_leases());
-        let line = if self.free.remove(at) {
-            &mut self.open
-        } else {
-            &mut self.sold_out
-        };
-        let rows = &self.rows;
-        line.remove(rows.rank(at), at, |row| *rows.rank(row));
     }
 
     fn hold_slot(&mut self, id: HoldId, slot: Slot, filter: &Filter) {
@@ -460,7 +422,9 @@ impl OfferBook {
             }
             let before = row.free_leases();
             let after = row.leases.saturating_sub(held.leases);
-            if (before > 0) == (after > 0) {
+            if !row.for_sale {
+                row.held = held;
+            } else if (before > 0) == (after > 0) {
                 row.held = held;
                 self.leases_free = self.leases_free - u64::from(before) + u64::from(after);
             } else {

@@ -57,6 +57,8 @@ pub enum TypeRule {
     SystemType,
     /// The name of who runs the autonomous system has a word for it.
     SystemName,
+    /// The operator has said so, after an appeal; goes before all others.
+    Ruling,
 }
 
 /// Why an address has its type.

@@ -6,10 +6,12 @@
 //! signed word and reservation, once the caller has written both down. After whatever was called, requests that rest may
 //! fit offers that have changed by it: [`Market::match_resting`] looks.
 
+mod appeals;
 mod clock;
 mod exit_address;
 mod lease;
 mod proposals;
+mod proving;
 mod resting;
 mod shards;
 mod signing;
@@ -21,11 +23,12 @@ use ipsx_metering::{
     Address, B256, Channel, DealId, Domain, NetworkId, OfferId, Signed, UnixSeconds, Voucher,
 };
 
-use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook, PlaceError};
+use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook};
 use crate::deal::Proposal;
 use crate::http::{ProposedDeal, RequestView};
 use crate::messages::BrokerMessage;
-use crate::offer::{Offer, Placement};
+use crate::offer::Placement;
+use crate::proof::{Proof, Proofs, Subject};
 use crate::record::{Cause, DealRecord, Transition};
 use crate::resting::{NoRest, RequestBook, RequestRecord, RestingLimits};
 use crate::status::{DealStatus, DealTimers, ProviderStatus, RequesterStatus};
@@ -83,6 +86,13 @@ pub enum Command {
         channel: Box<Channel>,
         /// What was prepaid through it.
         voucher: Box<Signed<Voucher>>,
+    },
+    /// Write down what is known of an address, in the same way.
+    StoreProof {
+        /// The address.
+        subject: Subject,
+        /// What is known of it now.
+        proof: Box<Proof>,
     },
     /// Answer a request.
     Answer {
@@ -170,6 +180,12 @@ pub enum DealRefusal {
 enum Asker {
     /// Whoever posted the request, for an answer.
     Ticket(Ticket),
+    /// A prober, for an answer; only the offer that it was sent to will do.
+    Probe {
+        ticket: Ticket,
+        task: B256,
+        offer: OfferId,
+    },
     /// A request that rests, by its number.
     Resting(u64),
 }
@@ -213,7 +229,11 @@ pub struct Market {
     by_payer: HashMap<Address, BTreeSet<DealId>>,
     deadlines: BTreeSet<(UnixSeconds, DealId)>,
     counter: u64,
+    proofs: Proofs,
 }
+
+pub use appeals::AppealRefusal;
+pub use proving::{Placed, ProbeRefusal};
 
 impl Market {
     /// An empty market, or one that goes on where the records left it: with every agent away since `now`.
@@ -233,6 +253,7 @@ impl Market {
             by_payer: HashMap::new(),
             deadlines: BTreeSet::new(),
             counter: 0,
+            proofs: Proofs::default(),
         };
         market.adopt(records, now);
         market
@@ -263,17 +284,13 @@ impl Market {
         self.pending.len()
     }
 
-    /// Puts an offer of a connected agent into the book; the caller has [checked](crate::check) it.
-    pub fn place(&mut self, offer: Offer, placement: Placement) -> Result<(), PlaceError> {
-        self.book.place(offer, placement).map(|_| ())
-    }
-
     /// Finds out anew where these offers are, and tells the providers of those that are elsewhere now; what was measured
     /// stays.
     pub fn place_anew(
         &mut self,
         offers: &[OfferId],
         place: impl Fn(IpAddr) -> Placement,
+        now: UnixSeconds,
     ) -> Vec<Command> {
         let mut commands = Vec::new();
         for id in offers {
@@ -281,14 +298,25 @@ impl Market {
                 continue;
             };
             let mut placement = place(listing.placement.address);
-            placement.measured = listing.placement.measured;
+            let subject = Subject::of(&listing.offer, listing.placement.address);
+            match self.proofs.get(&subject) {
+                Some(proof) => proof.complete(&mut placement),
+                None => placement.measured = listing.placement.measured,
+            }
             if placement == listing.placement {
                 continue;
             }
             let was = std::mem::replace(&mut listing.placement, placement.clone());
             let (provider, offer) = (listing.offer.provider, listing.id);
-            if self.book.put(listing).is_ok() && !was.is_same_place(&placement) {
-                let message = BrokerMessage::OfferPlaced { offer, placement };
+            let subject = Subject::of(&listing.offer, was.address);
+            let withheld = self.proofs.withheld(&subject, now);
+            let placed = self.book.put_as(listing, withheld.is_none());
+            if placed.is_ok() && !was.is_same_place(&placement) {
+                let message = BrokerMessage::OfferPlaced {
+                    offer,
+                    placement,
+                    withheld,
+                };
                 commands.push(Command::Send {
                     provider,
                     message: Box::new(message),

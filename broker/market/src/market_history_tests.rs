@@ -4,7 +4,7 @@
 use ipsx_metering::{TypedData, U256};
 use proptest::prelude::*;
 
-use super::world::{World, config, key, offer, placement, ready, report};
+use super::world::{NOW, World, config, key, offer, placement, ready, report};
 use super::*;
 use crate::deal::{Binding, Deal};
 use crate::messages::EndCause;
@@ -184,6 +184,7 @@ impl World {
                 let _ = self.market.place(
                     offer(provider, u128::from(provider), 2),
                     placement(provider),
+                    now,
                 );
                 self.run(Vec::new());
             }
@@ -250,7 +251,8 @@ proptest! {
         let mut every_other_hour = offer(3, 3, 2);
         every_other_hour.nonce = 2;
         every_other_hour.weekly_hours = WeeklyHours(WeeklyHours::always().0 / U256::from(3u8));
-        world.market.place(every_other_hour, placement(3)).unwrap();
+        let placed = world.market.place(every_other_hour, placement(3), NOW);
+        placed.unwrap();
         let mut deals = Vec::new();
         for act in acts {
             world.act(act, &mut deals);

@@ -357,7 +357,10 @@ fn a_restart_goes_on_where_it_was() {
     assert!(
         matches!(&world.told.last().unwrap().1, BrokerMessage::DealBound { deal, .. } if **deal == bound)
     );
-    world.market.place(offer(1, 3, 2), placement(1)).unwrap();
+    world
+        .market
+        .place(offer(1, 3, 2), placement(1), NOW)
+        .unwrap();
     assert_eq!(world.free(), 0, "held capacity is remembered");
     world.sign(51, &unsigned);
     world.bind(&unsigned);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome, Proposal, ProviderTerms};
 use crate::offer::{Offer, Placement};
+use crate::proof::Withheld;
 use crate::typed_data::sol;
 
 /// Version of these messages. A different one is refused in the handshake.
@@ -258,6 +259,9 @@ pub enum BrokerMessage {
         offer: OfferId,
         /// Where the broker put it.
         placement: Placement,
+        /// Why requesters can't take it yet; absent when they can. Said again when that changes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        withheld: Option<Withheld>,
     },
     /// The offer is not in the book.
     OfferRefused {

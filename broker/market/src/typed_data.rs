@@ -36,6 +36,8 @@ pub(crate) mod sol {
             uint8 counterSource; uint40 signBy; uint40 startsAt; uint40 startBy; bytes32 salt;
         }
         struct Outcome { bytes32 dealId; uint8 outcome; }
+        struct Appeal { bytes32 network; address provider; string seen; string addressType; string text; uint40 at; }
+        struct Echo { bytes32 network; bytes32 nonce; string seen; uint40 at; }
         struct AgentAuthentication { bytes32 network; address provider; bytes32 session; }
         struct BrokerAuthentication { bytes32 network; bytes32 session; }
     }

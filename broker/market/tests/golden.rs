@@ -358,3 +358,27 @@ fn authentications_are_hashed_as_ever() {
         broker,
     );
 }
+
+#[test]
+fn an_echo_is_hashed_as_ever() {
+    let echo = json!({
+        "network": format!("0x{}", "4e".repeat(32)),
+        "nonce": format!("0x{}", "ec".repeat(32)),
+        "seen": "203.0.113.5",
+        "at": 1_899_998_010u64,
+    });
+    check_typed_data("echo", &examples::echo(), echo);
+}
+
+#[test]
+fn an_appeal_is_hashed_as_ever() {
+    let appeal = json!({
+        "network": format!("0x{}", "4e".repeat(32)),
+        "provider": examples::provider().address(),
+        "seen": "203.0.113.5",
+        "addressType": "residential",
+        "text": "A line of Example Telecom's; the bill is at hand.",
+        "at": 1_899_998_020u64,
+    });
+    check_typed_data("appeal", &examples::appeal(), appeal);
+}

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipsx_market::proof::ProofRules;
 use ipsx_market::status::DealTimers;
 use ipsx_metering::{Address, Amount, NetworkId};
 
@@ -203,6 +204,8 @@ pub struct BrokerConfig {
     pub claim_at_least: Amount,
     /// Limits of silence.
     pub timers: DealTimers,
+    /// Whether addresses must be proven, and for how long they are.
+    pub proofs: ProofRules,
     /// Bounds.
     pub limits: Limits,
 }
@@ -234,6 +237,7 @@ impl BrokerConfig {
             credit_line: Amount::ZERO,
             claim_at_least: Amount(1),
             timers: DealTimers::default(),
+            proofs: ProofRules::default(),
             limits: Limits::default(),
         }
     }

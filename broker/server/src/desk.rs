@@ -9,6 +9,7 @@ mod lapsing;
 mod money;
 mod overview;
 mod places;
+mod probing;
 mod release;
 mod resting;
 mod shards;
@@ -20,8 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipsx_market::book::BookLimits;
 use ipsx_market::deal::Binding;
 use ipsx_market::market::{Answered, Market, MarketConfig, RequestFailure, Ticket};
+use ipsx_market::proof::Proofs;
 use ipsx_market::resting::{RequestRecord, RequestStatus, RestingLimits};
-use ipsx_metering::{Address, Amount, CapacityLedger, CreditLine, DealId, RequestId};
+use ipsx_metering::{Address, Amount, B256, CapacityLedger, CreditLine, DealId, RequestId};
 use ipsx_settlement::VoucherStore;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
@@ -40,6 +42,7 @@ use crate::store::{Entries, Entry, FleetStore, ForgetExpired, Store, StoreError}
 pub(crate) use deals::Page;
 pub(crate) use error::DeskError;
 pub(crate) use overview::Overview;
+pub(crate) use probing::ProofLine;
 
 /// Providers that are asked for one request, one after the other.
 const ATTEMPTS: usize = 3;
@@ -168,7 +171,9 @@ impl Desk {
             None => store.open_deals().await?,
             Some(_) => Vec::new(),
         };
-        let mut market = Market::new(market_config, records, now);
+        let secret = B256::from(random::<32>());
+        let proofs = Proofs::restore(config.proofs, secret, store.proofs().await?, now);
+        let mut market = Market::new(market_config, records, now).with_proofs(proofs);
         match &fleet {
             None => market.restore(store.resting_requests().await?),
             // No two brokers count the ages of their offers by the same numbers.
@@ -239,6 +244,8 @@ impl Desk {
         self.store.write(ForgetExpired(clock::now())).await?;
         let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
+        let gone = books.market.forget_proofs(clock::now()).into_iter();
+        let gone = gone.map(|subject| Entry::Proof(subject, None));
         let market = &books.market;
         self.mailboxes.sweep(|deal| market.deal(deal).is_some());
         let payers = books.ledger.handle_final_time(time);
@@ -248,7 +255,7 @@ impl Desk {
             return Ok(());
         }
         let account = |payer| books.account_entry(payer);
-        let entries: Vec<_> = payers.into_iter().map(account).collect();
+        let entries: Vec<_> = payers.into_iter().map(account).chain(gone).collect();
         if entries.is_empty() {
             return Ok(());
         }
@@ -264,6 +271,8 @@ impl Desk {
         self.metrics.offers.set(count(book.len()));
         let resting = books.market.resting().len();
         self.metrics.resting.set(count(resting));
+        let for_sale = i64::try_from(book.for_sale()).unwrap_or(i64::MAX);
+        self.metrics.offers_for_sale.set(for_sale);
         self.metrics.leases_held.set(count(book.leases_held()));
         self.metrics
             .leases_free

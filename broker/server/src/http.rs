@@ -3,6 +3,7 @@
 mod admin;
 mod app;
 mod deals;
+mod echo;
 mod elsewhere;
 mod events;
 mod explorer;
@@ -13,6 +14,7 @@ mod offers;
 mod openapi;
 mod patient;
 mod places;
+mod probes;
 mod problem;
 mod requests;
 mod server;

@@ -12,6 +12,7 @@ mod error;
 mod fleet;
 mod inspect;
 mod money;
+mod proofs;
 mod resting;
 mod room;
 mod rows;

@@ -293,7 +293,9 @@ impl World {
         if self.context.offer(&offer, own, &placement).is_ok() {
             assert_eq!(offer.message.provider, own);
             // A refusal says that there is no room, or that it is there already.
-            let _ = self.market.place(offer.message, placement);
+            let _ = self
+                .market
+                .place(offer.message, placement, self.context.now);
         }
     }
 
@@ -438,7 +440,7 @@ impl World {
                     let rests = self.market.resting().get(record.id()).is_some();
                     assert!(rests || record.status != RequestStatus::Resting);
                 }
-                Command::Answer { .. } | Command::Forfeit { .. } => {}
+                Command::Answer { .. } | Command::Forfeit { .. } | Command::StoreProof { .. } => {}
             }
         }
     }

@@ -33,6 +33,8 @@ pub enum ProviderEvent {
         country: Option<String>,
         /// Autonomous system by the broker's database.
         asn: Option<u32>,
+        /// Why requesters can't take it yet, in words.
+        withheld: Option<String>,
     },
     /// The offer is not in the book.
     OfferRefused {

@@ -108,12 +108,17 @@ impl Provider {
     /// What became of the offer.
     pub(super) fn handle_offer_message(&mut self, message: BrokerMessage, now: Now) {
         match message {
-            BrokerMessage::OfferPlaced { offer, placement } => {
+            BrokerMessage::OfferPlaced {
+                offer,
+                placement,
+                withheld,
+            } => {
                 self.tell(ProviderEvent::OfferPlaced {
                     offer,
                     address: placement.address,
                     country: placement.country.map(String::from),
                     asn: placement.asn,
+                    withheld: withheld.map(|why| why.to_string()),
                 });
             }
             BrokerMessage::OfferRefused { offer, reason } => {

@@ -10,6 +10,8 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use ipsx_market::http::Problem;
+use ipsx_market::proof::PROBE_HEADER;
+use ipsx_metering::B256;
 use ipsx_settlement::Connector;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +43,8 @@ pub(super) struct Ask<'a> {
     pub(super) body: Option<Vec<u8>>,
     /// How long the server was asked to wait for something to happen.
     pub(super) wait: Duration,
+    /// The probe that it is for.
+    pub(super) probe: Option<B256>,
 }
 
 impl<'a> Ask<'a> {
@@ -51,6 +55,7 @@ impl<'a> Ask<'a> {
             token: None,
             body: None,
             wait: Duration::ZERO,
+            probe: None,
         }
     }
 
@@ -72,6 +77,7 @@ impl<'a> Ask<'a> {
             token: None,
             body: Some(body),
             wait: Duration::ZERO,
+            probe: None,
         })
     }
 }
@@ -156,6 +162,9 @@ impl Http {
             .uri(format!("{base}{}", ask.path));
         if let Some(token) = ask.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(task) = ask.probe {
+            request = request.header(PROBE_HEADER, task.to_string());
         }
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");

@@ -1,5 +1,6 @@
 //! The broker as a requester sees it: `GET` and `POST` of the market's JSON bodies.
 
+mod admin;
 mod http;
 mod query;
 mod sign_in;
@@ -11,14 +12,16 @@ use ipsx_market::http::{
     BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
     PostWithdrawal, Problem, ProblemKind, ProposedDeal, RequestView, SignDeal, SignedWithdrawal,
 };
+use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{DealId, RequestId};
+use ipsx_metering::{B256, DealId, RequestId, Signed};
 use ipsx_settlement::{Connector, Wallet};
 use serde::Deserialize;
 use std::sync::Arc;
 
 use crate::exit_code::{ExitCode, Failure};
+pub(crate) use admin::Admin;
 use http::{Ask, Http};
 use sign_in::SignedIn;
 
@@ -146,6 +149,12 @@ impl Broker {
             .await
     }
 
+    /// Hands in what a provider says of its address.
+    pub async fn appeal(&self, appeal: &Signed<Appeal>) -> Result<(), BrokerError> {
+        let _: serde_json::Value = self.http.ask(Ask::post("/v1/appeals", appeal)?).await?;
+        Ok(())
+    }
+
     /// The broker as `wallet`: signs in when the first request needs it.
     pub fn signed_in(self, wallet: Arc<Wallet>, network: &NetworkInfo) -> Session {
         Session {
@@ -177,9 +186,14 @@ impl Session {
         &self.broker
     }
 
-    /// Asks for a deal.
-    pub async fn request(&self, request: &PostRequest) -> Result<Requested, BrokerError> {
-        self.ask(Ask::post("/v1/requests", request)?).await
+    /// Asks for a deal, perhaps for a probe.
+    pub async fn request(
+        &self,
+        request: &PostRequest,
+        probe: Option<B256>,
+    ) -> Result<Requested, BrokerError> {
+        let ask = Ask::post("/v1/requests", request)?;
+        self.ask(Ask { probe, ..ask }).await
     }
 
     /// Where a request stands that rests, once it does no longer or `wait` has passed.
@@ -300,6 +314,7 @@ impl Session {
             path: ask.path,
             body: ask.body.clone(),
             wait: ask.wait,
+            probe: ask.probe,
         };
         match http
             .ask(Ask {

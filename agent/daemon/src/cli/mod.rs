@@ -4,6 +4,7 @@ mod address;
 mod country;
 pub mod duration;
 mod filter;
+mod probe;
 mod records;
 mod tun;
 mod wallet;
@@ -21,6 +22,7 @@ use crate::provider::ProvideArgs;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
 pub use filter::{FilterArgs, PriceArgs};
+pub use probe::{AppealArgs, ProbeArgs};
 pub use records::{DiscloseArgs, LeasesArgs, StatementArgs, VerifyArgs};
 pub use tun::TunArgs;
 pub use wallet::{
@@ -90,6 +92,10 @@ pub enum Command {
     Deposit(DepositArgs),
     /// Lease an address and use it
     Connect(Box<ConnectArgs>),
+    /// Tell a network's operator that its databases have this provider's address wrong
+    Appeal(AppealArgs),
+    /// Look where addresses leave from, for the broker's operator
+    Probe(ProbeArgs),
     /// List the leases of this wallet
     Leases(LeasesArgs),
     /// Show who paid whom in a lease or a month, with everything that was signed

@@ -55,6 +55,8 @@ pub struct Requester {
     pub session: Session,
     /// The records.
     pub store: Store,
+    /// The probe that its requests are for, which the broker alone is told.
+    probe: Option<B256>,
 }
 
 /// A lease that is bound.
@@ -86,12 +88,19 @@ impl Requester {
             network,
             session,
             store: Store::new(data),
+            probe: None,
         }
     }
 
     /// The same, paid from this deposit, if one is named.
     pub fn paying_from(mut self, payer: Option<Address>) -> Self {
         self.payer = payer.unwrap_or(self.payer);
+        self
+    }
+
+    /// The same, for this probe.
+    pub fn probing(mut self, task: B256) -> Self {
+        self.probe = Some(task);
         self
     }
 
@@ -246,7 +255,8 @@ impl Requester {
             self.wallet.key(),
             session_key.key(),
         );
-        let answer = self.session.request(&PostRequest { request: signed }).await;
+        let asked = PostRequest { request: signed };
+        let answer = self.session.request(&asked, self.probe).await;
         let proposed = match answer {
             Ok(Requested::Deal(proposed)) => *proposed,
             Ok(Requested::Rests(view)) => match patience {

@@ -21,8 +21,9 @@ pub fn line(event: &ProviderEvent) -> String {
             address,
             country,
             asn,
+            withheld,
             ..
-        } => placed(*address, country.as_deref(), *asn),
+        } => placed(*address, country.as_deref(), *asn, withheld.as_deref()),
         ProviderEvent::OfferRefused { reason, .. } => {
             format!("the broker refused the offer: {reason}")
         }
@@ -67,10 +68,18 @@ pub fn line(event: &ProviderEvent) -> String {
     }
 }
 
-fn placed(address: IpAddr, country: Option<&str>, asn: Option<u32>) -> String {
+fn placed(
+    address: IpAddr,
+    country: Option<&str>,
+    asn: Option<u32>,
+    withheld: Option<&str>,
+) -> String {
     let country = country.unwrap_or("no known country");
     let asn = asn.map(|asn| format!(", AS{asn}")).unwrap_or_default();
-    format!("offer placed: {address} in {country}{asn}")
+    let withheld = withheld
+        .map(|why| format!("; not for sale yet: {why}"))
+        .unwrap_or_default();
+    format!("offer placed: {address} in {country}{asn}{withheld}")
 }
 
 fn lease_line(event: &ProviderEvent) -> String {
@@ -173,6 +182,9 @@ mod tests {
             address: std::net::Ipv4Addr::new(127, 0, 1, 1).into(),
             country: country.map(String::from),
             asn,
+            withheld: asn
+                .is_none()
+                .then(|| "a probe has to see its address first".into()),
         };
         assert_eq!(
             line(&placed(Some("FR"), Some(3215))),
@@ -180,7 +192,7 @@ mod tests {
         );
         assert_eq!(
             line(&placed(None, None)),
-            "offer placed: 127.0.1.1 in no known country"
+            "offer placed: 127.0.1.1 in no known country; not for sale yet: a probe has to see its address first"
         );
     }
 }

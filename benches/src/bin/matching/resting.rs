@@ -42,7 +42,7 @@ pub(crate) fn measure(requests: usize) -> Result<(), Failed> {
     let (mut idle, mut matched, mut proposals) = (Vec::new(), Vec::new(), 0);
     for _ in 0..OFFERS {
         let (offer, placement) = spread.offer();
-        market.place(offer, placement)?;
+        market.place(offer, placement, NOW)?;
         let started = Instant::now();
         let commands = market.match_resting(NOW);
         let took = started.elapsed().as_secs_f64() * 1e6;

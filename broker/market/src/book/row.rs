@@ -139,6 +139,8 @@ pub(super) struct Row {
     pub(super) protocols: Protocols,
     pub(super) tier: Tier,
     pub(super) address_type: Option<AddressType>,
+    /// Whether the orders and indexes have it.
+    pub(super) for_sale: bool,
 }
 
 impl Row {
@@ -284,6 +286,7 @@ impl Rows {
             protocols: offer.protocols,
             tier: offer.tier,
             address_type: placement.address_type,
+            for_sale: false,
         }
     }
 
@@ -325,6 +328,12 @@ impl Rows {
 
     pub(super) fn get_mut(&mut self, at: RowId) -> Option<&mut Row> {
         self.rows.get_mut(at as usize)?.as_mut()
+    }
+
+    /// Every row, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (RowId, &Row)> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter_map(|(at, row)| Some((at as RowId, row.as_ref()?)))
     }
 
     /// How many there are.

@@ -18,14 +18,15 @@ impl Market {
         let deal = self.deadlines.first().map(|(at, _)| after(*at));
         let proposal = self.proposal_deadlines().map(|(at, _)| after(at)).min();
         let offer = self.book.next_expiry().map(after);
-        let times = [deal, proposal, offer, self.resting_timeout()];
+        let proof = self.proofs.next_end().map(after);
+        let times = [deal, proposal, offer, proof, self.resting_timeout()];
         times.into_iter().flatten().min()
     }
 
     /// Lets what has run out by `now` run out. Of many deals it is a part; [`Self::poll_timeout`] says that there are more.
     pub fn handle_timeout(&mut self, now: UnixSeconds) -> Vec<Command> {
         self.book.expire(now);
-        let mut commands = Vec::new();
+        let mut commands = self.lapse_proofs(now);
         let late: Vec<_> = self
             .proposal_deadlines()
             .filter(|(at, _)| *at < now)

@@ -13,8 +13,8 @@ use crate::sold::{addresses, sold_at};
 
 impl Market {
     /// The address that a new lease of an offer leaves from: of the prefix that holds the address where the agent was
-    /// seen, the one with the fewest leases. Only the seen address is proven; for the others the requester's own check
-    /// of the exit decides. Among equals `seed` chooses, so that nobody gets the address that somebody has just left,
+    /// seen, the one with the fewest leases. Of a range some addresses were probed; for the others the requester's own
+    /// check of the exit decides. Among equals `seed` chooses, so that nobody gets the address that somebody has just left,
     /// except by chance.
     pub(super) fn exit_address(&self, listing: &Listing, filter: &Filter, seed: B256) -> IpAddr {
         let seen = listing.placement.address;

@@ -12,7 +12,8 @@ fn selling(prefixes: &[&str]) -> World {
     world.market.agent_joined(key(1).address());
     let mut offer = offer(1, 5, 32);
     offer.prefixes = prefixes.iter().map(|text| text.parse().unwrap()).collect();
-    world.market.place(offer, placement(1)).unwrap();
+    let now = world.now;
+    world.market.place(offer, placement(1), now).unwrap();
     world
 }
 

@@ -6,6 +6,7 @@ use ipsx_metering::{Address, Amount, DealId, Reservation, Signed, UnixSeconds};
 
 use super::{Command, DealRefusal, Market};
 use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
+use crate::proof::Report;
 use crate::record::{Cause, DealRecord, Transition};
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
@@ -56,6 +57,8 @@ impl Market {
         }
         let connected =
             record.requester_becomes(RequesterStatus::Connected, Cause::FirstVoucher, now);
+        let (sold, salt) = (record.deal.exit_address, record.deal.salt);
+        self.lease_began(provider, sold, &salt, now);
         Ok(self.store(id, moved.into_iter().chain(connected), now))
     }
 
@@ -188,12 +191,26 @@ impl Market {
         let was_over = record.status().is_over();
         let end_cause = report.cause;
         let moved = record.requester_becomes(next, cause, now);
-        if record.requester_report.is_none() && record.is_bound() {
+        // Whoever has not paid has not looked either.
+        let looked = record.provider == ProviderStatus::Serving || was_over;
+        let wrong_exit = end_cause == EndCause::WrongExit && record.is_bound() && looked;
+        let told_first = record.requester_report.is_none();
+        if told_first && record.is_bound() {
             record.requester_report = Some(report);
         }
+        let (sold, payer) = (record.deal.exit_address, record.deal.payer);
+        let provider = record.deal.provider;
         let tell = (!was_over && record.is_bound() && record.status().is_over())
             .then_some(record.deal.provider);
         let mut commands = self.store(id, moved, now);
+        if wrong_exit && told_first {
+            let report = Report {
+                deal: id,
+                payer,
+                at: now,
+            };
+            commands.extend(self.exit_reported(provider, sold, report));
+        }
         if let Some(provider) = tell {
             let message = BrokerMessage::EndLease {
                 deal_id: id,

@@ -34,7 +34,8 @@ impl World {
         self.run(commands);
         let mut offer = offer(provider, 5, 1);
         change(&mut offer);
-        self.market.place(offer, placement(provider)).unwrap();
+        let placed = self.market.place(offer, placement(provider), self.now);
+        placed.unwrap();
         self.run(Vec::new());
     }
 
@@ -322,7 +323,10 @@ fn many_are_asked_in_parts() {
         .collect();
     let (_, commands) = world.market.agent_joined(key(1).address());
     world.run(commands);
-    world.market.place(offer(1, 5, 140), placement(1)).unwrap();
+    let placed = world
+        .market
+        .place(offer(1, 5, 140), placement(1), world.now);
+    placed.unwrap();
     let first = world.market.match_resting(world.now);
     assert_eq!(first.len(), PROPOSALS);
     assert_eq!(world.market.poll_timeout(), Some(UnixSeconds(0)));

@@ -68,7 +68,7 @@ impl Market {
             .filter(|p| p.provider == provider)?;
         match pending.asker {
             Asker::Resting(_) => Some(pending.proposal.request.message.id()),
-            Asker::Ticket(_) => None,
+            Asker::Ticket(_) | Asker::Probe { .. } => None,
         }
     }
 
@@ -116,7 +116,7 @@ impl Market {
             if let Some(pending) = self.pending.remove(number) {
                 self.book.release(pending.hold);
                 match pending.asker {
-                    Asker::Ticket(ticket) => tickets.push(ticket),
+                    Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => tickets.push(ticket),
                     Asker::Resting(number) => {
                         self.resting.rest_on(number, pending.tried);
                         self.resting.wake_one(number);

@@ -30,7 +30,7 @@ fn world() -> World {
         let offer = offer(provider, price, 2);
         world
             .market
-            .place(offer, placed(provider, country))
+            .place(offer, placed(provider, country), world.now)
             .unwrap();
     }
     world
@@ -68,7 +68,10 @@ fn a_shard_that_comes_goes_on_with_its_deals_and_sells_nothing_twice() {
     let deals = [old.bound_deal(10, 1), old.bound_deal(11, 1)];
     let mut new = World::new();
     new.market.agent_joined(key(2).address());
-    new.market.place(offer(2, 3, 2), placed(2, "DE")).unwrap();
+    let now = new.now;
+    new.market
+        .place(offer(2, 3, 2), placed(2, "DE"), now)
+        .unwrap();
     let records: Vec<_> = old.stored.values().cloned().collect();
     new.market.adopt(records.clone(), new.now);
     // Said twice, it is the same.
@@ -82,7 +85,9 @@ fn a_shard_that_comes_goes_on_with_its_deals_and_sells_nothing_twice() {
     assert_eq!(unfinished, ids);
     assert_eq!(reminders.len(), 2);
     assert!(reminders.iter().all(|c| matches!(c, Command::Send { .. })));
-    new.market.place(offer(1, 2, 2), placed(1, "FR")).unwrap();
+    new.market
+        .place(offer(1, 2, 2), placed(1, "FR"), now)
+        .unwrap();
     assert_eq!(new.free(), 2, "Germany's alone");
     new.ask(12);
     assert_eq!(new.proposals[0].0, key(2).address());
@@ -133,7 +138,7 @@ fn a_request_rests_at_each_broker_and_the_first_word_counts() {
         assert_eq!(world.market.resting().len(), 1);
         world
             .market
-            .place(offer(provider, 5, 1), placed(provider, "FR"))
+            .place(offer(provider, 5, 1), placed(provider, "FR"), world.now)
             .unwrap();
         world.run(Vec::new());
         let (address, number, _) = world.proposals[0].clone();
@@ -167,7 +172,11 @@ fn requests_from_several_brokers_keep_their_ages_and_are_told_apart() {
         world.market.put_to_rest(record, world.now);
     }
     assert_eq!(world.market.resting().len(), 3, "two have the same number");
-    world.market.place(offer(1, 5, 3), placed(1, "FR")).unwrap();
+    let now = world.now;
+    world
+        .market
+        .place(offer(1, 5, 3), placed(1, "FR"), now)
+        .unwrap();
     world.run(Vec::new());
     let asked = world.proposals.iter();
     let asked: Vec<_> = asked.map(|(.., p)| p.request.message.id()).collect();

@@ -26,11 +26,23 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
+        self.ask(Asker::Ticket(ticket), ticket, request, seed, now)
+    }
+
+    /// The same for whoever asks.
+    pub(super) fn ask(
+        &mut self,
+        asker: Asker,
+        ticket: Ticket,
+        request: SignedRequest,
+        seed: B256,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
         if self.unstarted(request.message.payer) >= self.config.unstarted_deals {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
         }
-        self.propose(Asker::Ticket(ticket), request, seed, Vec::new(), now)
+        self.propose(asker, request, seed, Vec::new(), now)
             .unwrap_or_else(|none| self.no_match(ticket, *none, now))
     }
 
@@ -190,7 +202,7 @@ impl Market {
         self.resting.wake(request.message.payer);
         let ticket = match pending.asker {
             Asker::Resting(number) => return self.rest_on(number, tried, now),
-            Asker::Ticket(ticket) => ticket,
+            Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => ticket,
         };
         let asked = tried.len();
         if asked >= self.config.attempts && self.lets_rest(&request, now) {
@@ -203,7 +215,9 @@ impl Market {
             .take(200)
             .collect();
         let failure = RequestFailure::NoneSigned { asked, reason };
-        if asked >= self.config.attempts || now > request.message.expires_at {
+        let given_up =
+            asked >= self.config.attempts || matches!(pending.asker, Asker::Probe { .. });
+        if given_up || now > request.message.expires_at {
             return vec![refuse(ticket, failure)];
         }
         match self.propose(Asker::Ticket(ticket), request, seed, tried, now) {
@@ -233,7 +247,11 @@ impl Market {
     ) -> Result<Vec<Command>, Box<Unmatched>> {
         let hold = HoldId(self.next_number());
         let wanted = Wanted::from(&request.message);
-        let mut listing = match self.book.take(hold, &wanted, now, &tried) {
+        let taken = match asker {
+            Asker::Probe { offer, .. } => self.book.take_this(hold, offer, &wanted, now),
+            Asker::Ticket(_) | Asker::Resting(_) => self.book.take(hold, &wanted, now, &tried),
+        };
+        let mut listing = match taken {
             Ok(listing) => listing,
             Err(why) => {
                 return Err(Box::new(Unmatched {
@@ -249,6 +267,9 @@ impl Market {
         let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
         let exit_address = self.exit_address(&listing, &request.message.filter, salt);
         listing.placement.address = exit_address;
+        if let Asker::Probe { task, .. } = asker {
+            self.leased_for_probe(&task, exit_address);
+        }
         let proposal = Proposal {
             request,
             offer: listing.id,
@@ -306,7 +327,7 @@ impl Market {
         });
         let mut commands = self.store(id, moved, now);
         commands.extend(match pending.asker {
-            Asker::Ticket(ticket) => Some(Command::Answer {
+            Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => Some(Command::Answer {
                 ticket,
                 answer: Ok(Answered::Deal(Box::new(answer))),
             }),

@@ -90,7 +90,8 @@ fn the_start_waits_for_hours_that_are_for_sale() {
     let mut later = offer(1, 3, 1);
     // It is Friday, 14:00: two hours later.
     later.weekly_hours = WeeklyHours(U256::from(1u8) << (4 * 24 + 16));
-    world.market.place(later, placement(1)).unwrap();
+    let now = world.now;
+    world.market.place(later, placement(1), now).unwrap();
     for (ahead, within, starts) in [
         (0, 7_199, None),
         (0, 7_200, Some(7_200)),
@@ -115,7 +116,8 @@ fn the_start_waits_for_hours_that_are_for_sale() {
         world.run(commands);
         let mut again = offer(1, 3, 1);
         again.weekly_hours = WeeklyHours(U256::from(1u8) << (4 * 24 + 16));
-        world.market.place(again, placement(1)).unwrap();
+        let now = world.now;
+        world.market.place(again, placement(1), now).unwrap();
     }
 }
 

@@ -11,13 +11,13 @@ use ipsx_metering::{
 use super::*;
 use crate::deal::{Binding, Deal, Outcome, ProviderTerms};
 use crate::messages::{EndCause, EndReport, Ready};
-use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
+use crate::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
 use crate::record::DealRecord;
 use crate::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
 use crate::resting::RequestStatus;
 use crate::start::StartWindow;
 
-const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
 pub(crate) fn config() -> MarketConfig {
     MarketConfig {
@@ -163,6 +163,7 @@ pub(super) struct World {
     /// What was prepaid and is the provider's, by channel.
     pub(super) forfeited: BTreeMap<ChannelId, Voucher>,
     pub(super) told: Vec<(Address, BrokerMessage)>,
+    pub(super) proofs: BTreeMap<Subject, Proof>,
     pub(super) tickets: u64,
 }
 
@@ -178,6 +179,7 @@ impl World {
             outcomes: BTreeMap::new(),
             forfeited: BTreeMap::new(),
             told: Vec::new(),
+            proofs: BTreeMap::new(),
             tickets: 0,
         }
     }
@@ -187,7 +189,8 @@ impl World {
         for (provider, price, leases) in offers {
             world.market.agent_joined(key(*provider).address());
             let offer = offer(*provider, *price, *leases);
-            world.market.place(offer, placement(*provider)).unwrap();
+            let place = placement(*provider);
+            world.market.place(offer, place, NOW).unwrap();
         }
         world
     }
@@ -243,6 +246,9 @@ impl World {
                     assert_eq!(voucher.message.channel_id, channel.id());
                     let again = self.forfeited.insert(channel.id(), voucher.message);
                     assert!(again.is_none(), "forfeited twice");
+                }
+                Command::StoreProof { subject, proof } => {
+                    self.proofs.insert(subject, *proof);
                 }
                 Command::Answer { ticket, answer } => {
                     let again = self.answers.insert(ticket, answer);

@@ -4,6 +4,8 @@
 
 use ipsx_market::avoid::Avoid;
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
+use ipsx_market::echo::Echo;
+use ipsx_market::evidence::{DatabaseBuild, DatabaseKind, Evidence, TypeEvidence, TypeRule};
 use ipsx_market::geo::Point;
 use ipsx_market::messages::{
     AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
@@ -12,6 +14,7 @@ use ipsx_market::messages::{
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
 use ipsx_market::place::{AddressType, Measured, Reachability};
+use ipsx_market::proof::{Appeal, Disagreement, Withheld};
 use ipsx_market::request::{CounterSource, Filter, IpVersion, Request, SignedRequest, TunnelKey};
 use ipsx_market::start::StartWindow;
 use ipsx_metering::{
@@ -194,6 +197,26 @@ pub(crate) fn broker_authentication() -> BrokerAuthentication {
     }
 }
 
+pub(crate) fn echo() -> Echo {
+    Echo {
+        network: network(),
+        nonce: B256::repeat_byte(0xec),
+        seen: "203.0.113.5".parse().unwrap(),
+        at: UnixSeconds(1_899_998_010),
+    }
+}
+
+pub(crate) fn appeal() -> Appeal {
+    Appeal {
+        network: network(),
+        provider: provider().address(),
+        address: "203.0.113.5".parse().unwrap(),
+        address_type: AddressType::Residential,
+        text: "A line of Example Telecom's; the bill is at hand.".into(),
+        at: UnixSeconds(1_899_998_020),
+    }
+}
+
 pub(crate) fn signed<T: TypedData>(message: T, key: &SecretKey) -> Signed<T> {
     Signed::sign(message, &DOMAIN, key)
 }
@@ -274,7 +297,17 @@ pub(crate) fn placement() -> Placement {
         asn: Some(64_500),
         as_name: Some("Example Networks".into()),
         address_type: Some(AddressType::Residential),
-        evidence: None,
+        evidence: Some(Evidence {
+            databases: vec![DatabaseBuild {
+                database: DatabaseKind::City,
+                name: "Example-City".into(),
+                built_at: UnixSeconds(1_763_500_000),
+            }],
+            address_type: Some(TypeEvidence {
+                rule: TypeRule::UserType,
+                found: "residential".into(),
+            }),
+        }),
         measured: Measured {
             reachability: Some(Reachability::Direct),
             latency_ms: Some(24),
@@ -436,6 +469,10 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             M::OfferPlaced {
                 offer: offer().id(),
                 placement: placement(),
+                withheld: Some(Withheld::Disagrees {
+                    what: Disagreement::Address,
+                    seen: "203.0.113.99".parse().unwrap(),
+                }),
             },
         ),
         (

@@ -60,6 +60,10 @@ fn http_bodies_are_written_as_ever() {
     bodies.check("bound-deal", &bound_deal());
     bodies.check("deal", &deal_view());
     bodies.check("deal-event", &deal_event());
+    let echo = examples::signed(examples::echo(), &examples::operator());
+    bodies.check("echo", &echo);
+    let appeal = examples::signed(examples::appeal(), &examples::provider());
+    bodies.check("appeal", &appeal);
     bodies.check("connected", &Connected {});
     let report = examples::report();
     bodies.check("end-deal", &EndDeal { report });

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 25] = [
+pub(super) const TEXTS: [(&str, &str, &str); 26] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -61,6 +61,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 25] = [
     ("country_db", "a file", "\"/usr/share/GeoIP/country.mmdb\""),
     ("city_db", "a file", "\"/usr/share/GeoIP/city.mmdb\""),
     ("asn_db", "a file", "\"/usr/share/GeoIP/asn.mmdb\""),
+    ("prove", "optional or required", "\"required\""),
     ("wallet", "a file", "\"/etc/ipsx/operator.json\""),
     (
         "passphrase_file",
@@ -106,13 +107,14 @@ pub(super) const TEXTS: [(&str, &str, &str); 25] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 19] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 20] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
     ("sign_seconds", 5, 600, 20),
     ("start_seconds", 10, 3_600, 60),
     ("grace_seconds", 1, 3_600, 30),
+    ("proof_seconds", 60, 2_592_000, 86_400),
     ("max_agents", 1, 1_000_000, 25_000),
     ("max_offers", 1, 1_000_000, 100_000),
     ("max_offers_per_provider", 1, 100_000, 256),

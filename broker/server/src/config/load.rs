@@ -187,6 +187,7 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
     config.fund = check_fund(settings, &config.chain)?;
     config.fleet = check_fleet(settings, &config)?;
     check_timers(settings, &mut config)?;
+    check_proofs(settings, &mut config)?;
     check_limits(settings, &mut config)?;
     Ok(config)
 }
@@ -248,6 +249,18 @@ fn check_fleet(
         nats: Secret::new(nats),
         name: name.clone(),
     }))
+}
+
+fn check_proofs(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {
+    let proofs = &mut config.proofs;
+    proofs.required = match settings.prove.as_deref() {
+        None | Some("optional") => false,
+        Some("required") => true,
+        Some(other) => return Err(bad_value("prove", format!("{other:?}"), None)),
+    };
+    let seconds = settings.proof_seconds;
+    proofs.validity = number("proof_seconds", seconds, proofs.validity)?;
+    Ok(())
 }
 
 fn check_timers(settings: &Settings, config: &mut BrokerConfig) -> Result<(), ConfigError> {

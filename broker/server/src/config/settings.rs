@@ -138,6 +138,15 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u64>,
+    /// Proofs of addresses by ipsx probe: optional, which sells an address until a probe sees something else, or required,
+    /// which sells only what a probe has seen: nothing without a prober [default: optional]
+    #[arg(long, value_name = "RULE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prove: Option<String>,
+    /// Seconds that a proof of an address counts, 60 to 2592000; it is probed again meanwhile [default: 86400]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof_seconds: Option<u64>,
     /// Agents connected at the same time, 1 to 1000000 [default: 25000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipsx_market::fleet::ShardId;
-use ipsx_market::market::DealRefusal;
+use ipsx_market::market::{DealRefusal, Placed};
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause, EndReport, Ready};
 use ipsx_market::offer::{Country, Offer};
 use ipsx_market::sealed::MAX_SEALED;
@@ -166,17 +166,21 @@ impl Desk {
                 if let Some(reason) = self.belongs_elsewhere(&books, provider, placement.country) {
                     (Err(reason.into()), None)
                 } else {
-                    let placed = books.market.place(signed.message, placement.clone());
+                    let placed = books.market.place(signed.message, placement, clock::now());
                     (placed.map_err(|reason| reason.to_string()), Some(books))
                 }
             }
         };
         let answer = match placed {
-            Ok(()) => {
-                tracing::info!(%provider, offer = %id, country = ?placement.country, address = %placement.address, "offer placed");
+            Ok(Placed {
+                placement,
+                withheld,
+            }) => {
+                tracing::info!(%provider, offer = %id, country = ?placement.country, address = %placement.address, ?withheld, "offer placed");
                 BrokerMessage::OfferPlaced {
                     offer: id,
                     placement,
+                    withheld,
                 }
             }
             Err(reason) => {

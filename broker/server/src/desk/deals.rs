@@ -52,16 +52,18 @@ impl Desk {
     }
 
     /// Finds a deal for a request, and waits for the provider's signature, or puts it to rest. With `again`, the same may
-    /// have been asked before without an answer: what came of it is the answer, and without that it is taken up anew.
+    /// have been asked before without an answer: what came of it is the answer, and without that it is taken up anew. With
+    /// a `probe`, only the offer that it is for will do.
     pub(crate) async fn request(
         &self,
         requester: Address,
         request: SignedRequest,
         again: bool,
+        probe: Option<B256>,
     ) -> Result<Answered, DeskError> {
         match self.admit(requester, &request, again).await? {
             Some(answer) => Ok(answer),
-            None => self.place(request).await,
+            None => self.place(request, probe).await,
         }
     }
 
@@ -133,23 +135,35 @@ impl Desk {
     }
 
     /// Proposes a request that was admitted, and waits for a provider's signature.
-    pub(crate) async fn place(&self, request: SignedRequest) -> Result<Answered, DeskError> {
-        let placed = self.try_place(request).await;
+    pub(crate) async fn place(
+        &self,
+        request: SignedRequest,
+        probe: Option<B256>,
+    ) -> Result<Answered, DeskError> {
+        let placed = self.try_place(request, probe).await;
         let outcome = placed.as_ref().map_or_else(label, came_of);
         self.metrics.requested(outcome);
         placed
     }
 
-    async fn try_place(&self, request: SignedRequest) -> Result<Answered, DeskError> {
+    async fn try_place(
+        &self,
+        request: SignedRequest,
+        probe: Option<B256>,
+    ) -> Result<Answered, DeskError> {
         let (answer, answered) = oneshot::channel();
         let now = clock::now();
         {
             let mut books = self.books().await?;
             books.tickets += 1;
             let ticket = Ticket(books.tickets);
-            books.answers.insert(ticket, answer);
             let seed = B256::from(random::<32>());
-            let commands = books.market.request(ticket, request, seed, now);
+            let market = &mut books.market;
+            let commands = match probe {
+                Some(task) => market.request_for_probe(ticket, request, seed, task, now)?,
+                None => market.request(ticket, request, seed, now),
+            };
+            books.answers.insert(ticket, answer);
             self.execute(books, commands, now).await?;
         }
         match timeout(self.patience(), answered).await {

@@ -1,7 +1,9 @@
 //! Why the desk did not do what was asked.
 
 use ipsx_market::check::Unusable;
-use ipsx_market::market::{DealRefusal, RequestFailure, RequestRefusal};
+use ipsx_market::market::{
+    AppealRefusal, DealRefusal, ProbeRefusal, RequestFailure, RequestRefusal,
+};
 use ipsx_metering::{Address, Amount, DealId, Refused, UnixSeconds};
 use ipsx_settlement::ContractError;
 
@@ -56,6 +58,12 @@ pub(crate) enum DeskError {
     /// A resting request is not what was thought.
     #[error(transparent)]
     Request(#[from] RequestRefusal),
+    /// What a prober says does not count.
+    #[error(transparent)]
+    Probe(#[from] ProbeRefusal),
+    /// An appeal that is not taken.
+    #[error(transparent)]
+    Appeal(#[from] AppealRefusal),
     /// The same was asked a moment ago.
     #[error("deal {0} is being funded; ask for its outcome in a moment")]
     BeingFunded(DealId),

@@ -52,6 +52,8 @@ pub(crate) struct Overview {
     pub(crate) totals: Option<Totals>,
     /// Offers in the book.
     pub(crate) offers: usize,
+    /// Those that need no proof of their address, or have one.
+    pub(crate) for_sale: u64,
     /// The databases that say where addresses are.
     #[schema(max_items = 3)]
     pub(crate) databases: Vec<DatabaseBuild>,
@@ -181,6 +183,7 @@ impl Desk {
             block_time: head.timestamp,
             totals,
             offers: books.market.book().len(),
+            for_sale: books.market.book().for_sale(),
             databases: self.placer.builds(),
             deals,
             payers: accounts().count(),

@@ -43,9 +43,10 @@ impl Desk {
         for some in offers.chunks(TOGETHER) {
             let mut books = self.books().await?;
             let place = |address| self.placer.place(address);
-            let commands = books.market.place_anew(some, place);
+            let now = clock::now();
+            let commands = books.market.place_anew(some, place, now);
             moved += commands.len();
-            self.execute(books, commands, clock::now()).await?;
+            self.execute(books, commands, now).await?;
         }
         tracing::info!(offers = offers.len(), moved, "offers are placed anew");
         Ok(())

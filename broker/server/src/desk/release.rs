@@ -128,6 +128,9 @@ impl Desk {
                 Command::Forfeit { channel, voucher } => {
                     step.forfeited.push((*channel, *voucher));
                 }
+                Command::StoreProof { subject, proof } => {
+                    step.entries.push(Entry::Proof(subject, Some(proof)));
+                }
                 Command::Answer { ticket, answer } => {
                     if let Some(waiting) = books.answers.remove(&ticket) {
                         step.effects.push(Effect::Answer(waiting, answer));

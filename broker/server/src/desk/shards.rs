@@ -134,8 +134,10 @@ impl Desk {
     /// Goes on with shards that are this broker's now, from what is on disk.
     pub(crate) async fn take_over(&self, claimed: &[(ShardId, Epoch)]) -> Result<(), DeskError> {
         let records = self.store.open_deals_in(claimed).await?;
-        let mut books = self.books().await?;
-        books.market.adopt(records, clock::now());
+        let proofs = self.store.proofs().await?;
+        let (mut books, now) = (self.books().await?, clock::now());
+        books.market.adopt(records, now);
+        books.market.learn_proofs(proofs, now);
         if let Some(part) = &mut books.part {
             part.epochs.extend(claimed.iter().copied());
         }

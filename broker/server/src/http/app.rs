@@ -25,7 +25,7 @@ use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, elsewhere, explorer, offers, openapi, requests, sessions};
+use super::{admin, deals, echo, elsewhere, explorer, offers, openapi, probes, requests, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -136,6 +136,8 @@ fn open_to_all() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sessions::nonce))
         .routes(routes!(sessions::open))
         .routes(routes!(offers::offers))
+        .routes(routes!(echo::echo))
+        .routes(routes!(echo::appeal))
 }
 
 /// The requesters' routes as OpenAPI has them.
@@ -155,6 +157,10 @@ pub(crate) fn admin_router(app: Arc<App>) -> Router {
         .route("/drain", post(admin::drain))
         .route("/resume", post(admin::resume))
         .route("/claims", post(admin::claims))
+        .route("/probes", post(probes::next))
+        .route("/probes/{task}", post(probes::finish))
+        .route("/proofs", get(probes::proofs))
+        .route("/proofs/ruling", post(probes::rule))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             admin::no_browser,

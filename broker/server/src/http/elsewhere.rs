@@ -291,7 +291,7 @@ async fn propose_here(
     request: SignedRequest,
 ) -> Result<ProposedDeal, ProblemResponse> {
     let desk = Arc::clone(desk);
-    let placed = finish(async move { desk.place(request).await }).await?;
+    let placed = finish(async move { desk.place(request, None).await }).await?;
     match placed.0 {
         Answered::Deal(deal) => Ok(*deal),
         // The market of one of several lets none rest.

@@ -66,6 +66,7 @@ fn tiles(view: &Overview) -> String {
     let tiles = [
         ("height", view.height.to_string()),
         ("offers", view.offers.to_string()),
+        ("for sale", view.for_sale.to_string()),
         ("deals going on", running.to_string()),
         ("promised", tokens(view.promised)),
         ("claimed", tokens(view.claimed)),

@@ -171,8 +171,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Whom a request counts for: an IPv4 address, or an IPv6 network of 64 bits, which is what one client has.
-    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    /// Who asks: the peer, or whom a proxy that is believed saw.
+    pub(super) fn seen(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         let mut named: Vec<IpAddr> = headers
             .get_all("x-forwarded-for")
@@ -187,8 +187,13 @@ impl Limits {
         {
             client = before.to_canonical();
         }
-        match client {
-            IpAddr::V4(_) => client,
+        client
+    }
+
+    /// Whom a request counts for: an IPv4 address, or an IPv6 network of 64 bits, which is what one client has.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        match self.seen(peer, headers) {
+            client @ IpAddr::V4(_) => client,
             IpAddr::V6(v6) => {
                 let network = v6.to_bits() & !u128::from(u64::MAX);
                 IpAddr::V6(Ipv6Addr::from_bits(network))

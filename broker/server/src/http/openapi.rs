@@ -30,7 +30,7 @@ how the parts play together, is in docs/protocol.md. Errors are problem details 
 not known are skipped.";
 
 /// What a request may be refused for beyond what its shape says.
-const REFUSALS: [(&str, &[ProblemKind]); 10] = {
+const REFUSALS: [(&str, &[ProblemKind]); 11] = {
     use ProblemKind::*;
     [
         (
@@ -39,6 +39,7 @@ const REFUSALS: [(&str, &[ProblemKind]); 10] = {
         ),
         ("cancelRequest", &[Conflict]),
         ("postWithdrawal", &[InsufficientDeposit, Conflict]),
+        ("postAppeal", &[NotFound, Conflict]),
         ("signDeal", &[InsufficientDeposit, Conflict]),
         ("reportConnected", &[Conflict]),
         ("endDeal", &[Conflict]),

@@ -6,7 +6,9 @@ use axum::response::{IntoResponse, Response};
 use ipsx_market::book::NoMatch;
 use ipsx_market::check::Unusable;
 use ipsx_market::http::{Problem, ProblemKind};
-use ipsx_market::market::{DealRefusal, RequestFailure, RequestRefusal};
+use ipsx_market::market::{
+    AppealRefusal, DealRefusal, ProbeRefusal, RequestFailure, RequestRefusal,
+};
 use ipsx_market::resting::NoRest;
 use ipsx_metering::Refused;
 use ipsx_settlement::{ContractError, StoreError};
@@ -229,6 +231,16 @@ impl From<DeskError> for ProblemResponse {
                 RequestRefusal::Over(..) => with(StatusCode::CONFLICT, ProblemKind::Conflict),
             },
             DeskError::Deal(refusal) => Self::from_refusal(refusal, detail),
+            DeskError::Probe(ProbeRefusal::Unknown) => Self::not_found(detail),
+            DeskError::Probe(ProbeRefusal::NotLeased) => {
+                with(StatusCode::CONFLICT, ProblemKind::Conflict)
+            }
+            DeskError::Appeal(AppealRefusal::NotYours) => Self::not_found(detail),
+            DeskError::Appeal(AppealRefusal::TooSoon) => {
+                with(StatusCode::CONFLICT, ProblemKind::Conflict)
+            }
+            DeskError::Appeal(_) => Self::invalid(detail),
+            DeskError::Probe(ProbeRefusal::Echo) => Self::invalid(detail),
             DeskError::Deposit { .. } | DeskError::Refused(Refused::NotCovered { .. }) => with(
                 StatusCode::PAYMENT_REQUIRED,
                 ProblemKind::InsufficientDeposit,

@@ -17,6 +17,7 @@ use super::deals::next_news;
 use super::elsewhere;
 use super::extract::{Body, NoQuery, RequestPath, SignedIn, Wait};
 use super::idempotency::Keyed;
+use super::probes::ForProbe;
 use super::problem::{Answer, ProblemResponse};
 use crate::desk::{Changed, News};
 
@@ -37,12 +38,16 @@ pub(super) async fn post(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
     keyed: Option<Extension<Keyed>>,
+    ForProbe(probe): ForProbe,
     Body(body): Body<PostRequest>,
 ) -> Result<Response, ProblemResponse> {
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    let answer = match app.desk.fleet.clone() {
-        None => finish(async move { desk.request(wallet, body.request, again).await }).await?,
+    let answer = match app.desk.fleet.clone().filter(|_| probe.is_none()) {
+        // A probe is of an offer that this broker has.
+        None => {
+            finish(async move { desk.request(wallet, body.request, again, probe).await }).await?
+        }
         Some(fleet) => match desk.admit(wallet, &body.request, again).await? {
             Some(answer) => Json(answer),
             None => Json(elsewhere::place(&desk, &fleet, &body.request).await?),

@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use ipsx_market::deal::Outcome;
 use ipsx_market::fleet::{Epoch, Instance, ShardId};
+use ipsx_market::proof::{Proof, Subject};
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
 
-use super::{StoreError, Tx, Write, deals, fleet, money, resting};
+use super::{StoreError, Tx, Write, deals, fleet, money, proofs, resting};
 
 /// One thing that changes with others.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(crate) enum Entry {
     SharedAccount(Address, Box<PayerAccount>, i64),
     /// Everything else only counts while a broker owns a shard under an epoch.
     Fence(Instance, ShardId, Epoch),
+    /// What is known of an address; `None` drops it.
+    Proof(Subject, Option<Box<Proof>>),
     /// A consent to an immediate withdrawal, and the idempotency key that it was given under.
     Withdrawal {
         /// The consent.
@@ -58,7 +61,7 @@ impl Write for Entries {
             }
             Entry::Account(payer, _) | Entry::SharedAccount(payer, ..) => Some(*payer),
             Entry::Withdrawal { signed, .. } => Some(signed.message.owner),
-            Entry::Outcome(..) | Entry::Fence(..) => None,
+            Entry::Outcome(..) | Entry::Fence(..) | Entry::Proof(..) => None,
         };
         self.0.iter().filter_map(wallet).collect()
     }
@@ -81,6 +84,9 @@ impl Write for Entries {
                 }
                 Entry::Fence(owner, shard, epoch) => {
                     fleet::fence(tx, owner, *shard, *epoch).await?;
+                }
+                Entry::Proof(subject, proof) => {
+                    proofs::save_proof(tx, subject, proof.as_deref()).await?;
                 }
                 Entry::Withdrawal { signed, key, now } => {
                     money::save_withdrawal(tx, signed, key.as_deref(), *now).await?;

@@ -152,6 +152,7 @@ impl Store {
             ("SELECT COUNT(*) FROM outcomes WHERE at > $1", "outcomes"),
             ("SELECT COUNT(*) FROM withdrawals WHERE at > $1", "consents"),
             ("SELECT COUNT(*) FROM answers WHERE at > $1", "answers"),
+            ("SELECT COUNT(*) FROM proofs WHERE at > $1", "proofs"),
         ] {
             let row = self.row(sql, [late.into()]).await?;
             let count = row.map_or(Ok(0), |row| row.number(0));
@@ -162,6 +163,11 @@ impl Store {
         }
         for row in self.rows("SELECT signed FROM withdrawals", []).await? {
             if let Err(error) = self.json::<Signed<Withdrawal>>("withdrawal", &row, 0) {
+                findings.push(error.to_string());
+            }
+        }
+        for row in self.rows(super::proofs::SELECT, []).await? {
+            if let Err(error) = self.proof(&row) {
                 findings.push(error.to_string());
             }
         }

@@ -41,6 +41,11 @@ impl TestRequester {
     pub fn at(wallet: Wallet, http: SocketAddr, info: NetworkInfo) -> Self {
         Self(Requester::at(wallet, http, info))
     }
+
+    /// The same, whose connections come from this address.
+    pub fn from(self, address: &str) -> Self {
+        Self(self.0.from(address))
+    }
 }
 
 impl Deref for TestRequester {

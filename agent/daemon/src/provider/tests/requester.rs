@@ -121,7 +121,7 @@ impl Requester {
             SignedRequest::sign(request, &domain, self.wallet.key(), self.session_key.key());
         let proposed = self
             .session
-            .request(&PostRequest { request })
+            .request(&PostRequest { request }, None)
             .await
             .unwrap();
         let Requested::Deal(proposed) = proposed else {

@@ -6,7 +6,7 @@ use ipsx_metering::{
 use proptest::prelude::*;
 
 use super::super::find::Effort;
-use super::super::{BookLimits, HoldId, OfferBook, Position, Slot};
+use super::super::{BookLimits, HoldId, Listing, OfferBook, Position, Slot};
 use super::model::Model;
 use super::{NOW, provider};
 use crate::avoid::Avoid;
@@ -23,6 +23,7 @@ use crate::start::StartWindow;
 enum Step {
     Place(Offer, Placement),
     Measure(usize, Placement),
+    Sell(usize, bool),
     Withdraw(usize, u8),
     WithdrawAll(u8),
     Take(Filter, Prices, u32, StartWindow, u64, bool),
@@ -284,6 +285,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => offer().prop_map(|(o, p)| Step::Place(o, p)),
         2 => (any::<usize>(), placement()).prop_map(|(n, p)| Step::Measure(n, p)),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(n, sell)| Step::Sell(n, sell)),
         1 => (any::<usize>(), 0u8..3).prop_map(|(n, p)| Step::Withdraw(n, p)),
         1 => (0u8..3).prop_map(Step::WithdrawAll),
         8 => (filter(), prices(), 5u32..40, start(), bytes(), any::<bool>()).prop_map(|(f, p, s, w, b, x)| Step::Take(f, p, s, w, b, x)),
@@ -322,6 +324,20 @@ fn run(steps: Vec<Step>, effort: Effort) {
                 };
                 let real = book.place(offer.clone(), anew.clone());
                 assert_eq!(real, model.place(offer, anew));
+            }
+            Step::Sell(n, sell) => {
+                let Some((offer, placement)) = model.offers.get(n % 8).cloned() else {
+                    continue;
+                };
+                let id = offer.id();
+                let listing = Listing {
+                    id,
+                    offer,
+                    placement,
+                };
+                assert_eq!(book.put_as(listing, sell), Ok(None));
+                model.hidden.retain(|other| *other != id);
+                model.hidden.extend((!sell).then_some(id));
             }
             Step::Withdraw(n, by) => {
                 let Some((offer, _)) = model.offers.get(n % 8).cloned() else {
@@ -397,6 +413,8 @@ fn run(steps: Vec<Step>, effort: Effort) {
             let listed = book.get(offer.id()).unwrap();
             // Only an offer that replaced a larger one can have more leases than it sells.
             assert_eq!((&listed.offer, &listed.placement), (offer, placement));
+            let hidden = model.hidden.contains(&listed.id);
+            assert_eq!(book.is_for_sale(listed.id), !hidden);
             assert_eq!(
                 book.rows.of_slot(&Slot::of(offer)),
                 book.rows.of_id(offer.id())

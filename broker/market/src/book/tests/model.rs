@@ -81,6 +81,8 @@ pub(super) struct Model {
     /// In order of age.
     pub(super) offers: Vec<(Offer, Placement)>,
     pub(super) holds: Vec<(HoldId, Slot, u32, u32)>,
+    /// Offers that are in and not for sale.
+    pub(super) hidden: Vec<OfferId>,
 }
 
 impl Model {
@@ -90,6 +92,8 @@ impl Model {
         placement: Placement,
     ) -> Result<Option<OfferId>, PlaceError> {
         let same = |o: &Offer| Slot::of(o) == Slot::of(&offer);
+        let id = offer.id();
+        self.hidden.retain(|hidden| *hidden != id);
         let old = self.offers.iter().position(|(o, _)| same(o));
         if let Some(old) = old {
             let (there, _) = &self.offers[old];
@@ -142,6 +146,10 @@ impl Model {
             && down + filter.mbit_down <= offer.capacity.mbit_down
     }
 
+    fn is_seen(&self, offer: &Offer, now: UnixSeconds) -> bool {
+        offer.expires_at >= now && !self.hidden.contains(&offer.id())
+    }
+
     /// Offers that pass, best first; the sort is stable, so equal ones stay in order of age.
     pub(super) fn passing(
         &self,
@@ -152,7 +160,7 @@ impl Model {
         let mut passing: Vec<_> = self
             .offers
             .iter()
-            .filter(|(o, p)| o.expires_at >= now && conditions.unmet(&Given(o, p)).is_none())
+            .filter(|(o, p)| self.is_seen(o, now) && conditions.unmet(&Given(o, p)).is_none())
             .collect();
         passing.sort_by_key(|(o, p)| {
             let score = p.measured.reputation.unwrap_or(0);
@@ -195,7 +203,7 @@ impl Model {
             let valid = self
                 .offers
                 .iter()
-                .filter(|(o, _)| o.expires_at >= now && !excluded.contains(&o.id()));
+                .filter(|(o, _)| self.is_seen(o, now) && !excluded.contains(&o.id()));
             let conditions = wanted.conditions(now);
             let nearest = valid
                 .filter_map(|(o, p)| conditions.unmet(&Given(o, p)))

@@ -26,6 +26,7 @@ pub(super) fn of(path: &str, id: &str, keyed: bool) -> Vec<Value> {
     }
     match id {
         "searchOffers" => all.extend(offers()),
+        "getEcho" => all.push(nonce()),
         "listDeals" => all.extend(page()),
         "getDeal" => all.extend([wait(), status()]),
         "receiveFrames" | "getRequest" => all.push(wait()),
@@ -154,6 +155,13 @@ fn offers() -> Vec<Value> {
             json!({ "type": "string", "pattern": format!("^[0-9a-f]{{{}}}$", 2 * Position::BYTES) }),
         ),
     ]
+}
+
+fn nonce() -> Value {
+    let schema = json!({ "type": "string", "pattern": "^0x[0-9a-fA-F]{64}$" });
+    let mut parameter = query("nonce", "Drawn by whoever asks.", schema);
+    parameter["required"] = json!(true);
+    parameter
 }
 
 fn page() -> [Value; 2] {

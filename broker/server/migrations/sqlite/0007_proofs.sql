@@ -1,0 +1,11 @@
+-- What is known of each address that a provider was seen at, and what it sells there. `proof` holds everything (JSON); `at` is when something was
+-- found out last, so that what is old can be forgotten.
+CREATE TABLE proofs (
+    provider TEXT NOT NULL,
+    address TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    proof TEXT NOT NULL,
+    PRIMARY KEY (provider, address, prefix)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX proofs_by_age ON proofs (at);
