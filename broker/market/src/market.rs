@@ -6,6 +6,7 @@
 //! signed word and reservation, once the caller has written both down. After whatever was called, requests that rest may
 //! fit offers that have changed by it: [`Market::match_resting`] looks.
 
+mod bundling;
 mod clock;
 mod exit_address;
 mod lease;
@@ -14,11 +15,12 @@ mod resting;
 mod shards;
 mod signing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipsx_metering::{
-    Address, B256, Channel, DealId, Domain, NetworkId, OfferId, Signed, UnixSeconds, Voucher,
+    Address, B256, Channel, DealId, Domain, NetworkId, OfferId, RequestId, Signed, UnixSeconds,
+    Voucher,
 };
 
 use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook, PlaceError};
@@ -29,6 +31,7 @@ use crate::offer::{Offer, Placement};
 use crate::record::{Cause, DealRecord, Transition};
 use crate::resting::{NoRest, RequestBook, RequestRecord, RestingLimits};
 use crate::status::{DealStatus, DealTimers, ProviderStatus, RequesterStatus};
+use bundling::Bundling;
 use proposals::Proposals;
 pub use resting::RequestRefusal;
 
@@ -105,6 +108,8 @@ pub enum Command {
 pub enum Answered {
     /// A deal to sign.
     Deal(Box<ProposedDeal>),
+    /// Several, of a request for several addresses.
+    Bundle(Vec<ProposedDeal>),
     /// It waits for an offer.
     Rests(Box<RequestView>),
 }
@@ -123,6 +128,18 @@ pub enum RequestFailure {
     /// It could rest, but the book takes no more.
     #[error("no offer fits now, and {0}")]
     NoRest(#[from] NoRest),
+    /// Several addresses were wanted, and not enough were found.
+    #[error(
+        "{found} of {wanted} addresses were found: {reason}; ask for fewer, or loosen the filter"
+    )]
+    Incomplete {
+        /// How many were, before it was given up.
+        found: usize,
+        /// How many are wanted.
+        wanted: usize,
+        /// Why there are no more.
+        reason: String,
+    },
     /// Providers matched, but none signed.
     #[error(
         "{asked} matching providers were asked and none signed (the last one: {reason}); try again"
@@ -144,6 +161,14 @@ pub enum DealRefusal {
     /// It belongs to others.
     #[error("deal {0} is not yours")]
     NotYours(DealId),
+    /// It is of another request, or named twice.
+    #[error("deal {0} is of another request than {1}, or named twice")]
+    OtherRequest(DealId, RequestId),
+    /// It is good for nothing without others.
+    #[error(
+        "deal {0} is one of {1} that are leased together: sign all of them at once, with POST /v1/bundles/{{id}}/signatures"
+    )]
+    Together(DealId, u8),
     /// Not in this state.
     #[error("deal {deal_id} is {status}: it can't be {wanted} now")]
     State {
@@ -172,6 +197,18 @@ enum Asker {
     Ticket(Ticket),
     /// A request that rests, by its number.
     Resting(u64),
+    /// A request for several addresses, for one of them.
+    Leg { bundle: u64, leg: u8 },
+}
+
+impl Asker {
+    /// Which of a request's leases it asks for.
+    fn leg(self) -> u8 {
+        match self {
+            Self::Leg { leg, .. } => leg,
+            Self::Ticket(_) | Self::Resting(_) => 0,
+        }
+    }
 }
 
 /// A request that waits for a provider's signature.
@@ -208,6 +245,8 @@ pub struct Market {
     /// The hour of which it is known which offers are for sale in it, in hours since 1970.
     hour: u64,
     pending: Proposals,
+    /// Requests for several addresses whose providers are asked.
+    bundles: BTreeMap<u64, Bundling>,
     deals: HashMap<DealId, Live>,
     by_provider: HashMap<Address, BTreeSet<DealId>>,
     by_payer: HashMap<Address, BTreeSet<DealId>>,
@@ -228,6 +267,7 @@ impl Market {
             shared: false,
             hour: now.0 / 3_600,
             pending: Proposals::default(),
+            bundles: BTreeMap::new(),
             deals: HashMap::new(),
             by_provider: HashMap::new(),
             by_payer: HashMap::new(),

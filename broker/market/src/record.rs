@@ -26,6 +26,8 @@ pub enum Cause {
     Funded,
     /// The deposit or the session key does not cover the deal.
     Unfunded,
+    /// Another lease of its bundle did not come about.
+    Incomplete,
     /// Its peer is open.
     PeerOpen,
     /// It said that its tunnel is up.
@@ -47,6 +49,7 @@ impl fmt::Display for Cause {
             Self::Withdrew => "withdrew",
             Self::Funded => "funded",
             Self::Unfunded => "unfunded",
+            Self::Incomplete => "incomplete",
             Self::PeerOpen => "peer_open",
             Self::TunnelUp => "tunnel_up",
             Self::FirstVoucher => "first_voucher",
@@ -91,6 +94,9 @@ pub struct DealRecord {
     pub deal: Deal,
     /// What the request asked for: the share of the offer's rate that it holds.
     pub filter: Filter,
+    /// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
+    #[serde(default)]
+    pub together: u8,
     /// The offer it takes from.
     pub offer: Offer,
     /// Where the address is.

@@ -2,6 +2,7 @@
 //! before anybody hears of it (see [`release`]).
 
 mod agents;
+mod bundles;
 mod chain_view;
 mod deals;
 mod error;

@@ -249,6 +249,7 @@ impl Market {
         } else {
             self.reschedule(id);
         }
+        let over_record = stored.clone();
         commands.push(Command::Store {
             record: Box::new(stored),
             transitions,
@@ -259,6 +260,7 @@ impl Market {
                 deal_id: id,
             });
         }
+        commands.extend(self.part_ways(&over_record, now));
         commands
     }
 

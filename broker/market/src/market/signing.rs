@@ -13,7 +13,7 @@ use crate::http::ProposedDeal;
 use crate::matching::Wanted;
 use crate::messages::BrokerMessage;
 use crate::record::{Cause, DealRecord};
-use crate::request::SignedRequest;
+use crate::request::{Request, SignedRequest};
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
@@ -26,9 +26,13 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        if self.unstarted(request.message.payer) >= self.config.unstarted_deals {
+        let count = request.message.count();
+        if self.unstarted(request.message.payer) + count > self.config.unstarted_deals {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
+        }
+        if count > 1 {
+            return self.request_bundle(ticket, request, seed, now);
         }
         self.propose(Asker::Ticket(ticket), request, seed, Vec::new(), now)
             .unwrap_or_else(|none| self.no_match(ticket, *none, now))
@@ -92,12 +96,22 @@ impl Market {
         signature: Signature,
         now: UnixSeconds,
     ) -> Result<Vec<Command>, DealRefusal> {
-        let domain = self.config.domain;
-        let record = &mut self
-            .deals
-            .get_mut(&id)
-            .ok_or(DealRefusal::Unknown(id))?
-            .record;
+        self.check_signature(id, requester, signature, now)?;
+        match self.deal(id).filter(|record| record.together > 0) {
+            Some(record) => Err(DealRefusal::Together(id, record.together)),
+            None => Ok(self.signed(id, signature, now)),
+        }
+    }
+
+    /// Whether a requester's signature under a deal counts.
+    pub(super) fn check_signature(
+        &self,
+        id: DealId,
+        requester: Address,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Result<(), DealRefusal> {
+        let record = self.deal(id).ok_or(DealRefusal::Unknown(id))?;
         if record.deal.requester != requester {
             return Err(DealRefusal::NotYours(id));
         }
@@ -114,10 +128,24 @@ impl Market {
                 late: now.since(record.deal.sign_by),
             });
         }
-        verify(record.deal.signing_hash(&domain), &signature, requester)?;
+        let hash = record.deal.signing_hash(&self.config.domain);
+        Ok(verify(hash, &signature, requester)?)
+    }
+
+    /// A requester's signature counts.
+    pub(super) fn signed(
+        &mut self,
+        id: DealId,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let Some(live) = self.deals.get_mut(&id) else {
+            return Vec::new();
+        };
+        let record = &mut live.record;
         let moved = record.requester_becomes(RequesterStatus::Accepted, Cause::Signed, now);
         record.requester_signature = Some(signature);
-        Ok(self.store(id, moved, now))
+        self.store(id, moved, now)
     }
 
     /// Whether [`Self::bind`] would succeed: ask before the outcome is signed, which can't be taken back.
@@ -190,6 +218,9 @@ impl Market {
         self.resting.wake(request.message.payer);
         let ticket = match pending.asker {
             Asker::Resting(number) => return self.rest_on(number, tried, now),
+            Asker::Leg { bundle, leg } => {
+                return self.leg_refused((bundle, leg), pending.listing.id, reason, now);
+            }
             Asker::Ticket(ticket) => ticket,
         };
         let asked = tried.len();
@@ -232,7 +263,11 @@ impl Market {
         now: UnixSeconds,
     ) -> Result<Vec<Command>, Box<Unmatched>> {
         let hold = HoldId(self.next_number());
-        let wanted = Wanted::from(&request.message);
+        let (filter, leg) = (self.filter_of(asker, &request), asker.leg());
+        let wanted = Wanted {
+            filter: &filter,
+            ..Wanted::from(&request.message)
+        };
         let mut listing = match self.book.take(hold, &wanted, now, &tried) {
             Ok(listing) => listing,
             Err(why) => {
@@ -246,16 +281,23 @@ impl Market {
         };
         let hours = &listing.offer.weekly_hours;
         let starts_at = wanted.conditions(now).starts_at(hours).unwrap_or(now);
-        let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
-        let exit_address = self.exit_address(&listing, &request.message.filter, salt);
+        let which = (tried.len() as u64) << 8 | u64::from(leg);
+        let salt = keccak256([seed.as_slice(), &which.to_be_bytes()].concat());
+        let exit_address = self.exit_address(&listing, &filter, salt);
         listing.placement.address = exit_address;
+        let sign_by = match asker {
+            Asker::Leg { bundle, .. } => self.bundles.get(&bundle).map(|bundle| bundle.sign_by),
+            _ => None,
+        };
+        let sign_by = sign_by.unwrap_or_else(|| now.after(self.config.timers.sign));
         let proposal = Proposal {
             request,
+            leg,
             offer: listing.id,
             exit_address,
-            sign_by: now.after(self.config.timers.sign),
+            sign_by,
             starts_at,
-            start_by: starts_at.after(self.config.timers.start),
+            start_by: starts_at.after(self.config.timers.start).max(sign_by),
             salt,
         };
         let (provider, number) = (listing.offer.provider, self.next_number());
@@ -306,11 +348,12 @@ impl Market {
         });
         let mut commands = self.store(id, moved, now);
         commands.extend(match pending.asker {
-            Asker::Ticket(ticket) => Some(Command::Answer {
+            Asker::Ticket(ticket) => vec![Command::Answer {
                 ticket,
                 answer: Ok(Answered::Deal(Box::new(answer))),
-            }),
-            Asker::Resting(number) => self.matched(number, now),
+            }],
+            Asker::Resting(number) => self.matched(number, now).into_iter().collect(),
+            Asker::Leg { bundle, leg } => self.leg_signed((bundle, leg), answer, now),
         });
         commands
     }
@@ -324,10 +367,25 @@ pub(super) struct Unmatched {
     why: NoMatch,
 }
 
+impl Unmatched {
+    /// In words.
+    pub(super) fn why(&self) -> String {
+        self.why.to_string()
+    }
+}
+
 pub(super) fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
     Command::Answer {
         ticket,
         answer: Err(failure),
+    }
+}
+
+/// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
+fn together(request: &Request) -> u8 {
+    match request.bundle.all_or_nothing && request.count() > 1 {
+        true => request.count() as u8,
+        false => 0,
     }
 }
 
@@ -336,6 +394,7 @@ fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> D
         deal_id: deal.id(),
         deal,
         filter: pending.proposal.request.message.filter.clone(),
+        together: together(&pending.proposal.request.message),
         offer: pending.listing.offer.clone(),
         placement: pending.listing.placement.clone(),
         provider_signature,

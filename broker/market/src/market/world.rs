@@ -103,6 +103,7 @@ pub(crate) fn resting(
         counter_source: CounterSource::Both,
         expires_at: NOW.after(100_000),
         rest_until: UnixSeconds(0),
+        bundle: Default::default(),
     };
     change(&mut message);
     SignedRequest::sign(message, &config().domain, &key(requester), &key(requester))

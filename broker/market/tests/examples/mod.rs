@@ -2,7 +2,8 @@
 //!
 //! All of them belong to one lease: ids, signatures and sums agree with each other.
 
-use ipsx_market::avoid::Avoid;
+use ipsx_market::avoid::{Avoid, Distinct};
+use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use ipsx_market::geo::Point;
 use ipsx_market::messages::{
@@ -145,6 +146,14 @@ pub(crate) fn request() -> Request {
         counter_source: CounterSource::Both,
         expires_at: UnixSeconds(1_899_999_000),
         rest_until: UnixSeconds(1_899_998_000),
+        bundle: Bundle {
+            legs: vec![Leg {
+                tunnel_key: TunnelKey(B256::repeat_byte(0x89)),
+                channel_salt: B256::repeat_byte(0x01),
+            }],
+            distinct: Distinct::Asn,
+            all_or_nothing: true,
+        },
     }
 }
 
@@ -159,6 +168,7 @@ pub(crate) fn terms() -> ProviderTerms {
 pub(crate) fn proposal() -> Proposal {
     Proposal {
         request: SignedRequest::sign(request(), &DOMAIN, &requester(), &session_key()),
+        leg: 0,
         offer: offer().id(),
         exit_address: "203.0.113.5".parse().unwrap(),
         sign_by: UnixSeconds(1_899_998_020),

@@ -12,7 +12,7 @@ use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::search::OfferQuery;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Address, B256, DealId};
+use ipsx_metering::{Address, B256, DealId, Signature};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
@@ -88,7 +88,8 @@ impl Desk {
         again: bool,
     ) -> Result<Option<Answered>, DeskError> {
         let id = request.message.id();
-        if again && let Some(answer) = self.answered(requester, id).await? {
+        let several = request.message.count() > 1;
+        if again && let Some(answer) = self.answered(requester, id, several).await? {
             return Ok(Some(answer));
         }
         if self.is_draining() {
@@ -169,7 +170,7 @@ impl Desk {
         let going_on = self.books().await?.market.deal(id).is_some();
         if !going_on
             && let Some(record) = self.store.deal(id).await?
-            && let Some(bound) = already(&record, requester, &body)
+            && let Some(bound) = already_bound(&record, requester, body.signature)
         {
             return Ok(bound);
         }
@@ -178,7 +179,7 @@ impl Desk {
             if let Some(bound) = books
                 .market
                 .deal(id)
-                .and_then(|r| already(r, requester, &body))
+                .and_then(|r| already_bound(r, requester, body.signature))
             {
                 // It may not be on disk yet.
                 let settled = self.line_up(&mut books, Step::default()).await;
@@ -210,8 +211,9 @@ impl Desk {
         };
         let bound = match signed.await {
             Ok(()) => {
-                self.fund(id, body.authorization.as_ref(), body.prepaid)
-                    .await
+                let signed = [(id, body.prepaid)];
+                let bound = self.fund(&signed, body.authorization.as_ref()).await;
+                bound.and_then(|mut bound| bound.pop().ok_or(DeskError::NoAnswer))
             }
             Err(error) => Err(error),
         };
@@ -351,7 +353,7 @@ impl Desk {
 /// By which what came of a request is counted.
 fn came_of(answer: &Answered) -> &'static str {
     match answer {
-        Answered::Deal(_) => "matched",
+        Answered::Deal(_) | Answered::Bundle(_) => "matched",
         Answered::Rests(_) => "rests",
     }
 }
@@ -377,13 +379,12 @@ pub(super) fn proposed(record: &DealRecord) -> ProposedDeal {
 }
 
 /// The answer to a signature that was sent before and whose answer was lost.
-fn already(
+pub(super) fn already_bound(
     record: &DealRecord,
     requester: Address,
-    body: &ipsx_market::http::SignDeal,
+    signature: Signature,
 ) -> Option<BoundDeal> {
-    let same =
-        record.deal.requester == requester && record.requester_signature == Some(body.signature);
+    let same = record.deal.requester == requester && record.requester_signature == Some(signature);
     let outcome = record.outcome.clone();
     let outcome = outcome.filter(|word| same && word.message.outcome == Binding::Bound)?;
     Some(BoundDeal {

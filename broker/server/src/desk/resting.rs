@@ -77,8 +77,13 @@ impl Desk {
         &self,
         requester: Address,
         id: RequestId,
+        several: bool,
     ) -> Result<Option<Answered>, DeskError> {
-        if let Some(record) = self.store.deal_of_request(requester, id).await? {
+        let mut deals = self.store.deals_of_request(requester, id).await?;
+        if several && !deals.is_empty() {
+            return Ok(Some(Answered::Bundle(deals.iter().map(proposed).collect())));
+        }
+        if let Some(record) = deals.pop() {
             return Ok(Some(Answered::Deal(Box::new(proposed(&record)))));
         }
         let Some(record) = self.store.request(id).await? else {

@@ -25,7 +25,7 @@ use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, elsewhere, explorer, offers, openapi, requests, sessions};
+use super::{admin, bundles, deals, elsewhere, explorer, offers, openapi, requests, sessions};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -116,6 +116,8 @@ fn signed_in() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(requests::post))
         .routes(routes!(requests::show, requests::cancel))
+        .routes(routes!(bundles::post))
+        .routes(routes!(bundles::sign))
         .routes(routes!(offers::withdraw))
         .routes(routes!(deals::list))
         .routes(routes!(deals::show))

@@ -39,6 +39,11 @@ pub(super) async fn post(
     keyed: Option<Extension<Keyed>>,
     Body(body): Body<PostRequest>,
 ) -> Result<Response, ProblemResponse> {
+    if body.request.message.count() > 1 {
+        return Err(ProblemResponse::invalid(
+            "a request for several addresses is posted to /v1/bundles",
+        ));
+    }
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
     let answer = match app.desk.fleet.clone() {
@@ -51,6 +56,8 @@ pub(super) async fn post(
     Ok(match answer.0 {
         Answered::Deal(deal) => Json(deal).into_response(),
         Answered::Rests(view) => (StatusCode::ACCEPTED, Json(view)).into_response(),
+        // Only a request for several addresses is answered so.
+        Answered::Bundle(deals) => Json(deals).into_response(),
     })
 }
 
