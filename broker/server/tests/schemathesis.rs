@@ -83,7 +83,8 @@ fn ask(requester: &TestRequester, directory: &Path, seconds: u64, more: &[&str])
         .args(["--header", &format!("Authorization: Bearer {token}")])
         .args(["--max-time", &seconds.to_string()])
         .args(["--request-timeout", "40", "--workers", "1", "--seed", "1"])
-        .args(["--checks", "all"])
+        // The longest that anybody may wait for a deal is 30 s.
+        .args(["--checks", "all", "--max-response-time", "35"])
         // What the document allows may still be unsigned, sold out or somebody else's.
         .args(["--exclude-checks", "positive_data_acceptance"])
         // It waits for the end of an answer, and this one has none; tests/events.rs reads it.
