@@ -1074,9 +1074,8 @@ impl State {
             }
 
             if transmits >= MAX_TRANSMIT_DATAGRAMS {
-                // TODO: What isn't ideal here yet is that if we don't poll all
-                // datagrams that could be sent we don't go into the `app_limited`
-                // state and CWND continues to grow until we get here the next time.
+                // Known upstream: while not all datagrams that could be sent have been polled, the
+                // connection is not `app_limited`, and its window grows until the next turn.
                 // See https://github.com/quinn-rs/quinn/issues/1126
                 return Ok(true);
             }

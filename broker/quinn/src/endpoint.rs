@@ -512,7 +512,7 @@ impl State {
         let poll_res = poll_res?;
         if poll_res.received_connection_packet {
             // Traffic has arrived on self.socket, therefore there is no need for the abandoned
-            // one anymore. TODO: Account for multiple outgoing connections.
+            // one anymore. Of several outgoing connections the first to move ends it for all.
             self.prev_socket = None;
         }
         Ok(poll_res.keep_going)

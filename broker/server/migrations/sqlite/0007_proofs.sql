@@ -1,5 +1,5 @@
 -- What is known of each address that a provider was seen at, and what it sells there. `proof` holds everything (JSON); `at` is when something was
--- found out last, so that what is old can be forgotten.
+-- found out last, by which a check sees what a clock that was ahead has written.
 CREATE TABLE proofs (
     provider TEXT NOT NULL,
     address TEXT NOT NULL,
@@ -8,4 +8,3 @@ CREATE TABLE proofs (
     proof TEXT NOT NULL,
     PRIMARY KEY (provider, address, prefix)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX proofs_by_age ON proofs (at);
