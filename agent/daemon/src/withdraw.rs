@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ipsx_market::http::{PostWithdrawal, ProblemKind};
-use ipsx_metering::{Amount, ChannelId, CreditsTransfer, Signed};
+use ipsx_metering::{Amount, CLAIM_WINDOW, ChannelId, CreditsTransfer, EXIT_DELAY, Signed};
 use ipsx_settlement::{Signer, Wallet};
 use serde_json::json;
 
@@ -19,10 +19,6 @@ use crate::network::{Network, contract_failure};
 use crate::output::Output;
 use crate::wallet::{self, HandOver};
 
-/// What an owner must wait against the operator, in seconds.
-const DELAY_SECS: u64 = 48 * 3_600;
-/// A reservation can be claimed with for this long after its end, in seconds.
-const CLAIM_SECS: u64 = 24 * 3_600;
 /// A signed payout of credits counts this long, in seconds.
 const TRANSFER_SECS: u64 = 3_600;
 
@@ -110,7 +106,7 @@ async fn promised(requester: &Requester) -> Result<Amount, Failure> {
             continue;
         };
         let reservation = reservation.message;
-        if reservation.valid_until.after(CLAIM_SECS) >= now {
+        if reservation.valid_until.after(CLAIM_WINDOW) >= now {
             let capacity = highest.entry(reservation.channel_id).or_default();
             *capacity = (*capacity).max(reservation.capacity);
         }
@@ -183,7 +179,7 @@ async fn alone(
         .await
         .map_err(crate::network::chain_failure)?
         .timestamp;
-    let possible = account.requested_at.after(DELAY_SECS);
+    let possible = account.requested_at.after(EXIT_DELAY);
     if account.pending > Amount::ZERO && now > possible {
         let to = args.to.unwrap_or(owner);
         let amount = account.pending.min(account.balance);
@@ -229,7 +225,7 @@ async fn alone(
         .request_withdraw(wallet.as_ref(), id, amount)
         .await
         .map_err(contract_failure)?;
-    output.json(&json!({ "pending": amount, "possible_from": now.after(DELAY_SECS) }));
+    output.json(&json!({ "pending": amount, "possible_from": now.after(EXIT_DELAY) }));
     output.line(format!(
         "asked for {}; run the same command again in 48 h to take it, nobody can refuse",
         amount::tokens(amount)

@@ -15,6 +15,17 @@ pub use account::{Exposure, OpenWithdrawal, PayerAccount, Promise};
 
 /// How long a reservation stays claimable after it lapses: 24 hours.
 pub const CLAIM_WINDOW: u64 = 24 * 3600;
+/// How long a payer waits between its request to withdraw and the withdrawal, without the operator: 48 hours.
+pub const EXIT_DELAY: u64 = 48 * 3600;
+
+/// What one block's state says of a payer's deposit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deposit {
+    /// Neither paid, nor held, nor withdrawn.
+    pub balance: Amount,
+    /// The part of it that its owner asked to take out.
+    pub pending: Amount,
+}
 
 /// Capacity that the operator frees on a provider's word, before the chain makes it final.
 ///
@@ -83,6 +94,7 @@ pub enum Freed {
 pub struct CapacityLedger {
     network: NetworkId,
     credit_line: CreditLine,
+    final_time: UnixSeconds,
     payers: BTreeMap<Address, PayerAccount>,
 }
 
@@ -101,6 +113,7 @@ impl CapacityLedger {
         Self {
             network,
             credit_line,
+            final_time: UnixSeconds::default(),
             payers: accounts.into_iter().collect(),
         }
     }
@@ -131,11 +144,26 @@ impl CapacityLedger {
             .map_or(Amount::ZERO, PayerAccount::available)
     }
 
-    /// The chain's view of a deposit: `balance` from final blocks, `pending` from the newest.
-    pub fn set_deposit(&mut self, payer: Address, balance: Amount, pending: Amount) {
+    /// The chain's view of a deposit, in final blocks and in the newest one, which has this time.
+    ///
+    /// The final balance counts, and requests to withdraw count at sight: what has left since the final block had been
+    /// asked for before it. That holds while finality is less than [`EXIT_DELAY`] behind. Beyond that both the request
+    /// and the withdrawal may be in blocks that are not final, so the lower balance counts.
+    pub fn set_deposit(
+        &mut self,
+        payer: Address,
+        certain: Deposit,
+        newest: Deposit,
+        newest_time: UnixSeconds,
+    ) {
+        let behind = newest_time.since(self.final_time);
         let account = self.payers.entry(payer).or_default();
-        account.balance = balance;
-        account.pending = pending;
+        account.balance = if behind < EXIT_DELAY {
+            certain.balance
+        } else {
+            certain.balance.min(newest.balance)
+        };
+        account.pending = certain.pending.max(newest.pending);
         self.drop_idle(payer);
     }
 
@@ -291,6 +319,7 @@ impl CapacityLedger {
     /// Final blocks have reached this time: forgets what can no longer be claimed or executed. Returns the payers whose
     /// accounts changed.
     pub fn handle_final_time(&mut self, time: UnixSeconds) -> Vec<Address> {
+        self.final_time = self.final_time.max(time);
         let mut changed = Vec::new();
         for (payer, account) in &mut self.payers {
             let before = (account.channels.len(), account.withdrawals.len());

@@ -3,7 +3,8 @@
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Signed, UnixSeconds,
+    Address, Amount, Authorization, Channel, ChannelId, ChannelOnChain, Deposit, Signed,
+    UnixSeconds,
 };
 use ipsx_settlement::{AccountState, Signer};
 
@@ -17,7 +18,7 @@ const LOOKS: usize = 5;
 
 /// A payer's state on the chain, as the ledger has it now.
 pub(super) struct View {
-    /// Its deposit: the balance of final blocks, all else of the newest.
+    /// Its deposit: balance and pending as the ledger counts them, all else of the newest block.
     pub(super) account: AccountState,
     /// The channel that was asked for, its claims in final blocks.
     pub(super) channel: ChannelOnChain,
@@ -57,13 +58,13 @@ impl Desk {
                 account = again;
                 continue;
             }
+            let newest = contract.account(network, payer).await?;
             let mut channel = ChannelOnChain {
                 block_time: self.operator.block_time().await?,
                 signer_valid_to: UnixSeconds::default(),
                 claimed: Amount::ZERO,
                 held: Amount::ZERO,
             };
-            let newest = contract.account(network, payer).await?;
             let mut claimed = Amount::ZERO;
             if let Some(wanted) = wanted {
                 let signer = wanted.payer_signer;
@@ -78,13 +79,18 @@ impl Desk {
                     (channel.claimed, channel.held) = (state.claimed, state.held);
                 }
             }
-            // What has left since the final block had been asked for then.
-            let pending = newest.pending.max(account.pending);
-            ledger.set_deposit(payer, account.balance, pending);
+            let [certain, seen] = [&account, &newest].map(|state| Deposit {
+                balance: state.balance,
+                pending: state.pending,
+            });
+            ledger.set_deposit(payer, certain, seen, channel.block_time);
             ledger.set_withdrawal_nonce(payer, account.withdrawal_nonce);
+            let counted = ledger.account(payer);
+            let (balance, pending) =
+                counted.map_or_else(Default::default, |of| (of.balance, of.pending));
             return Ok(View {
                 account: AccountState {
-                    balance: account.balance,
+                    balance,
                     pending,
                     ..newest
                 },

@@ -46,6 +46,12 @@ fn ledger(total: u128, per_payer: u128) -> CapacityLedger {
     )
 }
 
+/// A deposit that is final.
+fn set_deposit(ledger: &mut CapacityLedger, payer: Address, balance: Amount, pending: Amount) {
+    let deposit = Deposit { balance, pending };
+    ledger.set_deposit(payer, deposit, deposit, START);
+}
+
 fn close(channel: &Channel, cumulative: u128, number: u8) -> Signed<Close> {
     Signed::sign(
         Close {
@@ -60,7 +66,7 @@ fn close(channel: &Channel, cumulative: u128, number: u8) -> Signed<Close> {
 #[test]
 fn promises_stop_at_the_deposit() {
     let mut ledger = ledger(0, 0);
-    ledger.set_deposit(payer(0), Amount(1_000), Amount(100));
+    set_deposit(&mut ledger, payer(0), Amount(1_000), Amount(100));
     let until = START.after(3600);
     let first = ledger.reserve(&channel(0, 0), Amount(600), until, &on_chain(START));
     assert_eq!(first.unwrap().capacity, Amount(600));
@@ -84,12 +90,12 @@ fn promises_stop_at_the_deposit() {
             .reserve(&channel(0, 0), Amount(601), until, &on_chain(START))
             .is_err()
     );
-    ledger.set_deposit(payer(0), Amount(500), Amount(100));
+    set_deposit(&mut ledger, payer(0), Amount(500), Amount(100));
     let first = channel(0, 0);
     ledger.set_claimed(first.payer, first.id(), Amount(500), Amount::ZERO);
     assert_eq!(ledger.available(payer(0)), Amount::ZERO);
     assert_eq!(ledger.account(payer(0)).unwrap().committed(), Amount(400));
-    ledger.set_deposit(payer(0), Amount(500), Amount(101));
+    set_deposit(&mut ledger, payer(0), Amount(500), Amount(101));
     assert!(
         ledger
             .reserve(
@@ -103,9 +109,31 @@ fn promises_stop_at_the_deposit() {
 }
 
 #[test]
+fn a_withdrawal_in_blocks_that_are_not_final_counts_when_finality_stalls() {
+    let mut ledger = ledger(0, 0);
+    ledger.handle_final_time(START);
+    let certain = Deposit {
+        balance: Amount(1_000),
+        pending: Amount::ZERO,
+    };
+    let withdrawn = Deposit {
+        balance: Amount(100),
+        pending: Amount::ZERO,
+    };
+    // Such a balance is lower for claims only: whatever was withdrawn had been asked for in a final block.
+    ledger.set_deposit(payer(0), certain, withdrawn, START.after(EXIT_DELAY - 1));
+    assert_eq!(ledger.available(payer(0)), Amount(1_000));
+    ledger.set_deposit(payer(0), certain, withdrawn, START.after(EXIT_DELAY));
+    assert_eq!(ledger.available(payer(0)), Amount(100));
+    ledger.handle_final_time(START.after(EXIT_DELAY));
+    ledger.set_deposit(payer(0), withdrawn, withdrawn, START.after(EXIT_DELAY));
+    assert_eq!(ledger.available(payer(0)), Amount(100));
+}
+
+#[test]
 fn a_promise_counts_until_a_day_after_it_lapsed() {
     let mut ledger = ledger(0, 0);
-    ledger.set_deposit(payer(0), Amount(1_000), Amount::ZERO);
+    set_deposit(&mut ledger, payer(0), Amount(1_000), Amount::ZERO);
     let short = START.after(100);
     let long = START.after(1_000);
     let chan = channel(0, 0);
@@ -134,7 +162,7 @@ fn a_promise_counts_until_a_day_after_it_lapsed() {
 #[test]
 fn a_close_frees_within_the_credit_line_only() {
     let mut ledger = ledger(500, 300);
-    ledger.set_deposit(payer(0), Amount(1_000), Amount::ZERO);
+    set_deposit(&mut ledger, payer(0), Amount(1_000), Amount::ZERO);
     let until = START.after(3600);
     for number in 0..2 {
         let promised = ledger.reserve(&channel(0, number), Amount(500), until, &on_chain(START));
@@ -174,7 +202,7 @@ fn a_close_frees_within_the_credit_line_only() {
 #[test]
 fn withdrawals_and_reservations_share_the_deposit() {
     let mut ledger = ledger(0, 0);
-    ledger.set_deposit(payer(0), Amount(1_000), Amount::ZERO);
+    set_deposit(&mut ledger, payer(0), Amount(1_000), Amount::ZERO);
     let withdrawal = |amount, nonce| Withdrawal {
         network: network(),
         owner: payer(0),
@@ -200,7 +228,7 @@ fn withdrawals_and_reservations_share_the_deposit() {
     ledger.promise_withdrawal(&withdrawal(100, 0)).unwrap();
     assert_eq!(ledger.available(payer(0)), Amount::ZERO);
     assert!(ledger.promise_withdrawal(&withdrawal(1, 1)).is_err());
-    ledger.set_deposit(payer(0), Amount(300), Amount::ZERO);
+    set_deposit(&mut ledger, payer(0), Amount(300), Amount::ZERO);
     ledger.set_withdrawal_nonce(payer(0), 1);
     assert_eq!(ledger.available(payer(0)), Amount::ZERO);
     ledger.handle_final_time(until.after(CLAIM_WINDOW + 1));
@@ -210,7 +238,7 @@ fn withdrawals_and_reservations_share_the_deposit() {
 #[test]
 fn times_and_networks_are_checked() {
     let mut ledger = ledger(0, 0);
-    ledger.set_deposit(payer(0), Amount(1_000), Amount::ZERO);
+    set_deposit(&mut ledger, payer(0), Amount(1_000), Amount::ZERO);
     let chan = channel(0, 0);
     for until in [START, START.after(23 * 3600 + 1)] {
         assert!(matches!(
@@ -375,7 +403,7 @@ proptest! {
             let mut short = 0;
             for p in 0..2u8 {
                 let (balance, pending) = (model.balance[usize::from(p)], model.pending[usize::from(p)]);
-                ledger.set_deposit(payer(p), Amount(balance.into()), Amount(pending.into()));
+                set_deposit(&mut ledger, payer(p), Amount(balance.into()), Amount(pending.into()));
                 let missing = model.takeable(p, now).saturating_sub(balance - pending.min(balance));
                 prop_assert!(missing <= line / 2, "payer {} is short of {}", p, missing);
                 short += missing;
