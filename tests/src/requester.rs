@@ -137,6 +137,7 @@ impl Requester {
             counter_source: CounterSource::Both,
             expires_at: now().after(60),
             rest_until: UnixSeconds(0),
+            bundle: Default::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use ipsx_metering::{Address, Amount, Domain, NetworkId, Signed, UnixSeconds, Usage, VerifyError};
 
+use crate::bundle::MAX_LEGS;
 use crate::deal::ProviderTerms;
 use crate::geo::{Circle, FURTHEST_KM};
 use crate::offer::{LONGEST_LEASE, Offer, Placement, SHORTEST_LEASE};
@@ -297,7 +298,38 @@ fn check_wish(request: &Request) -> Result<(), Unusable> {
             "a WireGuard public key",
         ));
     }
+    check_bundle(request)?;
     check_filter(&request.filter)
+}
+
+/// What is leased together.
+fn check_bundle(request: &Request) -> Result<(), Unusable> {
+    if request.count() > MAX_LEGS {
+        let allowed = format!("at most {} besides the first", MAX_LEGS - 1);
+        return Err(field(
+            "bundle.legs",
+            format!("a list of {}", request.bundle.legs.len()),
+            allowed,
+        ));
+    }
+    if request.legs().any(|leg| leg.tunnel_key.0.is_zero()) || !request.has_keys_apart() {
+        let allowed = "a tunnel key and a channel salt of its own for each lease";
+        return Err(field(
+            "bundle.legs",
+            "keys that are used twice or zero",
+            allowed,
+        ));
+    }
+    let at_once = request.start.is_now() && request.rest_until.0 == 0;
+    if request.count() > 1 && !at_once {
+        let allowed = "left out where a request rests or starts later: only single leases do";
+        return Err(field(
+            "bundle",
+            format!("{} leases", request.count()),
+            allowed,
+        ));
+    }
+    Ok(())
 }
 
 /// What is asked of an offer.

@@ -8,6 +8,7 @@ use ipsx_metering::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Leg;
 use crate::offer::{Offer, price_per_gib, price_per_second};
 use crate::request::{CounterSource, SignedRequest, TunnelKey};
 use crate::start::PREPAID_AHEAD;
@@ -18,6 +19,9 @@ use crate::typed_data::{sol, uint40};
 pub struct Proposal {
     /// The request, signed by the requester and, if another one pays, the payer's session key.
     pub request: SignedRequest,
+    /// Which of its leases, counted from 0.
+    #[serde(default)]
+    pub leg: u8,
     /// The provider's offer that it matched.
     pub offer: OfferId,
     /// The address that is sold, as placed.
@@ -51,6 +55,10 @@ pub struct Deal {
     pub network: NetworkId,
     /// The request it fills.
     pub request: RequestId,
+    /// Which of the request's leases, counted from 0.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(maximum = 63))]
+    pub leg: u8,
     /// The offer it takes from.
     pub offer: OfferId,
     /// Who leases.
@@ -109,19 +117,26 @@ impl Deal {
     /// Provider and broker both compute it, so neither has to trust the other's copy.
     pub fn new(proposal: &Proposal, offer: &Offer, terms: &ProviderTerms) -> Self {
         let request = &proposal.request.message;
+        // Of a lease that was not asked for, the first one's: its requester does not sign that.
+        let first = Leg {
+            tunnel_key: request.tunnel_key,
+            channel_salt: request.channel_salt,
+        };
+        let leg = request.leg(proposal.leg).unwrap_or(first);
         Self {
             network: request.network,
             request: request.id(),
+            leg: proposal.leg,
             offer: proposal.offer,
             requester: request.requester,
             provider: offer.provider,
             payer: request.payer,
             payer_signer: request.payer_signer,
             payout: terms.payout,
-            channel_salt: request.channel_salt,
+            channel_salt: leg.channel_salt,
             agent_key: terms.agent_key,
             provider_tunnel_key: terms.tunnel_key,
-            requester_tunnel_key: request.tunnel_key,
+            requester_tunnel_key: leg.tunnel_key,
             exit_address: proposal.exit_address,
             policy_hash: offer.policy_hash,
             prices: offer.prices,
@@ -211,6 +226,7 @@ impl TypedData for Deal {
         sol::Deal {
             network: self.network.0,
             request: self.request.0,
+            leg: self.leg,
             offer: self.offer.0,
             requester: self.requester,
             provider: self.provider,

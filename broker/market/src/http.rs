@@ -187,6 +187,47 @@ pub struct BoundDeal {
     pub reservation: Option<Signed<Reservation>>,
 }
 
+/// The answer to `POST /v1/bundles`: deals that their providers have signed and the requester may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProposedBundle {
+    /// The request's id.
+    pub request: RequestId,
+    /// One deal for each address that was found, in the order of the request's legs.
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub deals: Vec<ProposedDeal>,
+}
+
+/// `POST /v1/bundles/{id}/signatures`: several deals of a request are signed at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SignBundle {
+    /// Of all deals that are good for anything only together; else of any.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 64))]
+    pub signatures: Vec<DealSignature>,
+    /// The session key's authorization, if the chain does not know it yet: the broker submits it.
+    pub authorization: Option<Signed<Authorization>>,
+}
+
+/// A signature under one of several deals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DealSignature {
+    /// The deal.
+    pub deal_id: DealId,
+    /// The requester's wallet over it.
+    pub signature: Signature,
+}
+
+/// The answer to [`SignBundle`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BoundBundle {
+    /// What each of the deals is bound by, in the order of the signatures.
+    #[cfg_attr(feature = "openapi", schema(max_items = 64))]
+    pub deals: Vec<BoundDeal>,
+}
+
 /// `GET /v1/deals/{id}` and each of `GET /v1/deals`. With `?wait=SECONDS&status=STATUS` (the status the client
 /// knows) the answer waits for a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

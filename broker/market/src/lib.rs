@@ -4,6 +4,7 @@
 
 pub mod avoid;
 pub mod book;
+pub mod bundle;
 pub mod check;
 pub mod codec;
 pub mod deal;

@@ -7,6 +7,7 @@
 //! fit offers that have changed by it: [`Market::match_resting`] looks.
 
 mod appeals;
+mod bundling;
 mod clock;
 mod exit_address;
 mod lease;
@@ -15,12 +16,14 @@ mod proving;
 mod resting;
 mod shards;
 mod signing;
+mod together;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipsx_metering::{
-    Address, B256, Channel, DealId, Domain, NetworkId, OfferId, Signed, UnixSeconds, Voucher,
+    Address, B256, Channel, DealId, Domain, NetworkId, OfferId, RequestId, Signed, UnixSeconds,
+    Voucher,
 };
 
 use crate::book::{BookLimits, HoldId, Listing, NoMatch, OfferBook};
@@ -31,7 +34,10 @@ use crate::offer::Placement;
 use crate::proof::{Proof, Proofs, Subject};
 use crate::record::{Cause, DealRecord, Transition};
 use crate::resting::{NoRest, RequestBook, RequestRecord, RestingLimits};
-use crate::status::{DealStatus, DealTimers, ProviderStatus, RequesterStatus};
+use crate::status::{
+    DealStatus, DealTimers, ProviderStatus, RequesterStatus, Side, silence_deadline,
+};
+use bundling::Bundling;
 use proposals::Proposals;
 pub use resting::RequestRefusal;
 
@@ -115,6 +121,8 @@ pub enum Command {
 pub enum Answered {
     /// A deal to sign.
     Deal(Box<ProposedDeal>),
+    /// Several, of a request for several addresses.
+    Bundle(Vec<ProposedDeal>),
     /// It waits for an offer.
     Rests(Box<RequestView>),
 }
@@ -133,6 +141,18 @@ pub enum RequestFailure {
     /// It could rest, but the book takes no more.
     #[error("no offer fits now, and {0}")]
     NoRest(#[from] NoRest),
+    /// Several addresses were wanted, and too few were found.
+    #[error(
+        "{found} of {wanted} addresses were found ({reason}), and nothing is leased; ask for fewer, or loosen the filter"
+    )]
+    Incomplete {
+        /// How many were, before it was given up.
+        found: usize,
+        /// How many are wanted.
+        wanted: usize,
+        /// Why there are no more.
+        reason: String,
+    },
     /// Providers matched, but none signed.
     #[error(
         "{asked} matching providers were asked and none signed (the last one: {reason}); try again"
@@ -154,6 +174,14 @@ pub enum DealRefusal {
     /// It belongs to others.
     #[error("deal {0} is not yours")]
     NotYours(DealId),
+    /// It is of another request, or named twice.
+    #[error("deal {0} is of another request than {1}, or named twice")]
+    OtherRequest(DealId, RequestId),
+    /// It is good for nothing without others.
+    #[error(
+        "deal {0} is one of {1} that are leased together: sign all of them at once, with POST /v1/bundles/{{id}}/signatures"
+    )]
+    Together(DealId, u8),
     /// Not in this state.
     #[error("deal {deal_id} is {status}: it can't be {wanted} now")]
     State {
@@ -188,6 +216,18 @@ enum Asker {
     },
     /// A request that rests, by its number.
     Resting(u64),
+    /// A request for several addresses, for one of them.
+    Leg { bundle: u64, leg: u8 },
+}
+
+impl Asker {
+    /// Which of a request's leases it asks for.
+    fn leg(self) -> u8 {
+        match self {
+            Self::Leg { leg, .. } => leg,
+            Self::Ticket(_) | Self::Probe { .. } | Self::Resting(_) => 0,
+        }
+    }
 }
 
 /// A request that waits for a provider's signature.
@@ -201,6 +241,15 @@ struct Pending {
     asked_at: UnixSeconds,
     seed: B256,
     tried: Vec<OfferId>,
+    /// What the provider has signed, while others of the same bundle have not yet.
+    signed: Option<Box<DealRecord>>,
+}
+
+impl Pending {
+    /// Whether it is this provider's turn.
+    fn waits_for(&self, provider: Address) -> bool {
+        self.provider == provider && self.signed.is_none()
+    }
 }
 
 /// A deal that still holds capacity.
@@ -210,6 +259,14 @@ struct Live {
     hold: HoldId,
     away_since: Option<UnixSeconds>,
     deadline: Option<UnixSeconds>,
+}
+
+impl Live {
+    /// Which side becomes silent next, and the last second before it does.
+    fn silence(&self, timers: &DealTimers) -> Option<(UnixSeconds, Side)> {
+        let (record, clock) = (&self.record, self.record.clock(self.away_since));
+        silence_deadline(timers, &clock, record.provider, record.requester)
+    }
 }
 
 /// Everything that goes on in one network.
@@ -224,6 +281,8 @@ pub struct Market {
     /// The hour of which it is known which offers are for sale in it, in hours since 1970.
     hour: u64,
     pending: Proposals,
+    /// Requests for several addresses whose providers are asked.
+    bundles: BTreeMap<u64, Bundling>,
     deals: HashMap<DealId, Live>,
     by_provider: HashMap<Address, BTreeSet<DealId>>,
     by_payer: HashMap<Address, BTreeSet<DealId>>,
@@ -248,6 +307,7 @@ impl Market {
             shared: false,
             hour: now.0 / 3_600,
             pending: Proposals::default(),
+            bundles: BTreeMap::new(),
             deals: HashMap::new(),
             by_provider: HashMap::new(),
             by_payer: HashMap::new(),
@@ -410,16 +470,17 @@ impl Market {
 
     /// Unstarted deals of a payer and its requests under way: a deposit is rarer than a requester's wallet.
     fn unstarted(&self, payer: Address) -> usize {
-        let unstarted =
-            |r: &&DealRecord| matches!(r.status(), DealStatus::Proposed | DealStatus::Agreed);
-        self.deals_by(payer).filter(unstarted).count() + self.pending.of_payer(payer)
+        let unstarted = self.deals_by(payer).filter(|record| record.is_unstarted());
+        unstarted.count() + self.pending.of_payer(payer)
     }
 
     /// Whether a deal that still counts pays through the same channel: one serves one lease at a time.
     fn channel_is_busy(&self, record: &DealRecord) -> bool {
         let channel = record.deal.channel();
-        self.deals_by(record.deal.payer)
-            .any(|other| other.deal.channel() == channel)
+        let mut others = self
+            .deals_by(record.deal.payer)
+            .chain(self.pending.signed());
+        others.any(|other| other.deal.channel() == channel)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Random histories of a market: whatever anybody does, its promises hold.
 #![allow(clippy::unwrap_used)]
 
-use ipsx_metering::{TypedData, U256};
+use ipsx_metering::U256;
 use proptest::prelude::*;
 
-use super::world::{NOW, World, config, key, offer, placement, ready, report};
+use super::world::{NOW, World, key, offer, ready, report};
 use super::*;
+use crate::avoid::Distinct;
 use crate::deal::{Binding, Deal};
 use crate::messages::EndCause;
 use crate::offer::WeeklyHours;
@@ -15,6 +16,7 @@ use crate::resting::RequestStatus;
 enum Act {
     Ask(u8),
     AskAhead(u8, u64),
+    AskFor(u8, u8, Distinct, bool),
     Rest(u8, u64),
     Cancel(u8, usize),
     Accept(u8),
@@ -45,6 +47,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         5 => (50u8..53).prop_map(Act::Ask),
         2 => (50u8..53, prop::sample::select(vec![10, 90, 4_000])).prop_map(|(r, s)| Act::AskAhead(r, s)),
+        5 => (50u8..53, 2u8..4, prop::sample::select(Distinct::ALL.to_vec()), prop::bool::weighted(0.8))
+            .prop_map(|(r, n, by, all)| Act::AskFor(r, n, by, all)),
         6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
         1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
         6 => (1u8..4).prop_map(Act::Accept),
@@ -74,6 +78,9 @@ impl World {
             }
             Act::AskAhead(requester, seconds) => {
                 self.ask_ahead(requester, seconds, 600);
+            }
+            Act::AskFor(requester, count, distinct, all_or_nothing) => {
+                self.ask_for(requester, count, distinct, all_or_nothing);
             }
             Act::Rest(requester, seconds) => {
                 self.rest(requester, seconds);
@@ -113,19 +120,27 @@ impl World {
                 let Some((requester, _, deal)) = pick(n) else {
                     return;
                 };
-                let signature = key(requester).sign_hash(deal.signing_hash(&config().domain));
-                let signed = self
-                    .market
-                    .sign(deal.id(), key(requester).address(), signature, now);
-                self.run(signed.unwrap_or_default());
+                let legs = self.together(&deal, deals);
+                if legs.len() > 1 {
+                    let some = self.sign_all(requester, &legs[1..]);
+                    assert!(some.is_err(), "a part of a bundle was signed");
+                }
+                // A refusal means that they are signed, or over.
+                let _ = self.sign_all(requester, &legs);
             }
             Act::Fund(n, covered) => {
                 let Some((_, _, deal)) = pick(n) else { return };
+                let legs = self.together(&deal, deals);
                 if !covered {
-                    let commands = self.market.give_up(deal.id(), now);
-                    self.run(commands);
-                } else if self.market.may_bind(deal.id(), now).is_ok() {
-                    self.bind(&deal);
+                    let given_up = legs.iter();
+                    let given_up = given_up.flat_map(|leg| self.market.give_up(leg.id(), now));
+                    let given_up = given_up.collect();
+                    self.run(given_up);
+                } else if legs
+                    .iter()
+                    .all(|leg| self.market.may_bind(leg.id(), now).is_ok())
+                {
+                    legs.iter().for_each(|leg| self.bind(leg));
                 }
             }
             Act::Ready(n) => {
@@ -181,11 +196,8 @@ impl World {
                 let (_, commands) = self.market.agent_joined(key(provider).address());
                 self.run(commands);
                 // A refusal means that it is there already.
-                let _ = self.market.place(
-                    offer(provider, u128::from(provider), 2),
-                    placement(provider),
-                    now,
-                );
+                let offer = offer(provider, u128::from(provider), 2);
+                let _ = self.market.place(offer, place(provider), now);
                 self.run(Vec::new());
             }
             Act::Wait(seconds) => self.wait(seconds),
@@ -193,8 +205,54 @@ impl World {
         }
     }
 
+    /// What is signed and bound together with a deal.
+    fn together(&self, deal: &Deal, deals: &[(u8, u8, Deal)]) -> Vec<Deal> {
+        let record = self.market.deal(deal.id());
+        if record.is_none_or(|record| record.together == 0) {
+            return vec![deal.clone()];
+        }
+        let legs = deals.iter().map(|(.., other)| other);
+        let legs = legs.filter(|other| other.request == deal.request);
+        let legs = legs.filter(|other| self.market.deal(other.id()).is_some());
+        legs.cloned().collect()
+    }
+
+    /// What must hold of requests for several addresses.
+    fn check_bundles(&self) {
+        let mut proposed = BTreeSet::new();
+        for (ticket, answer) in &self.answers {
+            let Ok(Answered::Bundle(deals)) = answer else {
+                continue;
+            };
+            let request = &self.posted[ticket];
+            let legs = deals.iter().map(|deal| &self.stored[&deal.deal_id]);
+            let legs: Vec<_> = legs.collect();
+            proposed.extend(legs.iter().map(|leg| leg.deal_id));
+            for (at, leg) in legs.iter().enumerate() {
+                for other in &legs[..at] {
+                    assert!(is_distinct(request.bundle.distinct, leg, other));
+                    assert_ne!(leg.deal.channel(), other.deal.channel());
+                }
+            }
+            if !request.bundle.all_or_nothing {
+                continue;
+            }
+            assert_eq!(legs.len(), request.count());
+            let bound = legs.iter().filter(|leg| leg.is_bound()).count();
+            assert!([0, legs.len()].contains(&bound), "a part is bound");
+            let over = legs.iter().any(|leg| leg.status().is_over());
+            let waits = legs.iter().any(|leg| leg.is_unstarted());
+            assert!(!over || !waits, "one is over, and another one can begin");
+        }
+        for record in self.stored.values().filter(|record| record.together > 0) {
+            let seen = proposed.contains(&record.deal_id);
+            assert!(seen || record.status() == DealStatus::Aborted);
+        }
+    }
+
     /// What must hold after every step.
     fn check(&self) {
+        self.check_bundles();
         let live = self.market.deals().count();
         assert_eq!(
             self.market.book().leases_held(),
@@ -240,20 +298,42 @@ impl World {
     }
 }
 
+/// Two providers have a network in common, and two a prefix.
+fn place(provider: u8) -> Placement {
+    let network = if provider == 3 { 100 } else { 2 };
+    let mut placement = Placement::at([192, 0, network, provider].into());
+    placement.asn = Some(64_500 + u32::from(provider / 2));
+    placement
+}
+
+fn is_distinct(by: Distinct, one: &DealRecord, other: &DealRecord) -> bool {
+    let prefix = |record: &DealRecord| match record.deal.exit_address {
+        IpAddr::V4(address) => address.octets()[..3].to_vec(),
+        IpAddr::V6(address) => address.octets()[..6].to_vec(),
+    };
+    match by {
+        Distinct::Address => one.deal.exit_address != other.deal.exit_address,
+        Distinct::Prefix => prefix(one) != prefix(other),
+        Distinct::Asn => one.placement.asn != other.placement.asn,
+        Distinct::Provider => one.deal.provider != other.deal.provider,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
 
     /// Whatever anybody does: capacity is neither leaked nor oversold, every deal has at most one outcome, a deal that
-    /// is over stays as it came out, memory and store agree, and with time everything comes to an end.
+    /// is over stays as it came out, leases that are good only together are bound and begin together, memory and store agree, and with time everything comes to an end.
     #[test]
     fn any_history_keeps_the_promises(acts in prop::collection::vec(act(), 1..80)) {
-        let mut world = World::with_offers(&[(1, 1, 2), (2, 2, 2), (3, 3, 2)]);
+        let mut world = World::new();
+        let mut deals = Vec::new();
+        (1..4).for_each(|provider| world.act(Act::Join(provider), &mut deals));
         let mut every_other_hour = offer(3, 3, 2);
         every_other_hour.nonce = 2;
         every_other_hour.weekly_hours = WeeklyHours(WeeklyHours::always().0 / U256::from(3u8));
-        let placed = world.market.place(every_other_hour, placement(3), NOW);
+        let placed = world.market.place(every_other_hour, place(3), NOW);
         placed.unwrap();
-        let mut deals = Vec::new();
         for act in acts {
             world.act(act, &mut deals);
             world.check();
@@ -264,5 +344,6 @@ proptest! {
         prop_assert_eq!(world.market.deals().count(), 0);
         prop_assert!(world.market.resting().is_empty());
         prop_assert_eq!(world.market.book().leases_held(), 0);
+        prop_assert!(world.market.bundles.is_empty());
     }
 }

@@ -8,7 +8,7 @@ use ipsx_metering::{
 use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
-use crate::http::DealView;
+use crate::http::{DealView, ProposedDeal};
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Offer, Placement};
 use crate::request::Filter;
@@ -26,6 +26,8 @@ pub enum Cause {
     Funded,
     /// The deposit or the session key does not cover the deal.
     Unfunded,
+    /// Another lease of its bundle did not come about.
+    Incomplete,
     /// Its peer is open.
     PeerOpen,
     /// It said that its tunnel is up.
@@ -47,6 +49,7 @@ impl fmt::Display for Cause {
             Self::Withdrew => "withdrew",
             Self::Funded => "funded",
             Self::Unfunded => "unfunded",
+            Self::Incomplete => "incomplete",
             Self::PeerOpen => "peer_open",
             Self::TunnelUp => "tunnel_up",
             Self::FirstVoucher => "first_voucher",
@@ -91,6 +94,9 @@ pub struct DealRecord {
     pub deal: Deal,
     /// What the request asked for: the share of the offer's rate that it holds.
     pub filter: Filter,
+    /// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
+    #[serde(default)]
+    pub together: u8,
     /// The offer it takes from.
     pub offer: Offer,
     /// Where the address is.
@@ -137,6 +143,11 @@ impl DealRecord {
     /// Where the deal stands.
     pub fn status(&self) -> DealStatus {
         deal_status(self.provider, self.requester)
+    }
+
+    /// Whether nothing is served yet.
+    pub fn is_unstarted(&self) -> bool {
+        matches!(self.status(), DealStatus::Proposed | DealStatus::Agreed)
     }
 
     /// Whether the network has bound it.
@@ -225,6 +236,16 @@ impl DealRecord {
             ready_at: self.ready_at,
             away_since,
             over_at: self.over_at,
+        }
+    }
+
+    /// The deal as its requester is asked to sign it.
+    pub fn proposed(&self) -> ProposedDeal {
+        ProposedDeal {
+            deal_id: self.deal_id,
+            deal: self.deal.clone(),
+            provider_signature: self.provider_signature,
+            placement: self.placement.clone(),
         }
     }
 

@@ -10,6 +10,7 @@ use ipsx_metering::{
 use serde::{Deserialize, Serialize};
 
 use crate::avoid::Avoid;
+use crate::bundle::Bundle;
 use crate::geo::Circle;
 use crate::offer::{Protocols, Tier, price_per_gib, price_per_second};
 use crate::place::{AddressType, City, Country, Region};
@@ -155,7 +156,7 @@ impl fmt::Debug for TunnelKey {
     }
 }
 
-/// A request for one address; signed by the requester's wallet as EIP-712 typed data.
+/// A request for an address, or several; signed by the requester's wallet as EIP-712 typed data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Request {
@@ -199,6 +200,9 @@ pub struct Request {
     /// If no offer fits now, it rests in the book until one does, up to this second; 0 asks for an answer at once.
     #[serde(default, skip_serializing_if = "is_never")]
     pub rest_until: UnixSeconds,
+    /// What is leased together with it.
+    #[serde(default, skip_serializing_if = "Bundle::is_single")]
+    pub bundle: Bundle,
 }
 
 impl Request {
@@ -291,6 +295,7 @@ impl TypedData for Request {
             counterSource: crate::typed_data::counter_source(self.counter_source),
             expiresAt: uint40(self.expires_at),
             restUntil: uint40(self.rest_until),
+            bundle: self.bundle.to_sol(),
         }
     }
 }

@@ -26,10 +26,12 @@ pub(crate) mod sol {
             bytes32 network; address requester; uint64 nonce; Filter filter;
             uint128 maxPricePerSecond; uint128 maxPricePerGib; uint128 budget; uint32 numSeconds; uint40 startEarliest; uint40 startLatest; uint64 expectedBytes;
             address payer; address payerSigner; bytes32 channelSalt; bytes32 tunnelKey; uint8 counterSource;
-            uint40 expiresAt; uint40 restUntil;
+            uint40 expiresAt; uint40 restUntil; Bundle bundle;
         }
+        struct Bundle { Leg[] legs; string distinct; bool allOrNothing; }
+        struct Leg { bytes32 tunnelKey; bytes32 channelSalt; }
         struct Deal {
-            bytes32 network; bytes32 request; bytes32 offer; address requester; address provider;
+            bytes32 network; bytes32 request; uint8 leg; bytes32 offer; address requester; address provider;
             address payer; address payerSigner; address payout; bytes32 channelSalt; address agentKey;
             bytes32 providerTunnelKey; bytes32 requesterTunnelKey; string exitAddress; bytes32 policyHash;
             uint128 pricePerSecond; uint128 pricePerGib; uint128 budget; uint32 numSeconds;

@@ -29,6 +29,8 @@ const PROVIDER_TUNNEL_KEY: &str =
     "0x1cf579aba45a10ba1d1ef06d91fca2aa9ed0a1150515653155405d0b18cb9a67";
 const REQUESTER_TUNNEL_KEY: &str =
     "0x30d3c865a48fceb3d6118577cf2e5f228d6ff69866264757785b253cb7a4806a";
+const SECOND_TUNNEL_KEY: &str =
+    "0xe01e2df4f6c166cbbc2ba185bee6ab3b51d206f34fb81c5c5d1ff4668581205d";
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -266,6 +268,8 @@ fn offers_and_requests_are_hashed_as_ever() {
         "protocols": 7,
         "policyHash": format!("0x{}", "b0".repeat(32)),
         "tier": "web+udp",
+        "ports": ["80", "443"],
+        "services": ["insurance"],
         "leases": 16,
         "mbitUp": 50,
         "mbitDown": 200,
@@ -278,32 +282,62 @@ fn offers_and_requests_are_hashed_as_ever() {
         "expiresAt": 1_900_000_000u64,
     });
     check_typed_data("offer", &examples::offer(), offer);
-    let request = json!({
+    let mut request = json!({
         "network": format!("0x{}", "4e".repeat(32)),
         "requester": examples::requester().address(),
         "nonce": "99",
         "filter": {
             "countries": ["FR", "DE"],
+            "regions": ["FR-IDF", "DE-BE"],
+            "cities": ["Paris", "Berlin"],
+            "circles": [{ "latitude": 48_856_600, "longitude": 2_352_200, "km": 50 }],
             "asns": [64_500],
             "prefixes": ["203.0.113.0/24"],
+            "addressTypes": ["residential"],
             "ipVersion": 4,
             "protocols": 7,
             "tier": "web",
+            "ports": [443],
+            "services": ["insurance"],
             "mbitUp": 1,
             "mbitDown": 20,
+            "maxLatencyMs": 80,
+            "minReputation": 700,
+            "avoid": {
+                "prefixes": ["203.0.113.7/32"],
+                "asns": [64_501],
+                "providers": [format!("0x{}", "ee".repeat(20))],
+            },
         },
         "maxPricePerSecond": "250000000000000",
         "maxPricePerGib": "40000000000000000",
         "budget": "1500000000000000000",
         "numSeconds": 3_600,
+        "startEarliest": 1_899_998_500u64,
+        "startLatest": 1_899_999_500u64,
+        "expectedBytes": "10000000000",
         "payer": examples::requester().address(),
         "payerSigner": examples::session_key().address(),
         "channelSalt": format!("0x{}", "00".repeat(32)),
         "tunnelKey": REQUESTER_TUNNEL_KEY,
         "counterSource": 0,
         "expiresAt": 1_899_999_000u64,
+        "restUntil": 1_899_998_000u64,
+        "bundle": { "legs": [], "distinct": "address", "allOrNothing": false },
     });
-    check_typed_data("request", &examples::request(), request);
+    check_typed_data("request", &examples::request(), request.clone());
+    for now in ["startEarliest", "startLatest", "restUntil"] {
+        request[now] = json!(0);
+    }
+    request["bundle"] = json!({
+        "legs": [{
+            "tunnelKey": SECOND_TUNNEL_KEY,
+            "channelSalt": format!("0x{}", "01".repeat(32)),
+        }],
+        "distinct": "address",
+        "allOrNothing": true,
+    });
+    check_typed_data("bundle-request", &examples::bundle_request(), request);
 }
 
 #[test]
@@ -311,6 +345,7 @@ fn deals_and_outcomes_are_hashed_as_ever() {
     let deal = json!({
         "network": format!("0x{}", "4e".repeat(32)),
         "request": examples::request().struct_hash(),
+        "leg": 0,
         "offer": examples::offer().struct_hash(),
         "requester": examples::requester().address(),
         "provider": examples::provider().address(),
@@ -329,7 +364,8 @@ fn deals_and_outcomes_are_hashed_as_ever() {
         "numSeconds": 3_600,
         "counterSource": 0,
         "signBy": 1_899_998_020u64,
-        "startBy": 1_899_998_060u64,
+        "startsAt": 1_899_998_500u64,
+        "startBy": 1_899_998_560u64,
         "salt": format!("0x{}", "5a".repeat(32)),
     });
     check_typed_data("deal", &examples::deal(), deal);

@@ -13,6 +13,7 @@ mod probing;
 mod release;
 mod resting;
 mod shards;
+mod signing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 mod admin;
 mod app;
+mod bundles;
 mod deals;
 mod echo;
 mod elsewhere;

@@ -253,5 +253,6 @@ pub(crate) fn failure_label(failure: &RequestFailure) -> &'static str {
         RequestFailure::TooManyUnstarted(_) => "too_many_unstarted",
         RequestFailure::NoRest(_) => "no_rest",
         RequestFailure::NoneSigned { .. } => "none_signed",
+        RequestFailure::Incomplete { .. } => "incomplete",
     }
 }

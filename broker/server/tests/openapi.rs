@@ -12,6 +12,7 @@ mod parties;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use ipsx_market::bundle::MAX_LEGS;
 use ipsx_market::check::{MAX_CIRCLES, MAX_LEASES, MAX_LIST, MAX_RANGES, MAX_SERVICES};
 use ipsx_market::geo::FURTHEST_KM;
 use ipsx_market::offer::{LONGEST_LEASE, SHORTEST_LEASE};
@@ -172,6 +173,15 @@ fn bounds_are_those_of_the_checks() {
             MAX_LIST as i64,
             "{list}"
         );
+    }
+    assert_eq!(of("Bundle.legs", "maxItems"), MAX_LEGS as i64 - 1);
+    assert_eq!(of("Deal.leg", "maximum"), MAX_LEGS as i64 - 1);
+    for list in [
+        "ProposedBundle.deals",
+        "SignBundle.signatures",
+        "BoundBundle.deals",
+    ] {
+        assert_eq!(of(list, "maxItems"), MAX_LEGS as i64, "{list}");
     }
     assert_eq!(of("Filter.circles", "maxItems"), MAX_CIRCLES as i64);
     assert_eq!(of("Filter.services", "maxItems"), MAX_SERVICES as i64);

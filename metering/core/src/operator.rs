@@ -85,6 +85,19 @@ pub enum Freed {
     Later,
 }
 
+/// A reservation that is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// On this channel.
+    pub channel: &'a Channel,
+    /// Up to this cumulative amount.
+    pub capacity: Amount,
+    /// Until then.
+    pub valid_until: UnixSeconds,
+    /// What the chain says of the channel.
+    pub chain: &'a ChannelOnChain,
+}
+
 /// All promises of one network's operator.
 ///
 /// One writer owns it. After each change, store the payer's [`account`](Self::account) durably, and only then release
@@ -233,6 +246,27 @@ impl CapacityLedger {
             capacity,
             valid_until,
         })
+    }
+
+    /// Promises several reservations of one payer: all of them, or none.
+    pub fn reserve_all(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Reservation>, Refused> {
+        let Some(first) = asked.first() else {
+            return Ok(Vec::new());
+        };
+        let payer = first.channel.payer;
+        let before = self.payers.get(&payer).cloned();
+        let reserve = |one: &Asked<'_>| {
+            debug_assert_eq!(one.channel.payer, payer);
+            self.reserve(one.channel, one.capacity, one.valid_until, one.chain)
+        };
+        let reserved: Result<Vec<_>, _> = asked.iter().map(reserve).collect();
+        if reserved.is_err() {
+            match before {
+                Some(account) => self.payers.insert(payer, account),
+                None => self.payers.remove(&payer),
+            };
+        }
+        reserved
     }
 
     /// Promises an immediate withdrawal; signed and released once the account is stored.

@@ -37,9 +37,12 @@ pub enum Declined {
     /// The request is void.
     #[error("the request has expired")]
     RequestExpired,
-    /// This request is being served already.
+    /// This lease of the request is being served already.
     #[error("this request has a deal already")]
     Repeated,
+    /// The request asks for fewer leases.
+    #[error("the request asks for {0} leases only")]
+    NoSuchLeg(usize),
     /// Too short or too long.
     #[error("a lease of {asked} s is not offered: {min} to {max} s are")]
     Duration {
@@ -114,6 +117,8 @@ pub enum Declined {
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) request: ipsx_metering::RequestId,
+    /// Which of its leases.
+    pub(crate) leg: u8,
     pub(crate) payer: Address,
     pub(crate) tunnel_key: B256,
     pub(crate) channel: ChannelId,
@@ -151,6 +156,11 @@ pub(crate) fn judge(
     let request = &proposal.request.message;
     check_deadlines(proposal, situation.now)?;
     check_request(request, offer, situation)?;
+    let leg = request.leg(proposal.leg);
+    let leg = leg.ok_or_else(|| Declined::NoSuchLeg(request.count()))?;
+    if leg.tunnel_key.0.is_zero() {
+        return Err(Declined::NoKey("tunnel key"));
+    }
     check_filter(&request.filter, offer, proposal.exit_address)?;
     check_address(proposal.exit_address, offer, situation.observed)?;
     let (hours, starts_at) = (&offer.weekly_hours, proposal.starts_at);
@@ -228,9 +238,6 @@ fn check_request(
             return Err(Declined::NoKey(name));
         }
     }
-    if request.tunnel_key.0.is_zero() {
-        return Err(Declined::NoKey("tunnel key"));
-    }
     Ok(())
 }
 
@@ -295,7 +302,7 @@ fn check_capacity(
 ) -> Result<(), Declined> {
     let channel = deal.channel().id();
     for lease in taken {
-        if lease.request == deal.request {
+        if (lease.request, lease.leg) == (deal.request, deal.leg) {
             return Err(Declined::Repeated);
         }
         if lease.tunnel_key == deal.requester_tunnel_key.0 {

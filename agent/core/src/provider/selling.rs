@@ -45,6 +45,7 @@ impl Provider {
             Ok(deal) => {
                 let taken = Taken {
                     request: deal.request,
+                    leg: deal.leg,
                     payer: deal.payer,
                     tunnel_key: deal.requester_tunnel_key.0,
                     channel: deal.channel().id(),

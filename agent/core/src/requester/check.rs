@@ -80,6 +80,7 @@ pub fn check_proposal(
     now: UnixSeconds,
 ) -> Result<(), ProposalFault> {
     let deal = &proposed.deal;
+    let leg = request.leg(deal.leg);
     let same = [
         ("id", proposed.deal_id == deal.id()),
         (
@@ -90,10 +91,13 @@ pub fn check_proposal(
         ("requester", deal.requester == request.requester),
         ("payer", deal.payer == request.payer),
         ("voucher key", deal.payer_signer == request.payer_signer),
-        ("channel", deal.channel_salt == request.channel_salt),
+        (
+            "channel",
+            leg.is_some_and(|leg| deal.channel_salt == leg.channel_salt),
+        ),
         (
             "tunnel key",
-            deal.requester_tunnel_key == request.tunnel_key,
+            leg.is_some_and(|leg| deal.requester_tunnel_key == leg.tunnel_key),
         ),
         ("budget", deal.budget == request.budget),
         ("duration", deal.seconds == request.seconds),

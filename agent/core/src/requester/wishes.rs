@@ -82,6 +82,7 @@ impl Wishes {
             counter_source: self.counter_source,
             expires_at,
             rest_until: UnixSeconds(0),
+            bundle: Default::default(),
         })
     }
 }

@@ -28,6 +28,7 @@ fn deal(salt: u8) -> Deal {
     Deal {
         network: NETWORK,
         request: RequestId(B256::repeat_byte(1)),
+        leg: 0,
         offer: OfferId(B256::repeat_byte(2)),
         requester: key(1).address(),
         provider: key(2).address(),

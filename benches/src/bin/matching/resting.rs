@@ -111,5 +111,6 @@ fn request(number: u64, question: Question) -> Request {
         counter_source: CounterSource::Both,
         expires_at: NOW.after(86_400),
         rest_until: UnixSeconds(NOW.0 + 86_400),
+        bundle: Default::default(),
     }
 }

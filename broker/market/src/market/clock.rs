@@ -5,7 +5,7 @@ use ipsx_metering::{DealId, UnixSeconds};
 use super::{Command, Market};
 use crate::messages::BrokerMessage;
 use crate::record::Cause;
-use crate::status::{ProviderStatus, RequesterStatus, Side, silence_deadline};
+use crate::status::{ProviderStatus, RequesterStatus, Side};
 
 /// Deals that run out at once: what comes of them is written together, and others wait for it.
 const AT_ONCE: usize = 32;
@@ -46,26 +46,21 @@ impl Market {
 
     fn proposal_deadlines(&self) -> impl Iterator<Item = (UnixSeconds, u64)> {
         let limit = self.config.timers.propose;
-        self.pending
-            .iter()
-            .map(move |(number, p)| (p.asked_at.after(limit), number))
+        let asked = self.pending.iter().filter(|(_, p)| p.signed.is_none());
+        asked.map(move |(number, p)| (p.asked_at.after(limit), number))
     }
 
     /// A side of this deal has said nothing for its limit.
     fn time_is_up(&mut self, id: DealId, at: UnixSeconds, now: UnixSeconds) -> Vec<Command> {
         let timers = self.config.timers;
+        let id = self.first_to_blame(id, now);
         let Some(live) = self.deals.get_mut(&id) else {
             self.deadlines.remove(&(at, id));
             return Vec::new();
         };
-        let (record, away) = (&mut live.record, live.away_since);
+        let (deadline, away) = (live.silence(&timers), live.away_since);
+        let record = &mut live.record;
         let was_over = record.status().is_over();
-        let deadline = silence_deadline(
-            &timers,
-            &record.clock(away),
-            record.provider,
-            record.requester,
-        );
         let gone = away.is_some_and(|since| since.after(timers.grace) < now);
         let moved = match deadline {
             Some((_, Side::Provider)) => {
@@ -109,9 +104,7 @@ impl Market {
         if let Some(old) = live.deadline.take() {
             self.deadlines.remove(&(old, id));
         }
-        let clock = live.record.clock(live.away_since);
-        let next = silence_deadline(&timers, &clock, live.record.provider, live.record.requester);
-        live.deadline = next.map(|(at, _)| at);
+        live.deadline = live.silence(&timers).map(|(at, _)| at);
         if let Some(at) = live.deadline {
             self.deadlines.insert((at, id));
         }

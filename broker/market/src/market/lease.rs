@@ -4,11 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use ipsx_metering::{Address, Amount, DealId, Reservation, Signed, UnixSeconds};
 
+use super::together::Over;
 use super::{Command, DealRefusal, Market};
 use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
 use crate::proof::Report;
 use crate::record::{Cause, DealRecord, Transition};
-use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
+use crate::status::{ProviderStatus, RequesterStatus};
 
 impl Market {
     /// The provider's peer is open.
@@ -224,8 +225,23 @@ impl Market {
         Ok(commands)
     }
 
-    /// Writes a deal down, with what moved it; gives its capacity back when nothing more is awaited.
+    /// Writes a deal down, with what moved it, and what follows from it for others of its bundle.
     pub(super) fn store(
+        &mut self,
+        id: DealId,
+        moved: impl IntoIterator<Item = Transition>,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let over = self.deal(id).and_then(Over::of);
+        let mut commands = self.write_down(id, moved, now);
+        if let Some(over) = over {
+            commands.extend(self.part_ways(over, now));
+        }
+        commands
+    }
+
+    /// Writes a deal down; gives its capacity back when nothing more is awaited.
+    pub(super) fn write_down(
         &mut self,
         id: DealId,
         moved: impl IntoIterator<Item = Transition>,
@@ -257,7 +273,7 @@ impl Market {
             });
         }
         let stored = record.clone();
-        if !matches!(stored.status(), DealStatus::Proposed | DealStatus::Agreed) {
+        if !stored.is_unstarted() {
             // One unstarted deal less: this payer's resting requests may ask again.
             self.resting.wake(stored.deal.payer);
         }

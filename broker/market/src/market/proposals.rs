@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use ipsx_metering::Address;
 
 use super::Pending;
+use crate::record::DealRecord;
 
 /// Proposals by their number, counted for each payer.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,18 @@ impl Proposals {
 
     pub(super) fn get(&self, number: u64) -> Option<&Pending> {
         self.by_number.get(&number)
+    }
+
+    /// A provider has signed; others of the same bundle may not have.
+    pub(super) fn sign(&mut self, number: u64, record: DealRecord) {
+        if let Some(pending) = self.by_number.get_mut(&number) {
+            pending.signed = Some(Box::new(record));
+        }
+    }
+
+    /// What is signed so.
+    pub(super) fn signed(&self) -> impl Iterator<Item = &DealRecord> {
+        self.by_number.values().filter_map(|p| p.signed.as_deref())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Pending)> {

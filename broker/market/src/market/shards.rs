@@ -68,7 +68,7 @@ impl Market {
             .filter(|p| p.provider == provider)?;
         match pending.asker {
             Asker::Resting(_) => Some(pending.proposal.request.message.id()),
-            Asker::Ticket(_) | Asker::Probe { .. } => None,
+            Asker::Ticket(_) | Asker::Probe { .. } | Asker::Leg { .. } => None,
         }
     }
 
@@ -117,6 +117,8 @@ impl Market {
                 self.book.release(pending.hold);
                 match pending.asker {
                     Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => tickets.push(ticket),
+                    // Its other legs would be asked for in vain.
+                    Asker::Leg { bundle, .. } => tickets.extend(self.forget_bundle(bundle)),
                     Asker::Resting(number) => {
                         self.resting.rest_on(number, pending.tried);
                         self.resting.wake_one(number);

@@ -9,11 +9,10 @@ use super::{Answered, Asker, Command, DealRefusal, Live, Market, Pending, Reques
 use crate::book::{HoldId, NoMatch};
 use crate::check::check_terms;
 use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
-use crate::http::ProposedDeal;
 use crate::matching::Wanted;
 use crate::messages::BrokerMessage;
 use crate::record::{Cause, DealRecord};
-use crate::request::SignedRequest;
+use crate::request::{Request, SignedRequest};
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
@@ -38,9 +37,13 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        if self.unstarted(request.message.payer) >= self.config.unstarted_deals {
+        let count = request.message.count();
+        if self.unstarted(request.message.payer) + count > self.config.unstarted_deals {
             let failure = RequestFailure::TooManyUnstarted(self.config.unstarted_deals);
             return vec![refuse(ticket, failure)];
+        }
+        if count > 1 {
+            return self.request_bundle(ticket, request, seed, now);
         }
         self.propose(asker, request, seed, Vec::new(), now)
             .unwrap_or_else(|none| self.no_match(ticket, *none, now))
@@ -56,7 +59,8 @@ impl Market {
         signature: Signature,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let Some(pending) = self.pending.get(number).filter(|p| p.provider == provider) else {
+        let asked = self.pending.get(number);
+        let Some(pending) = asked.filter(|p| p.waits_for(provider)) else {
             // The proposal timed out, or was another provider's: nobody waits for it.
             return Vec::new();
         };
@@ -72,6 +76,10 @@ impl Market {
             let reason = "you have a lease from it already that pays through the same channel; use another channel_salt";
             return self.try_next(number, reason, now);
         }
+        if let Asker::Leg { bundle, .. } = pending.asker {
+            self.pending.sign(number, record);
+            return self.settle(bundle, "", now);
+        }
         let Some(pending) = self.pending.remove(number) else {
             return Vec::new();
         };
@@ -86,11 +94,8 @@ impl Market {
         reason: &str,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        if self
-            .pending
-            .get(number)
-            .is_none_or(|p| p.provider != provider)
-        {
+        let asked = self.pending.get(number);
+        if asked.is_none_or(|p| !p.waits_for(provider)) {
             return Vec::new();
         }
         self.try_next(number, reason, now)
@@ -104,12 +109,19 @@ impl Market {
         signature: Signature,
         now: UnixSeconds,
     ) -> Result<Vec<Command>, DealRefusal> {
-        let domain = self.config.domain;
-        let record = &mut self
-            .deals
-            .get_mut(&id)
-            .ok_or(DealRefusal::Unknown(id))?
-            .record;
+        let request = self.deal(id).ok_or(DealRefusal::Unknown(id))?.deal.request;
+        self.sign_bundle(request, requester, &[(id, signature)], now)
+    }
+
+    /// The deal under which a requester's signature counts.
+    pub(super) fn check_signature(
+        &self,
+        id: DealId,
+        requester: Address,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Result<&DealRecord, DealRefusal> {
+        let record = self.deal(id).ok_or(DealRefusal::Unknown(id))?;
         if record.deal.requester != requester {
             return Err(DealRefusal::NotYours(id));
         }
@@ -126,10 +138,25 @@ impl Market {
                 late: now.since(record.deal.sign_by),
             });
         }
-        verify(record.deal.signing_hash(&domain), &signature, requester)?;
+        let hash = record.deal.signing_hash(&self.config.domain);
+        verify(hash, &signature, requester)?;
+        Ok(record)
+    }
+
+    /// A requester's signature counts.
+    pub(super) fn signed(
+        &mut self,
+        id: DealId,
+        signature: Signature,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let Some(live) = self.deals.get_mut(&id) else {
+            return Vec::new();
+        };
+        let record = &mut live.record;
         let moved = record.requester_becomes(RequesterStatus::Accepted, Cause::Signed, now);
         record.requester_signature = Some(signature);
-        Ok(self.store(id, moved, now))
+        self.store(id, moved, now)
     }
 
     /// Whether [`Self::bind`] would succeed: ask before the outcome is signed, which can't be taken back.
@@ -195,13 +222,23 @@ impl Market {
         let Some(mut pending) = self.pending.remove(number) else {
             return Vec::new();
         };
-        self.book.release(pending.hold);
+        let mut commands = match pending.signed.take() {
+            Some(record) => self.turn_down(*record, pending.hold, now),
+            None => {
+                self.book.release(pending.hold);
+                Vec::new()
+            }
+        };
         pending.tried.push(pending.listing.id);
         let (tried, seed) = (pending.tried, pending.seed);
         let request = pending.proposal.request;
         self.resting.wake(request.message.payer);
         let ticket = match pending.asker {
             Asker::Resting(number) => return self.rest_on(number, tried, now),
+            Asker::Leg { bundle, leg } => {
+                commands.extend(self.leg_refused((bundle, leg), pending.listing.id, reason, now));
+                return commands;
+            }
             Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => ticket,
         };
         let asked = tried.len();
@@ -246,10 +283,14 @@ impl Market {
         now: UnixSeconds,
     ) -> Result<Vec<Command>, Box<Unmatched>> {
         let hold = HoldId(self.next_number());
-        let wanted = Wanted::from(&request.message);
+        let (filter, leg) = (self.filter_of(asker, &request), asker.leg());
+        let wanted = Wanted {
+            filter: &filter,
+            ..Wanted::from(&request.message)
+        };
         let taken = match asker {
             Asker::Probe { offer, .. } => self.book.take_this(hold, offer, &wanted, now),
-            Asker::Ticket(_) | Asker::Resting(_) => self.book.take(hold, &wanted, now, &tried),
+            _ => self.book.take(hold, &wanted, now, &tried),
         };
         let mut listing = match taken {
             Ok(listing) => listing,
@@ -264,19 +305,26 @@ impl Market {
         };
         let hours = &listing.offer.weekly_hours;
         let starts_at = wanted.conditions(now).starts_at(hours).unwrap_or(now);
-        let salt = keccak256([seed.as_slice(), &(tried.len() as u64).to_be_bytes()].concat());
-        let exit_address = self.exit_address(&listing, &request.message.filter, salt);
+        let which = (tried.len() as u64) << 8 | u64::from(leg);
+        let salt = keccak256([seed.as_slice(), &which.to_be_bytes()].concat());
+        let exit_address = self.exit_address(&listing, &filter, salt);
         listing.placement.address = exit_address;
         if let Asker::Probe { task, .. } = asker {
             self.leased_for_probe(&task, exit_address);
         }
+        let timers = self.config.timers;
+        let (sign_by, start_by) = match self.bundle_of(asker) {
+            Some(bundle) => (bundle.sign_by, bundle.start_by),
+            None => (now.after(timers.sign), starts_at.after(timers.start)),
+        };
         let proposal = Proposal {
             request,
+            leg,
             offer: listing.id,
             exit_address,
-            sign_by: now.after(self.config.timers.sign),
+            sign_by,
             starts_at,
-            start_by: starts_at.after(self.config.timers.start),
+            start_by,
             salt,
         };
         let (provider, number) = (listing.offer.provider, self.next_number());
@@ -296,6 +344,7 @@ impl Market {
             asked_at: now,
             seed,
             tried,
+            signed: None,
         };
         self.pending.insert(number, pending);
         Ok(vec![Command::Send {
@@ -310,30 +359,36 @@ impl Market {
         record: DealRecord,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let answer = ProposedDeal {
-            deal_id: record.deal_id,
-            deal: record.deal.clone(),
-            provider_signature: record.provider_signature,
-            placement: record.placement.clone(),
-        };
-        let mut record = record;
+        let proposed = record.proposed();
+        let mut commands = self.insert_signed(record, pending.hold, now);
+        commands.extend(match pending.asker {
+            Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => Some(Command::Answer {
+                ticket,
+                answer: Ok(Answered::Deal(Box::new(proposed))),
+            }),
+            Asker::Resting(number) => self.matched(number, now),
+            // Answered once all of them are signed.
+            Asker::Leg { .. } => None,
+        });
+        commands
+    }
+
+    /// A deal that its provider has signed waits for the requester.
+    pub(super) fn insert_signed(
+        &mut self,
+        mut record: DealRecord,
+        hold: HoldId,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
         let moved = record.provider_becomes(ProviderStatus::Accepted, Cause::Signed, now);
         let id = record.deal_id;
         self.insert(Live {
             record,
-            hold: pending.hold,
+            hold,
             away_since: None,
             deadline: None,
         });
-        let mut commands = self.store(id, moved, now);
-        commands.extend(match pending.asker {
-            Asker::Ticket(ticket) | Asker::Probe { ticket, .. } => Some(Command::Answer {
-                ticket,
-                answer: Ok(Answered::Deal(Box::new(answer))),
-            }),
-            Asker::Resting(number) => self.matched(number, now),
-        });
-        commands
+        self.store(id, moved, now)
     }
 }
 
@@ -345,10 +400,25 @@ pub(super) struct Unmatched {
     why: NoMatch,
 }
 
+impl Unmatched {
+    /// In words.
+    pub(super) fn why(&self) -> String {
+        self.why.to_string()
+    }
+}
+
 pub(super) fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
     Command::Answer {
         ticket,
         answer: Err(failure),
+    }
+}
+
+/// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
+fn together(request: &Request) -> u8 {
+    match request.bundle.all_or_nothing && request.count() > 1 {
+        true => request.count() as u8,
+        false => 0,
     }
 }
 
@@ -357,6 +427,7 @@ fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> D
         deal_id: deal.id(),
         deal,
         filter: pending.proposal.request.message.filter.clone(),
+        together: together(&pending.proposal.request.message),
         offer: pending.listing.offer.clone(),
         placement: pending.listing.placement.clone(),
         provider_signature,

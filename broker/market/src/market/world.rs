@@ -103,6 +103,7 @@ pub(crate) fn resting(
         counter_source: CounterSource::Both,
         expires_at: NOW.after(100_000),
         rest_until: UnixSeconds(0),
+        bundle: Default::default(),
     };
     change(&mut message);
     SignedRequest::sign(message, &config().domain, &key(requester), &key(requester))
@@ -155,6 +156,8 @@ pub(super) struct World {
     pub(super) market: Market,
     pub(super) now: UnixSeconds,
     pub(super) proposals: Vec<(Address, u64, Proposal)>,
+    /// What was asked for.
+    pub(super) posted: BTreeMap<Ticket, Request>,
     pub(super) answers: BTreeMap<Ticket, Result<Answered, RequestFailure>>,
     /// Requests that rest or rested, as they were stored.
     pub(super) requests: BTreeMap<RequestId, RequestRecord>,
@@ -173,6 +176,7 @@ impl World {
             market: Market::new(config(), Vec::new(), NOW),
             now: NOW,
             proposals: Vec::new(),
+            posted: BTreeMap::new(),
             answers: BTreeMap::new(),
             requests: BTreeMap::new(),
             stored: BTreeMap::new(),
@@ -276,6 +280,7 @@ impl World {
     pub(super) fn post(&mut self, request: SignedRequest) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
+        self.posted.insert(ticket, request.message.clone());
         let seed = B256::repeat_byte(self.tickets as u8);
         let commands = self.market.request(ticket, request, seed, self.now);
         self.run(commands);

@@ -2,7 +2,8 @@
 //!
 //! All of them belong to one lease: ids, signatures and sums agree with each other.
 
-use ipsx_market::avoid::Avoid;
+use ipsx_market::avoid::{Avoid, Distinct};
+use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use ipsx_market::echo::Echo;
 use ipsx_market::evidence::{DatabaseBuild, DatabaseKind, Evidence, TypeEvidence, TypeRule};
@@ -148,6 +149,24 @@ pub(crate) fn request() -> Request {
         counter_source: CounterSource::Both,
         expires_at: UnixSeconds(1_899_999_000),
         rest_until: UnixSeconds(1_899_998_000),
+        bundle: Bundle::default(),
+    }
+}
+
+/// Two addresses at once.
+pub(crate) fn bundle_request() -> Request {
+    Request {
+        start: StartWindow::NOW,
+        rest_until: UnixSeconds(0),
+        bundle: Bundle {
+            legs: vec![Leg {
+                tunnel_key: tunnel_key([0x89; 32]),
+                channel_salt: B256::repeat_byte(0x01),
+            }],
+            distinct: Distinct::Address,
+            all_or_nothing: true,
+        },
+        ..request()
     }
 }
 
@@ -162,6 +181,7 @@ pub(crate) fn terms() -> ProviderTerms {
 pub(crate) fn proposal() -> Proposal {
     Proposal {
         request: SignedRequest::sign(request(), &DOMAIN, &requester(), &session_key()),
+        leg: 0,
         offer: offer().id(),
         exit_address: "203.0.113.5".parse().unwrap(),
         sign_by: UnixSeconds(1_899_998_020),
@@ -169,6 +189,22 @@ pub(crate) fn proposal() -> Proposal {
         start_by: UnixSeconds(1_899_998_560),
         salt: B256::repeat_byte(0x5a),
     }
+}
+
+/// The deals that fill [`bundle_request`].
+pub(crate) fn bundled_deals() -> [Deal; 2] {
+    let request = SignedRequest::sign(bundle_request(), &DOMAIN, &requester(), &session_key());
+    [(0, "203.0.113.5"), (1, "203.0.113.6")].map(|(leg, exit)| {
+        let proposal = Proposal {
+            request: request.clone(),
+            leg,
+            exit_address: exit.parse().unwrap(),
+            starts_at: UnixSeconds(1_899_997_985),
+            start_by: UnixSeconds(1_899_998_060),
+            ..proposal()
+        };
+        Deal::new(&proposal, &offer(), &terms())
+    })
 }
 
 pub(crate) fn deal() -> Deal {

@@ -5,17 +5,20 @@ use std::fmt::Debug;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ipsx_market::deal::{Binding, Deal, Outcome};
 use ipsx_market::http::{
-    BoundDeal, Connected, DealEvent, DealView, EndDeal, Frames, NetworkInfo, OfferView,
-    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedDeal, RequestEvent, RequestView,
-    Session, SessionNonce, SignDeal,
+    BoundBundle, BoundDeal, Connected, DealEvent, DealSignature, DealView, EndDeal, Frames,
+    NetworkInfo, OfferView, PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle,
+    ProposedDeal, RequestEvent, RequestView, Session, SessionNonce, SignBundle, SignDeal,
 };
 use ipsx_market::messages::PROTOCOL_VERSION;
+use ipsx_market::offer::Placement;
 use ipsx_market::record::Cause;
+use ipsx_market::request::SignedRequest;
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::sign_in::{self, Expected};
 use ipsx_market::status::{ProviderStatus, RequesterStatus, Side, deal_status};
-use ipsx_metering::{Address, Amount, Authorization, Signed, UnixSeconds, Withdrawal};
+use ipsx_metering::{Address, Amount, Authorization, Reservation, Signed, UnixSeconds, Withdrawal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -54,10 +57,17 @@ fn http_bodies_are_written_as_ever() {
     let request = examples::proposal().request;
     bodies.check("request", &PostRequest { request });
     bodies.check("proposed-deal", &proposed_deal());
+    let request = examples::bundle_request();
+    let (own, key) = (examples::requester(), examples::session_key());
+    let request = SignedRequest::sign(request, &DOMAIN, &own, &key);
+    bodies.check("bundle-request", &PostRequest { request });
+    bodies.check("proposed-bundle", &proposed_bundle());
     bodies.check("resting-request", &resting_request());
     bodies.check("request-event", &request_event());
     bodies.check("sign-deal", &sign_deal());
     bodies.check("bound-deal", &bound_deal());
+    bodies.check("sign-bundle", &sign_bundle());
+    bodies.check("bound-bundle", &bound_bundle());
     bodies.check("deal", &deal_view());
     bodies.check("deal-event", &deal_event());
     let echo = examples::signed(examples::echo(), &examples::operator());
@@ -184,6 +194,53 @@ fn proposed_deal() -> ProposedDeal {
         provider_signature: examples::signed_hash(&deal, &examples::provider()),
         deal,
         placement: examples::placement(),
+    }
+}
+
+fn proposed_bundle() -> ProposedBundle {
+    let proposed = |deal: Deal| ProposedDeal {
+        deal_id: deal.id(),
+        provider_signature: examples::signed_hash(&deal, &examples::provider()),
+        placement: Placement {
+            address: deal.exit_address,
+            ..examples::placement()
+        },
+        deal,
+    };
+    ProposedBundle {
+        request: examples::bundle_request().id(),
+        deals: examples::bundled_deals().map(proposed).into(),
+    }
+}
+
+fn sign_bundle() -> SignBundle {
+    let signature = |deal: Deal| DealSignature {
+        deal_id: deal.id(),
+        signature: examples::signed_hash(&deal, &examples::requester()),
+    };
+    SignBundle {
+        signatures: examples::bundled_deals().map(signature).into(),
+        authorization: sign_deal().authorization,
+    }
+}
+
+fn bound_bundle() -> BoundBundle {
+    let bound = |deal: Deal| {
+        let outcome = Outcome {
+            deal_id: deal.id(),
+            outcome: Binding::Bound,
+        };
+        let reservation = Reservation {
+            channel_id: deal.channel().id(),
+            ..examples::reservation().message
+        };
+        BoundDeal {
+            outcome: examples::signed(outcome, &examples::operator()),
+            reservation: Some(examples::signed(reservation, &examples::operator())),
+        }
+    };
+    BoundBundle {
+        deals: examples::bundled_deals().map(bound).into(),
     }
 }
 

@@ -2,21 +2,18 @@
 
 use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
-use ipsx_market::deal::Binding;
 use ipsx_market::fleet::Quote;
-use ipsx_market::http::{BoundDeal, OfferView, ProposedDeal};
+use ipsx_market::http::{BoundDeal, OfferView};
 use ipsx_market::market::{Answered, DealRefusal, RequestFailure, Ticket};
 use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::search::OfferQuery;
-use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, DealId};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
-use super::release::Step;
 use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
@@ -90,7 +87,7 @@ impl Desk {
         again: bool,
     ) -> Result<Option<Answered>, DeskError> {
         let id = request.message.id();
-        if again && let Some(answer) = self.answered(requester, id).await? {
+        if again && let Some(answer) = self.answered(&request.message).await? {
             return Ok(Some(answer));
         }
         if self.is_draining() {
@@ -170,81 +167,6 @@ impl Desk {
             Ok(Ok(answer)) => Ok(answer?),
             _ => Err(DeskError::NoAnswer),
         }
-    }
-
-    /// The requester signs: funds the deal and binds it, or aborts it.
-    pub(crate) async fn sign(
-        &self,
-        requester: Address,
-        id: DealId,
-        body: ipsx_market::http::SignDeal,
-    ) -> Result<BoundDeal, DeskError> {
-        let now = clock::now();
-        let going_on = self.books().await?.market.deal(id).is_some();
-        if !going_on
-            && let Some(record) = self.store.deal(id).await?
-            && let Some(bound) = already(&record, requester, &body)
-        {
-            return Ok(bound);
-        }
-        let signed = {
-            let mut books = self.books().await?;
-            if let Some(bound) = books
-                .market
-                .deal(id)
-                .and_then(|r| already(r, requester, &body))
-            {
-                // It may not be on disk yet.
-                let settled = self.line_up(&mut books, Step::default()).await;
-                drop(books);
-                settled.await?;
-                return Ok(bound);
-            }
-            // A broker that was stopped in between goes on with the signature when it is sent again.
-            let resumed = books.market.deal(id).is_some_and(|record| {
-                record.deal.requester == requester
-                    && record.status() == DealStatus::Proposed
-                    && record.requester_signature == Some(body.signature)
-            });
-            if let Some(record) = books.market.deal(id) {
-                let domain = self.operator.domain();
-                let prepaid = record.deal.check_prepaid(body.prepaid.as_ref(), &domain);
-                prepaid.map_err(|fault| DeskError::Invalid(fault.to_string()))?;
-            }
-            if books.funding.contains(&id) {
-                return Err(DeskError::BeingFunded(id));
-            }
-            let commands = if resumed {
-                Vec::new()
-            } else {
-                books.market.sign(id, requester, body.signature, now)?
-            };
-            books.funding.insert(id);
-            self.begin(&mut books, Step::default(), commands, now).await
-        };
-        let bound = match signed.await {
-            Ok(()) => {
-                self.fund(id, body.authorization.as_ref(), body.prepaid)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        let outcome = if bound.is_ok() { "released" } else { "refused" };
-        self.metrics
-            .reservations
-            .with_label_values(&[outcome])
-            .inc();
-        let mut books = self.books.lock().await;
-        books.funding.remove(&id);
-        if let Err(error) = &bound
-            && !self.has_stopped()
-        {
-            tracing::info!(deal = %id, %error, "the deal can't be funded");
-            let now = clock::now();
-            let commands = books.market.give_up(id, now);
-            self.execute(books, commands, now).await?;
-        }
-        bound
     }
 
     /// The network's word on a deal of this requester or provider.
@@ -365,7 +287,7 @@ impl Desk {
 /// By which what came of a request is counted.
 fn came_of(answer: &Answered) -> &'static str {
     match answer {
-        Answered::Deal(_) => "matched",
+        Answered::Deal(_) | Answered::Bundle(_) => "matched",
         Answered::Rests(_) => "rests",
     }
 }
@@ -378,32 +300,6 @@ fn label(error: &DeskError) -> &'static str {
         DeskError::Unusable { .. } | DeskError::Replayed(_) => "unusable",
         _ => "failed",
     }
-}
-
-/// The answer to a request, from the deal that came of it.
-pub(super) fn proposed(record: &DealRecord) -> ProposedDeal {
-    ProposedDeal {
-        deal_id: record.deal_id,
-        deal: record.deal.clone(),
-        provider_signature: record.provider_signature,
-        placement: record.placement.clone(),
-    }
-}
-
-/// The answer to a signature that was sent before and whose answer was lost.
-fn already(
-    record: &DealRecord,
-    requester: Address,
-    body: &ipsx_market::http::SignDeal,
-) -> Option<BoundDeal> {
-    let same =
-        record.deal.requester == requester && record.requester_signature == Some(body.signature);
-    let outcome = record.outcome.clone();
-    let outcome = outcome.filter(|word| same && word.message.outcome == Binding::Bound)?;
-    Some(BoundDeal {
-        outcome,
-        reservation: record.reservation.clone(),
-    })
 }
 
 fn view(found: &Found) -> OfferView {

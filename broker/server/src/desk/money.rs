@@ -6,13 +6,14 @@ use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Authorization, ChannelOnChain, Close, DealId, Exposure, RESERVATION_LIFETIME,
-    Refused, Signed, UnixSeconds, Voucher, Withdrawal,
+    Address, Amount, Asked, Authorization, ChannelOnChain, Close, DealId, Exposure,
+    RESERVATION_LIFETIME, Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
 
 use ipsx_settlement::StoreError;
 
 use super::release::Step;
+use super::signing::SignedDeal;
 use super::{Desk, DeskError};
 use crate::clock;
 use crate::store::Entry;
@@ -23,7 +24,7 @@ const RESERVATION_MARGIN: u64 = 3_600;
 const WITHDRAWAL_SECONDS: u64 = 900;
 
 impl Desk {
-    /// Whether the payer's deposit could begin the lease that a request asks for.
+    /// Whether the payer's deposit could begin the leases that a request asks for.
     pub(super) async fn check_deposit(&self, request: &Request) -> Result<(), DeskError> {
         let payer = request.payer;
         let _turn = self.turn(payer).await?;
@@ -36,7 +37,8 @@ impl Desk {
                 .0
                 .div_ceil(u128::from(request.seconds.max(1))),
         );
-        let needed = ipsx_metering::capacity(average, request.budget, Amount::ZERO, Amount::ZERO);
+        let each = ipsx_metering::capacity(average, request.budget, Amount::ZERO, Amount::ZERO);
+        let needed = Amount(each.0.saturating_mul(request.count() as u128));
         let spendable = account.balance.saturating_sub(account.pending);
         let available = books.ledger.available(payer);
         // The channel of an earlier lease may have capacity left that this one will use.
@@ -55,63 +57,67 @@ impl Desk {
         Ok(())
     }
 
-    /// Funds a deal that both have signed, and binds it.
+    /// Funds deals of one payer that all have signed, and binds them: all in one transaction, or none.
     pub(super) async fn fund(
         &self,
-        id: DealId,
+        signed: &[SignedDeal],
         authorization: Option<&Signed<Authorization>>,
-        prepaid: Option<Signed<Voucher>>,
-    ) -> Result<BoundDeal, DeskError> {
-        let record = {
-            let books = self.books().await?;
-            books.market.may_bind(id, clock::now())?.clone()
+    ) -> Result<Vec<BoundDeal>, DeskError> {
+        let records = {
+            let (books, now) = (self.books().await?, clock::now());
+            let record = |deal: &SignedDeal| books.market.may_bind(deal.id, now).cloned();
+            signed.iter().map(record).collect::<Result<Vec<_>, _>>()?
         };
-        let channel = record.deal.channel();
-        self.authorize(&record, authorization).await?;
-        let _turn = self.turn(channel.payer).await?;
-        let view = self.look_up(channel.payer, Some(&channel)).await?;
-        let chain = view.channel;
-        let voucher = self.vouchers.latest(channel.id());
-        let known = voucher.unwrap_or_default().max(view.claimed);
-        let paid_before = match &prepaid {
-            // Of what it has paid to a provider that is away, the payer knows more.
-            Some(first) => record
-                .deal
-                .paid_before(&first.message)
-                .filter(|paid| *paid >= known),
-            None => Some(known),
+        let Some(first) = records.first() else {
+            return Ok(Vec::new());
         };
-        let paid_before = paid_before.ok_or_else(|| {
-            let least = known.saturating_add(record.deal.terms().first_slice());
-            DeskError::Voucher(format!("the prepaid one must promise {least} at least"))
-        })?;
+        let payer = first.deal.payer;
+        self.authorize(first, authorization).await?;
+        let _turn = self.turn(payer).await?;
+        let mut funded = Vec::new();
+        for (record, deal) in records.iter().zip(signed) {
+            let channel = record.deal.channel();
+            let view = self.look_up(payer, Some(&channel)).await?;
+            let voucher = self.vouchers.latest(channel.id());
+            let known = voucher.unwrap_or_default().max(view.claimed);
+            let paid_before = paid_before(record, deal.prepaid.as_ref(), known)?;
+            funded.push((channel, view.channel, paid_before));
+        }
 
         let mut books = self.books().await?;
         let now = clock::now();
-        let mut record = books.market.may_bind(id, now)?.clone();
-        record.paid_before = paid_before;
-        let capacity = record.capacity(paid_before);
-        let wait = record.deal.starts_at.since(now);
-        let valid_until = reservation_end(&chain, wait + u64::from(record.deal.seconds), now);
-        let reserved = books
-            .ledger
-            .reserve(&channel, capacity, valid_until, &chain);
-        let reservation = reserved.map_err(as_deposit)?;
+        let mut asked = Vec::new();
+        for (deal, (channel, chain, paid_before)) in signed.iter().zip(&funded) {
+            let mut record = books.market.may_bind(deal.id, now)?.clone();
+            record.paid_before = *paid_before;
+            let rest = record.deal.starts_at.since(now) + u64::from(record.deal.seconds);
+            asked.push(Asked {
+                channel,
+                capacity: record.capacity(*paid_before),
+                valid_until: reservation_end(chain, rest, now),
+                chain,
+            });
+        }
+        let reserved = books.ledger.reserve_all(&asked).map_err(as_deposit)?;
         // Memory first holds more than the disk, then the disk more than anybody knows: never the other way round.
-        let reservation = self.operator.sign(reservation);
-        let outcome = self.operator.outcome(id, Binding::Bound);
-        let bound = BoundDeal {
-            outcome: outcome.clone(),
-            reservation: Some(reservation.clone()),
-        };
-        let step = Step {
-            entries: vec![books.account_entry(channel.payer)],
-            reservation: Some((channel.clone(), reservation.clone())),
+        let mut step = Step {
+            entries: vec![books.account_entry(payer)],
             ..Step::default()
         };
-        let commands = books
-            .market
-            .bind(id, outcome, reservation, paid_before, prepaid, now)?;
+        let (mut commands, mut bound) = (Vec::new(), Vec::new());
+        let funded = signed.iter().zip(funded);
+        for (reservation, (deal, (channel, _, paid_before))) in reserved.into_iter().zip(funded) {
+            let reservation = self.operator.sign(reservation);
+            let (id, prepaid) = (deal.id, deal.prepaid.clone());
+            let outcome = self.operator.outcome(id, Binding::Bound);
+            step.reservations.push((channel, reservation.clone()));
+            bound.push(BoundDeal {
+                outcome: outcome.clone(),
+                reservation: Some(reservation.clone()),
+            });
+            let market = &mut books.market;
+            commands.extend(market.bind(id, outcome, reservation, paid_before, prepaid, now)?);
+        }
         let done = self.begin(&mut books, step, commands, now).await;
         drop(books);
         done.await?;
@@ -172,7 +178,7 @@ impl Desk {
         let reservation = self.operator.sign(reservation);
         let step = Step {
             entries: vec![books.account_entry(channel.payer)],
-            reservation: Some((channel.clone(), reservation.clone())),
+            reservations: vec![(channel.clone(), reservation.clone())],
             ..Step::default()
         };
         let commands = books.market.renewed(id, reservation, now)?;
@@ -289,6 +295,22 @@ impl Desk {
             kept => Ok(kept.map(drop)?),
         }
     }
+}
+
+/// What a deal's channel had paid before it: of what it has paid to a provider that is away, the payer knows more.
+fn paid_before(
+    record: &DealRecord,
+    prepaid: Option<&Signed<Voucher>>,
+    known: Amount,
+) -> Result<Amount, DeskError> {
+    let Some(first) = prepaid else {
+        return Ok(known);
+    };
+    let before = record.deal.paid_before(&first.message);
+    before.filter(|paid| *paid >= known).ok_or_else(|| {
+        let least = known.saturating_add(record.deal.terms().first_slice());
+        DeskError::Voucher(format!("the prepaid one must promise {least} at least"))
+    })
 }
 
 /// When a reservation for `rest` seconds of lease should end.

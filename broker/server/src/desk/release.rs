@@ -32,8 +32,8 @@ pub(super) enum Effect {
 pub(super) struct Step {
     /// Rows of the store.
     pub(super) entries: Vec<Entry>,
-    /// A promise that the vouchers' store has to know before anybody else.
-    pub(super) reservation: Option<(Channel, Signed<Reservation>)>,
+    /// Promises that the vouchers' store has to know before anybody else.
+    pub(super) reservations: Vec<(Channel, Signed<Reservation>)>,
     /// Vouchers that the vouchers' store has to know before the rest is written: of these there is no other copy that counts.
     pub(super) forfeited: Vec<(Channel, Signed<Voucher>)>,
     /// Said in this order.
@@ -48,8 +48,8 @@ impl Step {
             Effect::Answer(_, answer) => answer.is_err(),
             Effect::Report(..) | Effect::ReportRequest(_) => false,
         };
-        let written = self.entries.len() + self.forfeited.len();
-        written == 0 && self.reservation.is_none() && self.effects.iter().all(light)
+        let written = self.entries.len() + self.reservations.len() + self.forfeited.len();
+        written == 0 && self.effects.iter().all(light)
     }
 }
 
@@ -191,7 +191,7 @@ impl Desk {
             true => None,
             false => Some(self.store.ask(Entries(entries)).await),
         };
-        if let Some((channel, reservation)) = step.reservation {
+        for (channel, reservation) in step.reservations {
             let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());
             vouchers.push(tokio::spawn(keep_reservation(
                 store,

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use ipsx_market::http::RequestView;
 use ipsx_market::market::{Answered, RequestFailure, RequestRefusal};
-use ipsx_market::request::SignedRequest;
+use ipsx_market::record::DealRecord;
+use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::resting::{RequestRecord, RequestStatus};
+use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
-use super::deals::proposed;
 use super::{Desk, DeskError};
 use crate::clock;
 use crate::operator::random;
@@ -30,7 +31,7 @@ impl Desk {
                 status: RequestStatus::Matched,
                 rest_until: UnixSeconds(0),
                 changed_at: deal.proposed_at,
-                deal: Some(proposed(&deal)),
+                deal: Some(deal.proposed()),
             });
         };
         if record.request.message.requester != requester {
@@ -73,13 +74,20 @@ impl Desk {
     }
 
     /// What came of a request that was posted before, if anything did.
-    pub(crate) async fn answered(
-        &self,
-        requester: Address,
-        id: RequestId,
-    ) -> Result<Option<Answered>, DeskError> {
+    pub(crate) async fn answered(&self, request: &Request) -> Result<Option<Answered>, DeskError> {
+        let (requester, id) = (request.requester, request.id());
+        if request.count() > 1 {
+            let deals = self.store.deals_of_request(requester, id).await?;
+            // Its requester has never heard of those that were given up unsigned.
+            let unseen = |r: &DealRecord| {
+                r.status() == DealStatus::Aborted && r.requester_signature.is_none()
+            };
+            let deals = deals.iter().filter(|record| !unseen(record));
+            let deals: Vec<_> = deals.map(DealRecord::proposed).collect();
+            return Ok((!deals.is_empty()).then_some(Answered::Bundle(deals)));
+        }
         if let Some(record) = self.store.deal_of_request(requester, id).await? {
-            return Ok(Some(Answered::Deal(Box::new(proposed(&record)))));
+            return Ok(Some(Answered::Deal(Box::new(record.proposed()))));
         }
         let Some(record) = self.store.request(id).await? else {
             return Ok(None);
@@ -189,6 +197,6 @@ impl Desk {
             RequestStatus::Matched => self.store.deal_of_request(requester, record.id()).await?,
             _ => None,
         };
-        Ok(record.view(deal.as_ref().map(proposed)))
+        Ok(record.view(deal.as_ref().map(DealRecord::proposed)))
     }
 }

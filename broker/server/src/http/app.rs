@@ -25,7 +25,9 @@ use super::events::{self, Streams};
 use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
-use super::{admin, deals, echo, elsewhere, explorer, offers, openapi, probes, requests, sessions};
+use super::{
+    admin, bundles, deals, echo, elsewhere, explorer, offers, openapi, probes, requests, sessions,
+};
 use crate::desk::{Desk, DeskError};
 
 /// Largest body, bytes.
@@ -116,6 +118,8 @@ fn signed_in() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(requests::post))
         .routes(routes!(requests::show, requests::cancel))
+        .routes(routes!(bundles::post))
+        .routes(routes!(bundles::sign))
         .routes(routes!(offers::withdraw))
         .routes(routes!(deals::list))
         .routes(routes!(deals::show))

@@ -201,7 +201,7 @@ pub(super) async fn place(
         };
         // An owner may have done it, and only its answer be lost.
         if problem.passes()
-            && let Some(answer) = desk.answered(wish.requester, wish.id()).await?
+            && let Some(answer) = desk.answered(wish).await?
         {
             return Ok(answer);
         }
@@ -295,6 +295,6 @@ async fn propose_here(
     match placed.0 {
         Answered::Deal(deal) => Ok(*deal),
         // The market of one of several lets none rest.
-        Answered::Rests(_) => Err(Unanswered::Silent.into()),
+        Answered::Rests(_) | Answered::Bundle(_) => Err(Unanswered::Silent.into()),
     }
 }

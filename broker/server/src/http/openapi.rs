@@ -30,13 +30,15 @@ how the parts play together, is in docs/protocol.md. Errors are problem details 
 not known are skipped.";
 
 /// What a request may be refused for beyond what its shape says.
-const REFUSALS: [(&str, &[ProblemKind]); 11] = {
+const REFUSALS: [(&str, &[ProblemKind]); 13] = {
     use ProblemKind::*;
     [
         (
             "postRequest",
             &[InsufficientDeposit, NoMatch, PriceTooLow, SoldOut, Conflict],
         ),
+        ("postBundle", &[InsufficientDeposit, NoMatch, Conflict]),
+        ("signBundle", &[InsufficientDeposit, Conflict]),
         ("cancelRequest", &[Conflict]),
         ("postWithdrawal", &[InsufficientDeposit, Conflict]),
         ("postAppeal", &[NotFound, Conflict]),

@@ -268,6 +268,7 @@ impl ProblemResponse {
             RequestFailure::TooManyUnstarted(_) | RequestFailure::NoRest(NoRest::TooMany(_)) => {
                 (StatusCode::TOO_MANY_REQUESTS, ProblemKind::TooManyRequests)
             }
+            RequestFailure::Incomplete { .. } => (StatusCode::NOT_FOUND, ProblemKind::NoMatch),
             RequestFailure::NoneSigned { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, ProblemKind::Unavailable)
             }
@@ -279,7 +280,8 @@ impl ProblemResponse {
         let (status, kind) = match refusal {
             DealRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemKind::NotFound),
             DealRefusal::NotYours(_) => (StatusCode::FORBIDDEN, ProblemKind::Forbidden),
-            DealRefusal::State { .. } | DealRefusal::TooLate { .. } => {
+            DealRefusal::OtherRequest(..) => (StatusCode::BAD_REQUEST, ProblemKind::InvalidRequest),
+            DealRefusal::State { .. } | DealRefusal::TooLate { .. } | DealRefusal::Together(..) => {
                 (StatusCode::CONFLICT, ProblemKind::Conflict)
             }
             DealRefusal::Signature(_) => (StatusCode::UNAUTHORIZED, ProblemKind::Unauthorized),

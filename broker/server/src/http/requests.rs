@@ -41,6 +41,11 @@ pub(super) async fn post(
     ForProbe(probe): ForProbe,
     Body(body): Body<PostRequest>,
 ) -> Result<Response, ProblemResponse> {
+    if body.request.message.count() > 1 {
+        return Err(ProblemResponse::invalid(
+            "a request for several addresses is posted to /v1/bundles",
+        ));
+    }
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
     let answer = match app.desk.fleet.clone().filter(|_| probe.is_none()) {
@@ -56,6 +61,8 @@ pub(super) async fn post(
     Ok(match answer.0 {
         Answered::Deal(deal) => Json(deal).into_response(),
         Answered::Rests(view) => (StatusCode::ACCEPTED, Json(view)).into_response(),
+        // Only a request for several addresses is answered so.
+        Answered::Bundle(deals) => Json(deals).into_response(),
     })
 }
 

@@ -153,11 +153,19 @@ impl Store {
         requester: Address,
         request: RequestId,
     ) -> Result<Option<DealRecord>, StoreError> {
+        Ok(self.deals_of_request(requester, request).await?.pop())
+    }
+
+    /// All deals that came of a request, the latest last.
+    pub(crate) async fn deals_of_request(
+        &self,
+        requester: Address,
+        request: RequestId,
+    ) -> Result<Vec<DealRecord>, StoreError> {
         let values = [hex(requester).into(), request.to_string().into()];
         let sql = "SELECT record FROM deals WHERE requester = $1 AND request = $2
-             ORDER BY proposed_at DESC LIMIT 1";
-        let row = self.row(sql, values).await?;
-        row.map(|row| self.json("deal", &row, 0)).transpose()
+             ORDER BY proposed_at, deal_id";
+        self.records(&self.rows(sql, values).await?)
     }
 
     /// Deals that were aborted or expired without the network's word, because the broker stopped in between.

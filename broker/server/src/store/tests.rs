@@ -116,6 +116,7 @@ fn record(number: u8) -> DealRecord {
         deal_id: deal.id(),
         deal,
         filter: examples::request().filter,
+        together: 0,
         offer: examples::offer(),
         placement: examples::placement(),
         provider_signature: examples::signed(examples::outcome(), &examples::provider()).signature,

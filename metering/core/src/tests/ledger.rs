@@ -275,6 +275,7 @@ enum Step {
     Deposit(u8, u64),
     Pending(u8, u64),
     Reserve(u8, u8, u64, u64),
+    ReserveAll(u8, [u64; 3], u64),
     Close(u8, u8, u64),
     Withdraw(u8, u64),
     Claim(u8, u8, u64),
@@ -287,6 +288,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u8..2, 0u64..2_000).prop_map(|(p, more)| Step::Deposit(p, more)),
         1 => (0u8..2, 0u64..500).prop_map(|(p, pending)| Step::Pending(p, pending)),
         8 => (0u8..2, 0u8..3, 0u64..1_500, 1u64..82_000).prop_map(|(p, c, cap, t)| Step::Reserve(p, c, cap, t)),
+        4 => (0u8..2, prop::array::uniform3(0u64..700), 1u64..82_000).prop_map(|(p, caps, t)| Step::ReserveAll(p, caps, t)),
         3 => (0u8..2, 0u8..3, 0u64..1_500).prop_map(|(p, c, most)| Step::Close(p, c, most)),
         2 => (0u8..2, 0u64..500).prop_map(|(p, amount)| Step::Withdraw(p, amount)),
         3 => (0u8..2, 0u8..3, 0u64..600).prop_map(|(p, c, amount)| Step::Claim(p, c, amount)),
@@ -354,6 +356,28 @@ proptest! {
                     let until = time.after(seconds);
                     if ledger.reserve(&channel(p, c), Amount(cap.into()), until, &chain).is_ok() {
                         model.reservations.push((p, c, cap, until.0));
+                    }
+                }
+                Step::ReserveAll(p, caps, seconds) => {
+                    let (channels, until) = ([0, 1, 2].map(|c| channel(p, c)), time.after(seconds));
+                    let chains = [0, 1, 2].map(|c| {
+                        let claimed = model.claimed.get(&(p, c)).copied().unwrap_or(0);
+                        ChannelOnChain { claimed: Amount(claimed.into()), ..on_chain(time) }
+                    });
+                    let asked = [0, 1, 2].map(|c| Asked {
+                        channel: &channels[c],
+                        capacity: Amount(caps[c].into()),
+                        valid_until: until,
+                        chain: &chains[c],
+                    });
+                    let (before, mut alone) = (ledger.clone(), ledger.clone());
+                    let each = asked.iter().map(|a| alone.reserve(a.channel, a.capacity, until, a.chain));
+                    let each: Result<Vec<_>, _> = each.collect();
+                    prop_assert_eq!(&ledger.reserve_all(&asked), &each);
+                    prop_assert_eq!(&ledger, if each.is_ok() { &alone } else { &before });
+                    if each.is_ok() {
+                        let promised = (0u8..3).zip(caps);
+                        model.reservations.extend(promised.map(|(c, cap)| (p, c, cap, until.0)));
                     }
                 }
                 Step::Close(p, c, most) => {

@@ -142,6 +142,7 @@ pub(crate) fn request(seconds: u32, budget: u128) -> Request {
         counter_source: CounterSource::Both,
         expires_at: MONDAY.after(86_400 * 365),
         rest_until: UnixSeconds(0),
+        bundle: Default::default(),
     }
 }
 
@@ -149,6 +150,7 @@ pub(crate) fn proposal(request: Request, offer: OfferId, now: Now) -> Proposal {
     let starts_at = request.start.earliest.max(now.unix);
     Proposal {
         request: SignedRequest::sign(request, &network().domain, &requester(), &payer_signer()),
+        leg: 0,
         offer,
         exit_address: EXIT,
         sign_by: now.unix.after(30),

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+use ipsx_market::bundle::Leg;
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::offer::{Protocol, Tier};
-use ipsx_market::request::{Request, SignedRequest};
+use ipsx_market::request::{Request, SignedRequest, TunnelKey};
 use ipsx_metering::{Address, Amount, B256, NetworkId, OfferId, PricePerSecond, UnixSeconds};
 
 use super::fixture::*;
@@ -291,4 +292,39 @@ fn rates_are_counted_and_unstarted_deals_limited() {
             .unwrap()
             .contains("wait to be started")
     );
+}
+
+#[test]
+fn each_lease_of_a_request_is_signed_once() {
+    let mut several = request(60, 100_000);
+    several.bundle.legs = vec![Leg {
+        tunnel_key: TunnelKey(B256::repeat_byte(0x35)),
+        channel_salt: B256::repeat_byte(1),
+    }];
+    let mut world = world(settings());
+    let mut propose = |leg: u8| {
+        let mut terms = proposal(several.clone(), world.offer.unwrap(), world.now);
+        terms.leg = leg;
+        let message = BrokerMessage::Propose {
+            proposal: u64::from(leg),
+            terms: Box::new(terms),
+        };
+        world.provider.handle_broker_message(message, world.now);
+        world.work();
+        (world.accepted.len(), world.declined.last().cloned())
+    };
+    assert_eq!(propose(0), (1, None));
+    assert_eq!(propose(1), (2, None));
+    let (signed, declined) = propose(1);
+    assert_eq!(signed, 2);
+    assert!(declined.unwrap().contains("has a deal already"));
+    let (signed, declined) = propose(2);
+    assert_eq!(signed, 2);
+    assert!(declined.unwrap().contains("asks for 2 leases only"));
+    let deals = &world.accepted;
+    assert_eq!(
+        deals[1].requester_tunnel_key,
+        several.bundle.legs[0].tunnel_key
+    );
+    assert_ne!(deals[0].channel(), deals[1].channel());
 }

@@ -120,6 +120,7 @@ fn deal(request: &Request) -> Deal {
     };
     let proposal = Proposal {
         request: SignedRequest::sign(request.clone(), &network().domain, &requester(), &session()),
+        leg: 0,
         offer: offer.id(),
         exit_address: EXIT,
         sign_by: NOW.after(10),

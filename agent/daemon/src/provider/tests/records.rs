@@ -16,6 +16,7 @@ fn lease(number: u8) -> LeaseRecord {
     let deal = Deal {
         network: NetworkId(B256::repeat_byte(9)),
         request: B256::repeat_byte(number).into(),
+        leg: 0,
         offer: B256::ZERO.into(),
         requester: address,
         provider: address,

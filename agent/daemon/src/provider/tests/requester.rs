@@ -116,6 +116,7 @@ impl Requester {
             counter_source: self.counter_source,
             expires_at: unix_now().after(60),
             rest_until: UnixSeconds(0),
+            bundle: Default::default(),
         };
         let request =
             SignedRequest::sign(request, &domain, self.wallet.key(), self.session_key.key());

@@ -13,7 +13,8 @@ use crate::http::extract::{MAX_LISTED, MAX_WAIT};
 pub(super) fn of(path: &str, id: &str, keyed: bool) -> Vec<Value> {
     let mut all = Vec::new();
     if path.contains("{id}") {
-        let of = match path.starts_with("/v1/requests/") {
+        let requests = ["/v1/requests/", "/v1/bundles/"];
+        let of = match requests.iter().any(|start| path.starts_with(start)) {
             true => "RequestId",
             false => "DealId",
         };

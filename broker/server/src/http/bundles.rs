@@ -1,0 +1,72 @@
+//! Asking for several addresses at once, and signing what comes of it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use ipsx_market::http::{BoundBundle, PostRequest, ProposedBundle, SignBundle};
+use ipsx_market::market::Answered;
+
+use super::App;
+use super::app::finish;
+use super::extract::{Body, RequestPath, SignedIn};
+use super::idempotency::Keyed;
+use super::problem::{Answer, ProblemResponse};
+use crate::clock;
+
+const NO_REST: &str = "what is posted to /v1/bundles is answered at once: leave `rest_until` out";
+const NOT_SHARED: &str = "several brokers share this network's market, and none of them has all of it: lease addresses one by one, with `avoid`";
+
+/// `POST /v1/bundles`
+#[utoipa::path(
+    post,
+    path = "/v1/bundles",
+    operation_id = "postBundle",
+    summary = "Asks for several addresses at once.",
+    request_body = PostRequest,
+    responses((status = 200, description = "Deals that their providers have signed.", body = ProposedBundle)),
+    security(("session" = [])),
+)]
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    SignedIn(wallet): SignedIn,
+    keyed: Option<Extension<Keyed>>,
+    Body(body): Body<PostRequest>,
+) -> Answer<ProposedBundle> {
+    let request = body.request.message.id();
+    if body.request.message.may_rest(clock::now()) {
+        return Err(ProblemResponse::invalid(NO_REST));
+    }
+    if app.desk.fleet.is_some() {
+        return Err(ProblemResponse::unavailable(NOT_SHARED));
+    }
+    let desk = Arc::clone(&app.desk);
+    let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
+    let answer = finish(async move { desk.request(wallet, body.request, again, None).await });
+    let deals = match answer.await?.0 {
+        Answered::Bundle(deals) => deals,
+        Answered::Deal(deal) => vec![*deal],
+        Answered::Rests(_) => return Err(ProblemResponse::invalid(NO_REST)),
+    };
+    Ok(Json(ProposedBundle { request, deals }))
+}
+
+/// `POST /v1/bundles/{id}/signatures`
+#[utoipa::path(
+    post,
+    path = "/v1/bundles/{id}/signatures",
+    operation_id = "signBundle",
+    summary = "The requester's signatures, which bind several deals of a request: all of them, or none.",
+    request_body = SignBundle,
+    responses((status = 200, description = "The network's word on each.", body = BoundBundle)),
+    security(("session" = [])),
+)]
+pub(super) async fn sign(
+    State(app): State<Arc<App>>,
+    SignedIn(wallet): SignedIn,
+    RequestPath(id): RequestPath,
+    Body(body): Body<SignBundle>,
+) -> Answer<BoundBundle> {
+    let desk = Arc::clone(&app.desk);
+    finish(async move { desk.sign_bundle(wallet, id, body).await }).await
+}
