@@ -1,10 +1,8 @@
-//! A queue between two tasks that takes no memory while it is empty. (Not of upstream's.)
+//! A queue between two tasks that takes no memory while it is empty.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
-};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 
 use tokio::task::coop;
 
@@ -35,7 +33,7 @@ struct State<T> {
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock(&self.state)
     }
 
     fn close(&self) {
@@ -82,7 +80,7 @@ pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 impl<T> Receiver<T> {
     /// The next event; `None` when the sender is gone and nothing is left.
-    pub(crate) fn poll_recv(&mut self, cx: &mut Context) -> Poll<Option<T>> {
+    pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         // As tokio's own channels do, so that a flood for one connection leaves the others their turn.
         let restore = match coop::poll_proceed(cx) {
             Poll::Ready(restore) => restore,
@@ -117,13 +115,8 @@ impl<T> Drop for Receiver<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            atomic::{AtomicUsize, Ordering},
-            Arc,
-        },
-        task::{Context, Poll, Wake, Waker},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
 
     use super::*;
 

@@ -1,143 +1,68 @@
-use std::{
-    future::{Future, IntoFuture},
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+// From quinn 0.11.12 (MIT or Apache-2.0), changed: see CHANGES.md.
 
-use proto::{ConnectionError, ConnectionId, ServerConfig};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use proto::ConnectionError;
 use thiserror::Error;
 
-use crate::{
-    connection::{Connecting, Connection},
-    endpoint::EndpointRef,
-};
+use crate::connection::{Connecting, Connection};
+use crate::endpoint::EndpointRef;
 
-/// An incoming connection for which the server has not yet begun its part of the handshake
+/// A client that wants to connect, before anything was done about it. Awaited, it becomes a [`Connection`]; dropped, it
+/// is refused.
 #[derive(Debug)]
-pub struct Incoming(Option<State>);
+pub struct Incoming {
+    undecided: Option<proto::Incoming>,
+    endpoint: EndpointRef,
+}
 
 impl Incoming {
-    pub(crate) fn new(inner: proto::Incoming, endpoint: EndpointRef) -> Self {
-        Self(Some(State { inner, endpoint }))
+    pub(crate) fn new(incoming: proto::Incoming, endpoint: EndpointRef) -> Self {
+        Self {
+            undecided: Some(incoming),
+            endpoint,
+        }
     }
 
-    /// Attempt to accept this incoming connection (an error may still occur)
-    pub fn accept(mut self) -> Result<Connecting, ConnectionError> {
-        let state = self.0.take().unwrap();
-        state.endpoint.accept(state.inner, None)
+    fn undecided(&self) -> &proto::Incoming {
+        let undecided = self.undecided.as_ref();
+        undecided.expect("whatever decides takes all of it")
     }
 
-    /// Accept this incoming connection using a custom configuration
-    ///
-    /// See [`accept()`][Incoming::accept] for more details.
-    pub fn accept_with(
-        mut self,
-        server_config: Arc<ServerConfig>,
-    ) -> Result<Connecting, ConnectionError> {
-        let state = self.0.take().unwrap();
-        state.endpoint.accept(state.inner, Some(server_config))
-    }
-
-    /// Reject this incoming connection attempt
-    pub fn refuse(mut self) {
-        let state = self.0.take().unwrap();
-        state.endpoint.refuse(state.inner);
-    }
-
-    /// Respond with a retry packet, requiring the client to retry with address validation
-    ///
-    /// Errors if `may_retry()` is false.
-    pub fn retry(mut self) -> Result<(), RetryError> {
-        let state = self.0.take().unwrap();
-        state.endpoint.retry(state.inner).map_err(|e| {
-            RetryError(Box::new(Self(Some(State {
-                inner: e.into_incoming(),
-                endpoint: state.endpoint,
-            }))))
-        })
-    }
-
-    /// Ignore this incoming connection attempt, not sending any packet in response
-    pub fn ignore(mut self) {
-        let state = self.0.take().unwrap();
-        state.endpoint.ignore(state.inner);
-    }
-
-    /// The local IP address which was used when the peer established the connection
-    pub fn local_ip(&self) -> Option<IpAddr> {
-        self.0.as_ref().unwrap().inner.local_ip()
-    }
-
-    /// The peer's UDP address
+    /// Where the client says that it is.
     pub fn remote_address(&self) -> SocketAddr {
-        self.0.as_ref().unwrap().inner.remote_address()
+        self.undecided().remote_address()
     }
 
-    /// Whether the socket address that is initiating this connection has been validated
-    ///
-    /// This means that the sender of the initial packet has proved that they can receive traffic
-    /// sent to `self.remote_address()`.
-    ///
-    /// If `self.remote_address_validated()` is false, `self.may_retry()` is guaranteed to be true.
-    /// The inverse is not guaranteed.
+    /// Whether the client has shown that it is there: it has answered something that was sent to its address.
     pub fn remote_address_validated(&self) -> bool {
-        self.0.as_ref().unwrap().inner.remote_address_validated()
+        self.undecided().remote_address_validated()
     }
 
-    /// Whether it is legal to respond with a retry packet
+    /// Tells the client that it is not wanted.
+    pub fn refuse(self) {
+        drop(self);
+    }
+
+    /// Asks the client to come again with a token that only its address is told (RFC 9000 §8.1.2).
     ///
-    /// If `self.remote_address_validated()` is false, `self.may_retry()` is guaranteed to be true.
-    /// The inverse is not guaranteed.
-    pub fn may_retry(&self) -> bool {
-        self.0.as_ref().unwrap().inner.may_retry()
-    }
-
-    /// The original destination CID when initiating the connection
-    pub fn orig_dst_cid(&self) -> ConnectionId {
-        *self.0.as_ref().unwrap().inner.orig_dst_cid()
+    /// # Errors
+    ///
+    /// If it has come with one already, which may be so only if its address is validated; it is refused.
+    pub fn retry(mut self) -> Result<(), RetryError> {
+        match self.undecided.take() {
+            Some(incoming) => self.endpoint.retry(incoming),
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // Implicit reject, similar to Connection's implicit close
-        if let Some(state) = self.0.take() {
-            state.endpoint.refuse(state.inner);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct State {
-    inner: proto::Incoming,
-    endpoint: EndpointRef,
-}
-
-/// Error for attempting to retry an [`Incoming`] which already bears a token from a previous retry
-#[derive(Debug, Error)]
-#[error("retry() with validated Incoming")]
-pub struct RetryError(Box<Incoming>);
-
-impl RetryError {
-    /// Get the [`Incoming`]
-    pub fn into_incoming(self) -> Incoming {
-        *self.0
-    }
-}
-
-/// Basic adapter to let [`Incoming`] be `await`-ed like a [`Connecting`]
-#[derive(Debug)]
-pub struct IncomingFuture(Result<Connecting, ConnectionError>);
-
-impl Future for IncomingFuture {
-    type Output = Result<Connection, ConnectionError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(ref mut connecting) => Pin::new(connecting).poll(cx),
-            Err(e) => Poll::Ready(Err(e.clone())),
+        if let Some(incoming) = self.undecided.take() {
+            self.endpoint.refuse(incoming);
         }
     }
 }
@@ -146,7 +71,29 @@ impl IntoFuture for Incoming {
     type Output = Result<Connection, ConnectionError>;
     type IntoFuture = IncomingFuture;
 
-    fn into_future(self) -> Self::IntoFuture {
-        IncomingFuture(self.accept())
+    fn into_future(mut self) -> IncomingFuture {
+        let incoming = self.undecided.take();
+        let incoming = incoming.expect("whatever decides takes all of it");
+        IncomingFuture(self.endpoint.accept(incoming))
     }
 }
+
+/// An [`Incoming`] that was accepted: ready with the connection or why there is none.
+#[derive(Debug)]
+pub struct IncomingFuture(Result<Connecting, ConnectionError>);
+
+impl Future for IncomingFuture {
+    type Output = Result<Connection, ConnectionError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(connecting) => Pin::new(connecting).poll(cx),
+            Err(error) => Poll::Ready(Err(error.clone())),
+        }
+    }
+}
+
+/// The client has come with a token already.
+#[derive(Debug, Error)]
+#[error("the client was asked before to come again")]
+pub struct RetryError;

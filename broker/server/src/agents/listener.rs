@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipsx_market::messages::ALPN;
-use quinn::{Endpoint, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, TransportConfig, VarInt};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::NoServerSessionStorage;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -52,12 +52,7 @@ impl Listener {
     /// connection is gone as soon as they say something.
     pub(crate) fn open(self, secret: &[u8; 32]) -> Result<Endpoint, StartError> {
         let config = server_config().map_err(|error| StartError::Tls(error.to_string()))?;
-        let endpoint = Endpoint::new(
-            endpoint_config(secret),
-            Some(config),
-            self.socket,
-            Arc::new(TokioRuntime),
-        );
+        let endpoint = Endpoint::new(endpoint_config(secret), Some(config), self.socket);
         endpoint.map_err(|reason| listen_error(self.address, reason))
     }
 }

@@ -387,9 +387,9 @@ async fn read_content(recv: &mut RecvStream, length: usize) -> Result<AgentMessa
     let content = async {
         let mut content = Vec::with_capacity(length.min(AT_FIRST));
         while content.len() < length {
-            let chunk = recv.read_chunk(length - content.len(), true).await;
+            let chunk = recv.read_chunk(length - content.len()).await;
             match chunk.map_err(|error| Ended::Lost(error.to_string()))? {
-                Some(chunk) => content.extend_from_slice(&chunk.bytes),
+                Some(chunk) => content.extend_from_slice(&chunk),
                 None => return Err(Ended::Lost("the stream ended within a message".into())),
             }
         }
