@@ -5,17 +5,14 @@ pub(crate) mod histories;
 mod large;
 mod model;
 
-use ipsx_metering::{
-    Address, Amount, B256, NetworkId, PricePerGib, PricePerSecond, Prices, UnixSeconds,
-};
+use ipsx_metering::{Address, Amount, PricePerGib, PricePerSecond, Prices};
 
 use super::*;
-use crate::offer::{Capacity, Protocols, Tier, WeeklyHours};
+use crate::market::world;
+pub(crate) use crate::market::world::NOW;
 use crate::place::Measured;
 use crate::request::Filter;
 use crate::start::StartWindow;
-
-pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
 fn provider(number: u8) -> Address {
     Address::repeat_byte(number + 1)
@@ -23,29 +20,14 @@ fn provider(number: u8) -> Address {
 
 fn plain(number: u8, second: u128, leases: u32) -> (Offer, Placement) {
     let offer = Offer {
-        network: NetworkId(B256::ZERO),
         provider: provider(number),
-        nonce: 1,
-        prefixes: Vec::new(),
-        protocols: Protocols::all(),
-        policy_hash: B256::ZERO,
-        tier: Tier::Open,
-        ports: Tier::Open.ports(),
-        services: Vec::new(),
-        capacity: Capacity {
-            leases,
-            mbit_up: 10,
-            mbit_down: 10,
-            bytes_per_month: u64::MAX,
-        },
         prices: Prices {
             per_second: PricePerSecond(Amount(second)),
             ..Prices::default()
         },
-        min_seconds: 5,
         max_seconds: 60,
-        weekly_hours: WeeklyHours::always(),
         expires_at: NOW.after(3600),
+        ..world::offer(1, second, leases)
     };
     let placement = Placement {
         country: Some("FR".parse().unwrap()),
