@@ -28,15 +28,12 @@ struct Servers {
 impl Servers {
     /// None where the tests are to do without them.
     fn start() -> Option<Self> {
-        let without = |name| std::env::var_os(name).is_some();
-        if without("IPSX_WITHOUT_POSTGRES") || without("IPSX_WITHOUT_NATS") {
-            return None;
-        }
-        let postgres = Server::start(&["fsync=off"]).expect("PostgreSQL is installed");
+        let nats = Nats::for_test()?;
+        let postgres = Server::for_test()?;
         let store = postgres.database("market");
         Some(Self {
             _postgres: postgres,
-            nats: Nats::start().expect("nats-server is installed"),
+            nats,
             store,
         })
     }

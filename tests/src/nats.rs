@@ -18,6 +18,22 @@ pub struct Nats {
 }
 
 impl Nats {
+    /// Starts one for a test; `None` where `IPSX_WITHOUT_NATS` says that tests are to do without.
+    ///
+    /// # Panics
+    ///
+    /// If it is missing, or can't be started.
+    pub fn for_test() -> Option<Self> {
+        if std::env::var_os("IPSX_WITHOUT_NATS").is_some() {
+            return None;
+        }
+        let server = Self::start();
+        Some(
+            server
+                .expect("NATS is missing: install Debian's nats-server, or set IPSX_WITHOUT_NATS"),
+        )
+    }
+
     /// Starts one; `None` where it is not installed.
     ///
     /// # Panics

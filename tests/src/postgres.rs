@@ -26,6 +26,22 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts one for a test; `None` where `IPSX_WITHOUT_POSTGRES` says that tests are to do without. It does not wait for the
+    /// disk, so that what it keeps outlives any program but not the machine.
+    ///
+    /// # Panics
+    ///
+    /// If it is missing, or can't be started.
+    pub fn for_test() -> Option<Self> {
+        if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some() {
+            return None;
+        }
+        let server = Self::start(&["fsync=off"]);
+        Some(server.expect(
+            "PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES",
+        ))
+    }
+
     /// Starts one with these settings, each `name=value`; `None` where PostgreSQL is not installed.
     ///
     /// # Panics

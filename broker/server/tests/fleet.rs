@@ -27,7 +27,7 @@ use ipsx_metering::RequestId;
 use ipsx_settlement::Wallet;
 use parties::TestRequester;
 use parties::agent::{TestAgent, dial};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{sleep, timeout};
 use world::{PATIENCE, World};
 
@@ -35,6 +35,20 @@ use world::{PATIENCE, World};
 const BACK: Duration = Duration::from_secs(5);
 /// Each test measures times, so they take turns.
 static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A fleet, with nothing else beside it for as long as the guard lives; `None` where tests are to do without its servers.
+async fn alone() -> Option<(MutexGuard<'static, ()>, World)> {
+    let alone = ALONE.lock().await;
+    Some((alone, World::start().await?))
+}
+
+/// The same with agents and requesters at work.
+async fn busy() -> Option<(MutexGuard<'static, ()>, World)> {
+    let (alone, mut world) = alone().await?;
+    world.populate().await;
+    world.settle().await;
+    Some((alone, world))
+}
 
 /// How long it took until everything was for sale again.
 struct Pause {
@@ -79,12 +93,9 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn three_brokers_outlive_each_of_them_and_a_cut() {
-    let _alone = ALONE.lock().await;
-    let Some(mut world) = World::start().await else {
+    let Some((_alone, mut world)) = busy().await else {
         return;
     };
-    world.populate().await;
-    world.settle().await;
     let mut pauses = Vec::new();
     for victim in 0..3 {
         let killed = Instant::now();
@@ -112,12 +123,9 @@ async fn three_brokers_outlive_each_of_them_and_a_cut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pause_and_servers_that_restart_or_are_slow_cost_no_lease() {
-    let _alone = ALONE.lock().await;
-    let Some(mut world) = World::start().await else {
+    let Some((_alone, mut world)) = busy().await else {
         return;
     };
-    world.populate().await;
-    world.settle().await;
     let mut pauses = Vec::new();
     // It wakes up with the belief that its shards are its own.
     let paused = Instant::now();
@@ -175,8 +183,7 @@ fn resting(requester: &mut TestRequester, addresses: &[&str], seconds: u64) -> R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_request_rests_at_all_brokers_and_is_matched_once() {
-    let _alone = ALONE.lock().await;
-    let Some(mut world) = World::start().await else {
+    let Some((_alone, mut world)) = alone().await else {
         return;
     };
     let mut requester = world.requester(0).await;

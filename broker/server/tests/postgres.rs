@@ -6,30 +6,20 @@
 )]
 
 mod parties;
-#[path = "../../../tests/src/postgres.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "shared with other tests"
-)]
-mod postgres;
 
 use ipsx_broker::Broker;
 use ipsx_broker::config::{Secret, StoreConfig};
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundDeal, DealView};
 use ipsx_market::status::DealStatus;
+use ipsx_tests::postgres::Server;
 use parties::{TestAgent, TestBroker, TestRequester};
-use postgres::Server;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_outlives_a_broker_on_postgres() {
-    if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some() {
+    let Some(server) = Server::for_test() else {
         return;
-    }
-    let server = Server::start(&["fsync=off"])
-        .expect("PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES");
+    };
     let store = StoreConfig::Postgres(Secret::new(server.database("broker")));
     let broker = TestBroker::start_with(|config| config.store = store.clone()).await;
     let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;

@@ -6,14 +6,6 @@
 )]
 
 mod parties;
-#[path = "../../../tests/src/postgres.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "shared with other tests"
-)]
-mod postgres;
 
 use hyper::Method;
 use ipsx_broker::BrokerConfig;
@@ -25,6 +17,7 @@ use ipsx_market::place::AddressType;
 use ipsx_market::proof::{Appeal, Disagreement, ProbeOrder, ProbeOutcome, Timed, Withheld};
 use ipsx_metering::{B256, Signed};
 use ipsx_settlement::{Signer, Wallet};
+use ipsx_tests::postgres::Server;
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 use serde_json::Value;
@@ -255,11 +248,9 @@ async fn proofs_outlive_kills_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn proofs_outlive_kills_on_postgres() {
-    if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some() {
+    let Some(server) = Server::for_test() else {
         return;
-    }
-    let server = postgres::Server::start(&["fsync=off"])
-        .expect("PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES");
+    };
     outlives_kills(&["--store".into(), server.database("proofs")]).await;
 }
 

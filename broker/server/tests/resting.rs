@@ -6,23 +6,15 @@
 )]
 
 mod parties;
-#[path = "../../../tests/src/postgres.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "shared with other tests"
-)]
-mod postgres;
 
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{ProblemKind, RequestView};
 use ipsx_market::resting::RequestStatus;
 use ipsx_metering::RequestId;
 use ipsx_settlement::{Signer, Wallet};
+use ipsx_tests::postgres::Server;
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
-use postgres::Server;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -193,11 +185,9 @@ async fn resting_requests_outlive_a_kill_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resting_requests_outlive_a_kill_on_postgres() {
-    if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some() {
+    let Some(server) = Server::for_test() else {
         return;
-    }
-    let server = Server::start(&["fsync=off"])
-        .expect("PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES");
+    };
     outlives_a_kill(&["--store".into(), server.database("broker")]).await;
 }
 

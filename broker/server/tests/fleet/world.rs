@@ -68,16 +68,10 @@ pub struct World {
 }
 
 impl World {
+    /// `None` where tests are to do without the servers.
     pub async fn start() -> Option<Self> {
-        if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some()
-            || std::env::var_os("IPSX_WITHOUT_NATS").is_some()
-        {
-            return None;
-        }
-        let postgres = Server::start(&["fsync=off"]).expect(
-            "PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES",
-        );
-        let nats = Nats::start().expect("install Debian's nats-server, or set IPSX_WITHOUT_NATS");
+        let nats = Nats::for_test()?;
+        let postgres = Server::for_test()?;
         postgres.database("market");
         // Its embedded chain is the one that all brokers are on.
         let chain = TestBroker::start().await;
