@@ -72,7 +72,6 @@ impl fmt::Display for Samples {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -4,18 +4,6 @@
 //! the agents: each has a wallet, signs the handshake and an offer, and keeps its connection. Broker and agents share the
 //! machine, so each second is paid for twice.
 
-#![allow(clippy::print_stdout, reason = "a report")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that fails has no figure to save"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::float_arithmetic,
-    reason = "it measures"
-)]
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -56,10 +44,7 @@ struct Args {
 
 fn main() {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut market = Market::new("127.0.0.1", &[("127.0.0.0/8", "FR")], Box::new(program));
     market.start_broker();
     let broker = id(&market);

@@ -1,11 +1,6 @@
 //! A provider's exit with one lease whose gate is open, and nothing else of the market: for measuring.
 //!
 //! `lease_exit userspace|kernel --key-file FILE --peer KEY --peer-address 10.70.9.2 --gateway 10.70.9.1 --listen 0.0.0.0:51820`
-#![allow(
-    clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "a program reads its files and says what went wrong"
-)]
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -10,12 +10,6 @@
 //! ```
 //!
 //! Needs root, and the Debian packages iproute2, iperf3, wireguard-tools, nftables and, for `--offload-off`, ethtool.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::disallowed_methods,
-    reason = "a program that measures prints, waits and reads its environment"
-)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -4,12 +4,6 @@
 //!
 //! Requester, provider and server are threads of this program and share the machine, so the throughput is what all of
 //! them together reach. The exit's own cost is the processor time of its thread.
-#![allow(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::float_arithmetic
-)]
 
 use std::{
     cell::RefCell,

@@ -4,17 +4,6 @@
 //! system's folder for temporary files. Figures are per second of processor time, all threads of the program added
 //! up, so that a busy machine does not change them; the wall clock, with the waiting for the disk, is beside it.
 
-#![allow(clippy::print_stdout, reason = "a report")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that fails has no figure to save"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::float_arithmetic,
-    reason = "it measures"
-)]
-
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -244,7 +244,6 @@ pub(super) fn wait_for_calm(limit: Duration) -> Result<bool, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

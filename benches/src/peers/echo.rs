@@ -75,7 +75,6 @@ pub fn probe(target: SocketAddr, count: usize, interval: Duration) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -52,7 +52,6 @@ pub(super) fn highest(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -139,7 +139,6 @@ fn parse_udp(text: &str) -> Result<Moved, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

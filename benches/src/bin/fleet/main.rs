@@ -8,17 +8,6 @@
 //! lease and a message cost a broker (`lease_requests --brokers` measures both), follows what the fleet carries until its
 //! busiest member has no time left. The second table is measured: PostgreSQL writes what a lease changes, NATS passes
 //! messages on.
-#![allow(clippy::print_stdout, reason = "prints tables")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::float_arithmetic,
-    reason = "it measures"
-)]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that fails has no figure to save"
-)]
 
 mod members;
 mod servers;

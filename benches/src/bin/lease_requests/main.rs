@@ -9,18 +9,6 @@
 //! Requests are sent when they are due, whether or not earlier ones were answered, and the time counts from then on: a broker
 //! that falls behind can't slow down those who ask. Limits on how often one address, wallet or agent may ask are lifted.
 
-#![allow(clippy::print_stdout, reason = "a report")]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a measurement that fails has no figure to save"
-)]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::float_arithmetic,
-    reason = "it measures"
-)]
-
 mod load;
 mod scene;
 
@@ -80,10 +68,7 @@ impl std::fmt::Display for Store {
 
 fn main() {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let sync = sync_time(&std::env::temp_dir());
     println!(
         "a sync of 8 KiB takes {:.2} ms here (median), {:.2} ms (p99)",

@@ -10,12 +10,6 @@
 //! `--resting N` measures the other book instead: what an offer costs that arrives while N requests rest.
 
 // Measuring is what clocks are for, and a table is what this prints.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::float_arithmetic,
-    clippy::print_stdout
-)]
 
 mod postgres;
 mod resting;
