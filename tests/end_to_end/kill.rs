@@ -50,17 +50,8 @@ fn paid_lease() -> Lease {
     market.start_broker();
     let provider = market.start_provider(&provider_wallet, "127.0.1.1", &OFFER);
     market.run(&requester_wallet, &["deposit", "10"]);
-    let words = [
-        "connect",
-        "--duration",
-        "10m",
-        "--budget",
-        "1",
-        "--proxy",
-        "127.0.0.1:0",
-        "--json",
-    ];
-    let mut requester = Program::start("connect", &mut market.ipsx(&requester_wallet.data, &words));
+    let words = "--duration 10m --budget 1 --json";
+    let mut requester = Program::start("connect", &mut market.connect(&requester_wallet, words));
     for _ in 0..3 {
         requester.wait_for("\"second\"", SOON);
     }

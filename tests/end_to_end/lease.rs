@@ -13,17 +13,6 @@ use ipsx_tests::program::Program;
 use ipsx_tests::web::{Through, fetch};
 use serde_json::Value;
 
-fn proxy_of(requester: &mut Program) -> String {
-    let line = requester.wait_for("proxy ready on ", SOON);
-    line.rsplit("proxy ready on ")
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .to_owned()
-}
-
 fn whole(value: &Value) -> u128 {
     value
         .as_str()
@@ -35,11 +24,7 @@ fn whole(value: &Value) -> u128 {
 fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
     let mut market = Market::on_loopback();
     let origin = Origin::start("127.0.0.1:0");
-    let rule = format!(
-        "{}/32:tcp/{}",
-        origin.address().ip(),
-        origin.address().port()
-    );
+    let rule = origin.rule();
     let providers: Vec<_> = ["fr", "de", "jp"].map(|name| market.wallet(name)).into();
     let requester = market.wallet("requester");
     market.start_broker();
@@ -63,19 +48,9 @@ fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
     assert_eq!(offers[0]["placement"]["address"], "127.0.1.2");
 
     market.run(&requester, &["deposit", "20"]);
-    let mut words = vec![
-        "connect",
-        "--country",
-        "DE",
-        "--duration",
-        "8s",
-        "--budget",
-        "2",
-    ];
-    words.extend(["--proxy", "127.0.0.1:0"]);
-    let mut lease = Program::start("connect", &mut market.ipsx(&requester.data, &words));
-    let proxy = proxy_of(&mut lease);
-    let url = format!("http://{}/", origin.address());
+    let words = "--country DE --duration 8s --budget 2";
+    let mut lease = Program::start("connect", &mut market.connect(&requester, words));
+    let (proxy, url) = (lease.proxy(SOON), origin.url());
     for through in [Through::Socks5, Through::Http, Through::HttpConnect] {
         let seen = fetch(&proxy, through, &url);
         assert_eq!(
@@ -166,27 +141,23 @@ fn refuse_what_is_denied(proxy: &str) {
 fn a_requester_waits_for_an_offer_or_gives_up() {
     let mut market = Market::on_loopback();
     let origin = Origin::start("127.0.0.1:0");
-    let at = origin.address();
-    let rule = format!("{}/32:tcp/{}", at.ip(), at.port());
+    let rule = origin.rule();
     let [provider, requester] = ["provider", "requester"].map(|name| market.wallet(name));
     market.start_broker();
     market.run(&requester, &["deposit", "20"]);
-    let words = "connect --country DE --duration 5s --budget 2 --wait 5m --proxy 127.0.0.1:0";
-    let words: Vec<_> = words.split(' ').collect();
-    let mut given_up = Program::start("connect", &mut market.ipsx(&requester.data, &words));
+    let words = "--country DE --duration 5s --budget 2 --wait 5m";
+    let mut given_up = Program::start("connect", &mut market.connect(&requester, words));
     given_up.wait_for("no offer fits yet", SOON);
     given_up.signal("INT");
     let finished = given_up.finish(SOON);
     assert_eq!(finished.code, Some(14), "{finished:#?}");
-    let mut lease = Program::start("connect", &mut market.ipsx(&requester.data, &words));
+    let mut lease = Program::start("connect", &mut market.connect(&requester, words));
     lease.wait_for("no offer fits yet", SOON);
 
     let prices = ["--price-per-second", "0.001", "--allow", &rule];
     let _provider = market.start_provider(&provider, "127.0.1.2", &prices);
     lease.wait_for("an offer has come", SOON);
-    let proxy = proxy_of(&mut lease);
-    let seen = fetch(&proxy, Through::Socks5, &format!("http://{at}/"));
-    assert_eq!((seen.status, seen.body.as_str()), (200, "127.0.1.2"));
+    assert_eq!(origin.sees(&lease.proxy(SOON)), "127.0.1.2");
     let finished = lease.finish(Duration::from_secs(30));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     // The request that was taken back was not served.

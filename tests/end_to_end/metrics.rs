@@ -56,10 +56,9 @@ fn money_can_be_watched_at_a_provider_and_at_the_broker() {
     let of_broker = format!("http://{}/metrics", market.admin());
 
     market.run(&requester, &["deposit", "50"]);
-    let mut words = vec!["connect", "--country", "FR", "--duration", "30s"];
-    words.extend(["--budget", "20", "--proxy", "127.0.0.1:0"]);
-    let mut lease = Program::start("connect", &mut market.ipsx(&requester.data, &words));
-    lease.wait_for("proxy ready on ", SOON);
+    let words = "--country FR --duration 30s --budget 20";
+    let mut lease = Program::start("connect", &mut market.connect(&requester, words));
+    lease.proxy(SOON);
 
     let running = wait_for(&url, |now| now["ipsx_unclaimed_tokens"] > 0.0);
     assert_eq!(running["ipsx_broker_connected"], 1.0);

@@ -54,10 +54,9 @@ fn market_with_provider() -> (Market, Wallet, Program) {
     (market, requester, running)
 }
 
-fn connect(market: &Market, wallet: &Wallet, words: &[&str]) -> Finished {
-    let mut all = vec!["connect", "--proxy", "127.0.0.1:0", "--duration", "10s"];
-    all.extend(words);
-    finish(&mut market.ipsx(&wallet.data, &all))
+fn connect(market: &Market, wallet: &Wallet, words: &str) -> Finished {
+    let mut command = market.connect(wallet, words);
+    finish(command.args(["--duration", "10s"]))
 }
 
 #[test]
@@ -65,19 +64,13 @@ fn a_request_that_cannot_be_filled_says_why_and_costs_nothing() {
     let (market, requester, _provider) = market_with_provider();
     let before = market.run(&requester, &["wallet", "show"]);
 
-    assert_says(
-        &connect(&market, &requester, &["--budget", "1", "--country", "BR"]),
-        5,
-        &["BR"],
-    );
-    let cheap = ["--budget", "1", "--max-price-per-second", "0.0001"];
-    assert_says(&connect(&market, &requester, &cheap), 6, &["0.001"]);
-    assert_says(
-        &connect(&market, &requester, &["--budget", "500"]),
-        7,
-        &["deposit"],
-    );
-    let unknown = connect(&market, &requester, &["--budget", "1", "--country", "ZZ"]);
+    let elsewhere = connect(&market, &requester, "--budget 1 --country BR");
+    assert_says(&elsewhere, 5, &["BR"]);
+    let cheap = "--budget 1 --max-price-per-second 0.0001";
+    assert_says(&connect(&market, &requester, cheap), 6, &["0.001"]);
+    let much = connect(&market, &requester, "--budget 500");
+    assert_says(&much, 7, &["deposit"]);
+    let unknown = connect(&market, &requester, "--budget 1 --country ZZ");
     assert_eq!(unknown.code, Some(2), "{unknown:#?}");
     assert!(unknown.stderr.contains("ZZ"), "{unknown:#?}");
 

@@ -18,7 +18,6 @@ use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::node::Node;
 use ipsx_tests::origin::Origin;
 use ipsx_tests::program::Program;
-use ipsx_tests::web::{Through, fetch};
 use serde_json::Value;
 
 const TOKEN: u128 = 10_u128.pow(18);
@@ -88,22 +87,12 @@ fn amount(value: &Value) -> u128 {
     value.as_str().unwrap().parse().unwrap()
 }
 
-const LEASE: [&str; 9] = [
-    "connect",
-    "--country",
-    "FR",
-    "--duration",
-    "8s",
-    "--budget",
-    "2",
-    "--proxy",
-    "127.0.0.1:0",
-];
+const LEASE: &str = "--country FR --duration 8s --budget 2";
 
 /// Tries to lease from the firm's deposit; nothing may come of it.
 fn refused(market: &Market, who: &Wallet, firm: Address) -> String {
     let payer = firm.to_string();
-    let mut command = market.ipsx(&who.data, &LEASE);
+    let mut command = market.connect(who, LEASE);
     let output: Output = command.args(["--payer", &payer]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), REFUSED, "{said}");
@@ -140,11 +129,7 @@ fn a_firms_contract_wallet_pays_for_its_people() {
     );
     market.start_broker();
     let origin = Origin::start("127.0.0.1:0");
-    let rule = format!(
-        "{}/32:tcp/{}",
-        origin.address().ip(),
-        origin.address().port()
-    );
+    let rule = origin.rule();
     let words = [
         "--price-per-second",
         "0.01",
@@ -179,21 +164,9 @@ fn a_firms_contract_wallet_pays_for_its_people() {
     let said = refused(&market, &colleague, firm.wallet);
     assert!(said.contains("has not authorised"), "{said}");
 
-    let mut connect = market.ipsx(&employee.data, &LEASE);
+    let mut connect = market.connect(&employee, LEASE);
     let mut lease = Program::start("connect", connect.args(["--payer", &payer]));
-    let line = lease.wait_for("proxy ready on ", SOON);
-    let proxy = line.rsplit("proxy ready on ").next().unwrap();
-    let proxy = proxy.split_whitespace().next().unwrap();
-    let seen = fetch(
-        proxy,
-        Through::Socks5,
-        &format!("http://{}/", origin.address()),
-    );
-    assert_eq!(
-        (seen.status, seen.body.as_str()),
-        (200, "127.0.1.1"),
-        "{seen:?}"
-    );
+    assert_eq!(origin.sees(&lease.proxy(SOON)), "127.0.1.1");
     let finished = lease.finish(Duration::from_secs(60));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
 

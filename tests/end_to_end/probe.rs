@@ -16,7 +16,6 @@ use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::origin::Origin;
 use ipsx_tests::program::Program;
 use ipsx_tests::relay::Relay;
-use ipsx_tests::web::{Through, fetch};
 use serde_json::{Value, json};
 
 /// A lease, and what is waited for around it.
@@ -123,27 +122,9 @@ fn who_leaves_from_elsewhere_is_never_sold_and_what_was_proven_survives_a_kill()
     wait_for_sale(&market, &customer, &honest);
 
     market.run(&customer, &["deposit", "5"]);
-    let words = [
-        "connect",
-        "--duration",
-        "20s",
-        "--budget",
-        "1",
-        "--proxy",
-        "127.0.0.1:0",
-        "--exit-check",
-        &format!("http://{}/", origin.address()),
-    ];
-    let mut lease = Program::start("connect", &mut market.ipsx(&customer.data, &words));
-    let line = lease.wait_for("proxy ready on ", SOON);
-    let proxy = line.rsplit("proxy ready on ").next().unwrap();
-    let proxy = proxy.split_whitespace().next().unwrap();
-    let seen = fetch(
-        proxy,
-        Through::Socks5,
-        &format!("http://{}/", origin.address()),
-    );
-    assert_eq!((seen.status, seen.body.as_str()), (200, "127.0.1.1"));
+    let words = format!("--duration 20s --budget 1 --exit-check {}", origin.url());
+    let mut lease = Program::start("connect", &mut market.connect(&customer, &words));
+    assert_eq!(origin.sees(&lease.proxy(SOON)), "127.0.1.1");
     let finished = lease.finish(Duration::from_secs(60));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     assert!(honestly.printed("signed: 20 s"));

@@ -93,18 +93,8 @@ impl World {
 
     /// Leases for some seconds, for at most this much; what `connect` ended with.
     fn connect(&self, budget: &str) -> (Option<i32>, String) {
-        let words = [
-            "connect",
-            "--country",
-            "FR",
-            "--duration",
-            "5s",
-            "--budget",
-            budget,
-            "--proxy",
-            "127.0.0.1:0",
-        ];
-        let mut command = self.market.ipsx(&self.requester.data, &words);
+        let words = format!("--country FR --duration 5s --budget {budget}");
+        let mut command = self.market.connect(&self.requester, &words);
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), said)

@@ -12,7 +12,6 @@ use std::net::TcpStream;
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::origin::Origin;
 use ipsx_tests::program::Program;
-use ipsx_tests::web::{Through, fetch};
 use serde_json::Value;
 
 struct World {
@@ -27,8 +26,7 @@ impl World {
     fn new(providers: usize) -> Self {
         let mut market = Market::on_loopback();
         let origin = Origin::start("127.0.0.1:0");
-        let (host, port) = (origin.address().ip(), origin.address().port());
-        let rule = format!("{host}/32:tcp/{port}");
+        let rule = origin.rule();
         let names = ["first", "second", "third"];
         let wallets: Vec<_> = names[..providers]
             .iter()
@@ -52,34 +50,14 @@ impl World {
     }
 
     /// Connects, and returns the proxy's address as well.
-    fn connect(&self, words: &[&str]) -> (Program, String) {
-        let mut all = vec![
+    fn connect(&self, words: &str) -> (Program, String) {
+        let mut command = self.market.connect(&self.requester, words);
+        let mut program = Program::start(
             "connect",
-            "--duration",
-            "10m",
-            "--budget",
-            "2",
-            "--proxy",
-            "127.0.0.1:0",
-        ];
-        all.extend(words);
-        let mut program =
-            Program::start("connect", &mut self.market.ipsx(&self.requester.data, &all));
-        let line = program.wait_for("proxy ready on ", SOON);
-        let proxy = line.rsplit("proxy ready on ").next().unwrap();
-        let proxy = proxy.split_whitespace().next().unwrap().to_owned();
-        (program, proxy)
-    }
-
-    /// The address that the origin sees.
-    fn seen(&self, proxy: &str) -> String {
-        let seen = fetch(
-            proxy,
-            Through::Socks5,
-            &format!("http://{}/", self.origin.address()),
+            command.args(["--duration", "10m", "--budget", "2"]),
         );
-        assert_eq!(seen.status, 200, "{seen:?}");
-        seen.body
+        let proxy = program.proxy(SOON);
+        (program, proxy)
     }
 
     /// A connection to the origin that has not asked for anything yet.
@@ -114,22 +92,22 @@ fn ask(mut stream: TcpStream) -> String {
 #[test]
 fn the_address_changes_without_a_gap_and_stays_when_there_is_no_other() {
     let mut world = World::new(2);
-    let (mut program, proxy) = world.connect(&["--rotate", "10s"]);
-    assert_eq!(world.seen(&proxy), "127.0.1.1", "the cheapest first");
+    let (mut program, proxy) = world.connect("--rotate 10s");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1", "the cheapest first");
     let before = world.open(&proxy);
     program.wait_for("rotated", SOON);
-    assert_eq!(world.seen(&proxy), "127.0.1.2");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.2");
     assert!(
         ask(before).ends_with("\r\n\r\n127.0.1.1"),
         "it goes on where it was"
     );
     program.wait_for("rotated", SOON);
-    assert_eq!(world.seen(&proxy), "127.0.1.1");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1");
 
     // Nobody else lends any more.
     world.providers.pop().unwrap().kill();
     program.wait_for("kept ", SOON);
-    assert_eq!(world.seen(&proxy), "127.0.1.1");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1");
     program.signal("INT");
     let finished = program.finish(SOON);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
@@ -145,34 +123,17 @@ fn the_address_changes_without_a_gap_and_stays_when_there_is_no_other() {
 #[test]
 fn whoever_wants_another_provider_does_not_get_the_same_one() {
     let world = World::new(1);
-    let (mut program, proxy) = world.connect(&["--rotate", "10s", "--distinct", "provider"]);
+    let (mut program, proxy) = world.connect("--rotate 10s --distinct provider");
     program.wait_for("kept ", SOON);
-    assert_eq!(world.seen(&proxy), "127.0.1.1");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1");
     // A network that nobody knows is no other one either.
-    let words = [
-        "connect",
-        "--rotate",
-        "10s",
-        "--distinct",
-        "asn",
-        "--budget",
-        "1",
-        "--proxy",
-        "127.0.0.1:0",
-    ];
-    let refused = world
-        .market
-        .ipsx(&world.requester.data, &words)
-        .output()
-        .unwrap();
+    let words = "--rotate 10s --distinct asn --budget 1";
+    let mut command = world.market.connect(&world.requester, words);
+    let refused = command.output().unwrap();
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
     program.kill();
     // What a kill leaves open is ended by the next command that needs the network.
-    let after = world
-        .market
-        .ipsx(&world.requester.data, &words)
-        .output()
-        .unwrap();
+    let after = command.output().unwrap();
     let said = String::from_utf8_lossy(&after.stderr);
     assert!(said.contains("is ended now"), "{said}");
 }

@@ -17,7 +17,6 @@ use ipsx_settlement::{Passphrase, Signer, Wallet as Key};
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::origin::Origin;
 use ipsx_tests::program::{Finished, Program, built};
-use ipsx_tests::web::{Through, fetch};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -190,8 +189,7 @@ fn a_whole_lease_leaves_no_key_behind() {
     let [provider, requester] = ["provider", "requester"].map(|name| market.wallet(name));
     market.start_broker();
     let origin = Origin::start("127.0.0.1:0");
-    let (host, port) = (origin.address().ip(), origin.address().port());
-    let rule = format!("{host}/32:tcp/{port}");
+    let rule = origin.rule();
     let words = [
         "-vvv",
         "--price-per-second",
@@ -215,24 +213,9 @@ fn a_whole_lease_leaves_no_key_behind() {
         text
     };
     run(&requester, &["-vvv", "deposit", "20"]);
-    let lease = [
-        "-vvv",
-        "connect",
-        "--country",
-        "FR",
-        "--duration",
-        "8s",
-        "--budget",
-        "2",
-        "--proxy",
-        "127.0.0.1:0",
-    ];
-    let mut connect = Program::start("connect", &mut market.ipsx(&requester.data, &lease));
-    let line = connect.wait_for("proxy ready on ", SOON);
-    let proxy = line.rsplit("proxy ready on ").next().unwrap();
-    let proxy = proxy.split_whitespace().next().unwrap();
-    let url = format!("http://{}/", origin.address());
-    assert_eq!(fetch(proxy, Through::Socks5, &url).status, 200);
+    let words = "-vvv --country FR --duration 8s --budget 2";
+    let mut connect = Program::start("connect", &mut market.connect(&requester, words));
+    assert_eq!(origin.sees(&connect.proxy(SOON)), "127.0.1.1");
     let finished = connect.finish(LIMIT);
     assert_eq!(finished.code, Some(0), "{finished:?}");
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::origin::Origin;
 use ipsx_tests::program::Program;
-use ipsx_tests::web::{Through, fetch};
 
 /// More than a minute after the 20 s in which both may sign.
 const AHEAD: &str = "85s";
+const LEASE: &str = "--duration 8s --budget 1";
 
 struct World {
     market: Market,
@@ -27,8 +27,7 @@ impl World {
     fn new() -> Self {
         let mut market = Market::on_loopback();
         let origin = Origin::start("127.0.0.1:0");
-        let (host, port) = (origin.address().ip(), origin.address().port());
-        let rule = format!("{host}/32:tcp/{port}");
+        let rule = origin.rule();
         let (provider, requester) = (market.wallet("provider"), market.wallet("requester"));
         let timers = market.path().join("broker.toml");
         std::fs::write(&timers, "sign_seconds = 9\nstart_seconds = 10\n").unwrap();
@@ -54,21 +53,8 @@ impl World {
     }
 
     fn book(&self) -> Program {
-        let words = [
-            "connect",
-            "--duration",
-            "8s",
-            "--budget",
-            "1",
-            "--proxy",
-            "127.0.0.1:0",
-            "--start-in",
-            AHEAD,
-        ];
-        let mut program = Program::start(
-            "connect",
-            &mut self.market.ipsx(&self.requester.data, &words),
-        );
+        let mut command = self.market.connect(&self.requester, LEASE);
+        let mut program = Program::start("connect", command.args(["--start-in", AHEAD]));
         program.wait_for("starts    in", SOON);
         program
     }
@@ -81,35 +67,16 @@ fn an_address_is_booked_and_used_when_its_time_has_come() {
     let mut lease = world.book();
     world.lender.wait_for("is to start at", SOON);
     // It is held meanwhile.
-    let words = [
-        "connect",
-        "--duration",
-        "8s",
-        "--budget",
-        "1",
-        "--proxy",
-        "127.0.0.1:0",
-    ];
-    let refused = world
-        .market
-        .ipsx(&world.requester.data, &words)
-        .output()
-        .unwrap();
+    let mut now = world.market.connect(&world.requester, LEASE);
+    let refused = now.output().unwrap();
     assert_eq!(refused.status.code(), Some(12), "{refused:?}");
-    let line = lease.wait_for("proxy ready on ", Duration::from_secs(120));
+    let proxy = lease.proxy(Duration::from_secs(120));
     assert!(
         booked.elapsed() > Duration::from_secs(75),
         "{:?}",
         booked.elapsed()
     );
-    let proxy = line.rsplit("proxy ready on ").next().unwrap();
-    let proxy = proxy.split_whitespace().next().unwrap();
-    let seen = fetch(
-        proxy,
-        Through::Socks5,
-        &format!("http://{}/", world.origin.address()),
-    );
-    assert_eq!(seen.body, "127.0.1.1", "{seen:?}");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1");
     let finished = lease.finish(SOON);
     assert_eq!(finished.code, Some(0), "{finished:#?}");
     // What was prepaid is a part of what was paid, not more.

@@ -32,9 +32,7 @@ impl Proxied {
         words.extend(["--budget", "1", "--proxy", "127.0.0.1:0"]);
         let mut command = world.market.ipsx_as("ipsx:a", &wallet.data, &words);
         let mut payer = Program::start("connect", &mut command);
-        let ready = payer.wait_for("proxy ready on ", SOON);
-        let address = ready.rsplit("proxy ready on ").next().unwrap();
-        let address = address.split_whitespace().next().unwrap().to_owned();
+        let address = payer.proxy(SOON);
         Self { payer, address }
     }
 

@@ -264,6 +264,13 @@ impl Market {
         command
     }
 
+    /// `ipsx connect` with a proxy on a free port, and with more words, which are parted by spaces.
+    pub fn connect(&self, wallet: &Wallet, words: &str) -> Command {
+        let mut command = self.ipsx(&wallet.data, &["connect", "--proxy", "127.0.0.1:0"]);
+        command.args(words.split_whitespace());
+        command
+    }
+
     /// A provider that waits until its offer is placed.
     pub fn start_provider(&self, wallet: &Wallet, bind: &str, words: &[&str]) -> Program {
         let mut command = self.ipsx(

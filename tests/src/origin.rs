@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use crate::web::{Through, fetch};
+
 /// A server on a thread of its own until the test ends.
 pub struct Origin {
     address: SocketAddr,
@@ -32,6 +34,24 @@ impl Origin {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What leads to it.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// The rule of an exit policy that opens the way to it.
+    pub fn rule(&self) -> String {
+        format!("{}/32:tcp/{}", self.address.ip(), self.address.port())
+    }
+
+    /// The address that it sees whoever comes through this proxy from.
+    #[track_caller]
+    pub fn sees(&self, proxy: &str) -> String {
+        let seen = fetch(proxy, Through::Socks5, &self.url());
+        assert_eq!(seen.status, 200, "{seen:?}");
+        seen.body
     }
 
     /// Body bytes sent so far.

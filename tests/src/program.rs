@@ -113,6 +113,13 @@ impl Program {
         }
     }
 
+    /// Waits until `ipsx connect` says where its local proxy listens.
+    pub fn proxy(&mut self, limit: Duration) -> String {
+        let line = self.wait_for("proxy ready on ", limit);
+        let (_, at) = line.rsplit_once("proxy ready on ").unwrap();
+        at.split_whitespace().next().unwrap().to_owned()
+    }
+
     /// Whether a line of what it has printed so far contains `needle`.
     pub fn printed(&mut self, needle: &str) -> bool {
         self.seen.extend(self.lines.try_iter());
