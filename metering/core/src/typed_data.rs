@@ -3,9 +3,12 @@
 //! The plain structs carry this project's own types; [`TypedData`] turns them into what is hashed and signed.
 //! Field names and order on the Solidity side are the contract's.
 
-use std::sync::LazyLock;
+use std::any::TypeId;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
-use alloy_primitives::{Address, B256, U256, aliases::U40, keccak256};
+use alloy_primitives::{Address, B256, Keccak256, U256, aliases::U40, keccak256};
 use alloy_sol_types::{Eip712Domain, SolStruct};
 use serde::{Deserialize, Serialize};
 
@@ -54,23 +57,37 @@ impl Domain {
         )
     }
 
-    /// EIP-712 `domainSeparator`. Who hashes many messages computes it once; see [`TypedData::hash_within`].
+    /// EIP-712 `domainSeparator`; remembered, since a program signs for one contract.
     pub fn separator(&self) -> B256 {
-        self.eip712().hash_struct()
+        thread_local! {
+            static LATEST: Cell<Option<(Domain, B256)>> = const { Cell::new(None) };
+        }
+        match LATEST.get() {
+            Some((domain, separator)) if domain == *self => separator,
+            _ => {
+                let separator = self.eip712().hash_struct();
+                LATEST.set(Some((*self, separator)));
+                separator
+            }
+        }
     }
 }
 
 /// A message that is signed as EIP-712 typed data.
 pub trait TypedData {
     /// The Solidity struct that is hashed.
-    type Sol: SolStruct;
+    type Sol: SolStruct + 'static;
 
     /// The message as that struct.
     fn to_sol(&self) -> Self::Sol;
 
     /// EIP-712 `hashStruct`: names the message, independent of chain and contract.
     fn struct_hash(&self) -> B256 {
-        self.to_sol().eip712_hash_struct()
+        let sol = self.to_sol();
+        let mut hasher = Keccak256::new();
+        hasher.update(type_hash(&sol));
+        hasher.update(sol.eip712_encode_data());
+        hasher.finalize()
     }
 
     /// The 32 bytes that are signed.
@@ -86,6 +103,20 @@ pub trait TypedData {
         bytes[34..].copy_from_slice(&self.struct_hash().0);
         keccak256(bytes)
     }
+}
+
+/// EIP-712 `typeHash`, which the library makes anew for each message, from a text of up to a thousand letters.
+fn type_hash<S: SolStruct + 'static>(sol: &S) -> B256 {
+    static KNOWN: LazyLock<RwLock<HashMap<TypeId, B256>>> = LazyLock::new(RwLock::default);
+    let id = TypeId::of::<S>();
+    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(hash) = known.get(&id) {
+        return *hash;
+    }
+    drop(known);
+    let hash = sol.eip712_type_hash();
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(id).or_insert(hash)
 }
 
 /// A session key's permission to sign vouchers for a payer on one network; signed by the payer's wallet.
