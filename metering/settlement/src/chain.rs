@@ -23,7 +23,7 @@ pub struct Fees {
 }
 
 /// A message to the chain that is executed without a transaction, or whose gas is estimated.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Call {
     /// Who asks; the zero address if that does not matter.
     pub from: Address,
