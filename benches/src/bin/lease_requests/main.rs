@@ -93,9 +93,9 @@ fn main() {
             args.agents
         );
         println!(
-            "| asked for, /s | answered, /s | lease request: p50 ms | p99 ms | p99.9 ms | until bound: p50 ms | p99 ms | the brokers' processors | ms a lease | syncs a lease | messages a lease |"
+            "| asked for, /s | answered, /s | lease request: p50 ms | p99 ms | p99.9 ms | until bound: p50 ms | p99 ms | the brokers' processors | ms a lease | agents and requesters: ms a lease | syncs a lease | messages a lease |"
         );
-        println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+        println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
         for rate in &args.rates {
             let before = scene.usage();
             let load = Load {
@@ -121,7 +121,7 @@ fn report(load: &Load, answers: &Answers, usage: &scene::Usage) {
     };
     let done = answers.bound.len() as f64;
     println!(
-        "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} % of one | {:.2} | {:.2} | {:.1} |",
+        "| {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} % of one | {:.2} | {:.2} | {:.2} | {:.1} |",
         load.rate,
         done / answers.took.as_secs_f64(),
         proposed.median(),
@@ -131,6 +131,7 @@ fn report(load: &Load, answers: &Answers, usage: &scene::Usage) {
         bound.at(0.99),
         100.0 * usage.processor.as_secs_f64() / answers.took.as_secs_f64(),
         1e3 * usage.processor.as_secs_f64() / done,
+        1e3 * usage.own.as_secs_f64() / done,
         usage.commits as f64 / done,
         usage.messages as f64 / done,
     );

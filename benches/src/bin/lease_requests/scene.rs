@@ -169,6 +169,7 @@ impl Scene {
                 .sum(),
             commits: measured.iter().map(commits).sum(),
             messages: self.nats.as_ref().map_or(0, Nats::messages),
+            own: time_of_process(std::process::id()),
         }
     }
 }
@@ -178,6 +179,8 @@ pub(crate) struct Usage {
     pub(crate) commits: u64,
     /// Between brokers.
     pub(crate) messages: u64,
+    /// This program's: agents and requesters.
+    pub(crate) own: Duration,
 }
 
 impl Usage {
@@ -186,6 +189,7 @@ impl Usage {
             processor: self.processor - earlier.processor,
             commits: self.commits - earlier.commits,
             messages: self.messages - earlier.messages,
+            own: self.own - earlier.own,
         }
     }
 }
