@@ -15,9 +15,12 @@ mod money;
 mod proofs;
 mod resting;
 mod room;
+mod row;
 mod rows;
 mod sessions;
 mod settings;
+mod sqlite;
+mod transaction;
 mod writer;
 
 use std::path::Path;
@@ -38,7 +41,9 @@ pub(crate) use room::Room;
 pub(crate) use sessions::{ForgetExpired, OpenSession};
 pub(crate) use writer::{AGAIN, Asked, Write};
 
-use database::{Database, Row, Tx, Value};
+use database::Database;
+use row::{Row, Value};
+use transaction::Tx;
 use writer::Writer;
 
 /// The broker's database.

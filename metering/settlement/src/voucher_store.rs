@@ -15,30 +15,22 @@ use ipsx_metering::{
     Amount, Channel, ChannelId, CheckedSignature, Domain, KnownSigner, Reservation, Signed,
     UnixSeconds, Voucher,
 };
-use sqlx::SqliteConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Row};
+use rusqlite::{Connection, OptionalExtension};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use file::StoreError;
-use file::{database_error, lock, make_private};
+use file::{BUSY, connect, database_error, lock, make_private, sqlite_error};
 use known::KnownChannels;
 use rows::Reader;
 use writer::{Job, QUEUE, Write, Writer};
 
-/// A write waits this long for that of another process.
-const BUSY: std::time::Duration = std::time::Duration::from_secs(10);
 /// A claim is good for this long after its reservation.
 const GRACE_SECONDS: u64 = 24 * 3_600;
 /// Vouchers checked in one go, about 2 ms, before other tasks get their turn.
 const TURN: usize = 64;
-/// Pages of 4 KiB that the log grows by before they are moved into the database.
-const CHECKPOINT_PAGES: &str = "4000";
-/// Kibibytes of pages in memory: the vouchers of a hundred thousand channels.
-const CACHE: &str = "-32768";
 
 /// What the store did with a voucher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,26 +125,22 @@ impl VoucherStore {
         domain: Domain,
         lock: Option<Arc<File>>,
     ) -> Result<Self, StoreError> {
-        let failed = |error| database_error(path, error);
+        let failed = |error| sqlite_error(path, &error);
+        let connection = connect(path).map_err(failed)?;
+        check(&connection, path)?;
+        bind(&connection, path, &domain)?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
-            .pragma("cache_size", CACHE)
-            .busy_timeout(BUSY)
-            .foreign_keys(true);
-        let mut connection = options.clone().connect().await.map_err(failed)?;
-        check(&mut connection, path).await?;
-        bind(&mut connection, path, &domain).await?;
+            .busy_timeout(BUSY);
         let pool = SqlitePoolOptions::new()
             .test_before_acquire(false)
-            .max_connections(1);
-        let pool = pool.connect_with(options.clone()).await.map_err(failed)?;
+            .max_connections(1)
+            .connect_with(options)
+            .await
+            .map_err(|error| database_error(path, error))?;
         let known = Arc::new(KnownChannels::new(domain.separator()));
         let commits = Arc::new(AtomicU64::new(0));
         let writer = Writer {
-            options,
             connection: Some(connection),
             path: path.to_path_buf(),
             known: known.clone(),
@@ -160,6 +148,8 @@ impl VoucherStore {
             _lock: lock.clone(),
         };
         let (writes, jobs) = mpsc::channel(QUEUE);
+        let runtime = Handle::current();
+        let writing = move || runtime.block_on(writer.run(jobs));
         let store = Self {
             pool,
             path: path.to_path_buf(),
@@ -167,7 +157,7 @@ impl VoucherStore {
             known,
             commits,
             writes,
-            writer: tokio::spawn(writer.run(jobs)),
+            writer: tokio::task::spawn_blocking(writing),
             _lock: lock,
         };
         match store.load().await {
@@ -391,13 +381,9 @@ impl VoucherStore {
     }
 }
 
-async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
-    let failed = |error| database_error(path, error);
-    let row = sqlx::query("PRAGMA quick_check(1)")
-        .fetch_one(connection)
-        .await
-        .map_err(failed)?;
-    let verdict: String = row.try_get(0).map_err(failed)?;
+fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let verdict = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
+    let verdict: String = verdict.map_err(|error| sqlite_error(path, &error))?;
     if verdict == "ok" {
         return Ok(());
     }
@@ -408,30 +394,23 @@ async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), Sto
 }
 
 /// Makes the tables and ties the file to its contract, or checks that it is tied to this one.
-async fn bind(
-    connection: &mut SqliteConnection,
-    path: &Path,
-    domain: &Domain,
-) -> Result<(), StoreError> {
-    let failed = |error| database_error(path, error);
-    rows::make_tables(connection).await.map_err(failed)?;
-    let row = sqlx::query("SELECT chain_id, address FROM contract")
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(failed)?;
-    if let Some(row) = row {
-        if (Reader { path, domain }).contract(&row)? == *domain {
-            return Ok(());
+fn bind(connection: &Connection, path: &Path, domain: &Domain) -> Result<(), StoreError> {
+    let failed = |error| sqlite_error(path, &error);
+    rows::make_tables(connection).map_err(failed)?;
+    let ours = (domain.chain_id.to_be_bytes(), domain.contract.0.0);
+    let bound = connection
+        .query_row("SELECT chain_id, address FROM contract", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional();
+    match bound.map_err(failed)? {
+        Some(bound) if bound == ours => Ok(()),
+        Some(_) => Err(StoreError::OtherContract(path.to_path_buf())),
+        None => {
+            let insert = "INSERT INTO contract (chain_id, address) VALUES (?, ?)";
+            connection.execute(insert, ours).map(drop).map_err(failed)
         }
-        return Err(StoreError::OtherContract(path.to_path_buf()));
     }
-    sqlx::query("INSERT INTO contract (chain_id, address) VALUES (?, ?)")
-        .bind(domain.chain_id.to_be_bytes().to_vec())
-        .bind(domain.contract.to_vec())
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,96 +1,24 @@
 //! One face for SQLite and PostgreSQL: statements go in with numbered places (`$1`), rows come out as text and numbers.
 
-use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use ipsx_metering::Address;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Postgres, Row as _, Sqlite, Transaction};
+use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
+use super::row::{Row, Value};
+use super::sqlite::SqliteWriter;
+use super::transaction::{Begun, Tx};
 
 /// Readers at the same time.
 const READERS: u32 = 4;
 /// How long a statement waits for a connection, or for another process that has SQLite's file.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What is bound to a place of a statement.
-#[derive(Clone, Debug)]
-pub(crate) enum Value {
-    /// A text, or none.
-    Text(Option<String>),
-    /// A number.
-    Number(i64),
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Self::Text(Some(text))
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::Text(Some(text.into()))
-    }
-}
-
-impl From<Option<&str>> for Value {
-    fn from(text: Option<&str>) -> Self {
-        Self::Text(text.map(str::to_owned))
-    }
-}
-
-impl From<i64> for Value {
-    fn from(number: i64) -> Self {
-        Self::Number(number)
-    }
-}
-
-/// A row of an answer; columns are counted from 0.
-pub(crate) enum Row {
-    Sqlite(SqliteRow),
-    Postgres(PgRow),
-}
-
-impl Row {
-    /// A column with a text.
-    pub(crate) fn text(&self, column: usize) -> Result<String, sqlx::Error> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-
-    /// A column with a text or NULL.
-    pub(crate) fn maybe_text(&self, column: usize) -> Result<Option<String>, sqlx::Error> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-
-    /// A column with a number.
-    pub(crate) fn number(&self, column: usize) -> Result<i64, sqlx::Error> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-
-    /// A column with a number or NULL.
-    pub(crate) fn maybe_number(&self, column: usize) -> Result<Option<i64>, sqlx::Error> {
-        match self {
-            Self::Sqlite(row) => row.try_get(column),
-            Self::Postgres(row) => row.try_get(column),
-        }
-    }
-}
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A statement with its values, for whichever database runs it.
 macro_rules! statement {
@@ -105,108 +33,14 @@ macro_rules! statement {
         query
     }};
 }
-
-/// A transaction: everything that is written goes through one, and counts once it is committed.
-pub(crate) struct Tx {
-    begun: Begun,
-    place: String,
-}
-
-enum Begun {
-    Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
-}
-
-impl Tx {
-    /// Waits until no other broker writes for these wallets, until the end of the transaction. All are taken at once and
-    /// in one order, so that no two brokers wait for each other.
-    pub(super) async fn take_turns(
-        &mut self,
-        wallets: BTreeSet<Address>,
-    ) -> Result<(), StoreError> {
-        if wallets.is_empty() || matches!(self.begun, Begun::Sqlite(_)) {
-            return Ok(());
-        }
-        let number = |wallet: &Address| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&wallet[..8]);
-            i64::from_be_bytes(bytes)
-        };
-        let numbers: BTreeSet<i64> = wallets.iter().map(number).collect();
-        let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
-        let sql =
-            "SELECT pg_advisory_xact_lock(n) FROM unnest(string_to_array($1, ',')::bigint[]) n";
-        self.execute(sql, [numbers.join(",").into()])
-            .await
-            .map(drop)
-    }
-
-    /// Runs a statement; returns how many rows it changed.
-    pub(crate) async fn execute(
-        &mut self,
-        sql: &'static str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<u64, StoreError> {
-        let done = match &mut self.begun {
-            Begun::Sqlite(tx) => {
-                let done = statement!(sql, values).execute(&mut **tx).await;
-                done.map(|done| done.rows_affected())
-            }
-            Begun::Postgres(tx) => {
-                let done = statement!(sql, values).execute(&mut **tx).await;
-                done.map(|done| done.rows_affected())
-            }
-        };
-        done.map_err(|error| StoreError::database(&self.place, &error))
-    }
-
-    /// The first row of an answer.
-    pub(crate) async fn row(
-        &mut self,
-        sql: &'static str,
-        values: impl IntoIterator<Item = Value>,
-    ) -> Result<Option<Row>, StoreError> {
-        let row = match &mut self.begun {
-            Begun::Sqlite(tx) => {
-                let row = statement!(sql, values).fetch_optional(&mut **tx).await;
-                row.map(|row| row.map(Row::Sqlite))
-            }
-            Begun::Postgres(tx) => {
-                let row = statement!(sql, values).fetch_optional(&mut **tx).await;
-                row.map(|row| row.map(Row::Postgres))
-            }
-        };
-        row.map_err(|error| StoreError::database(&self.place, &error))
-    }
-
-    /// A value that can't be read, or not be written.
-    pub(crate) fn damaged(&self, what: &'static str, reason: impl ToString) -> StoreError {
-        StoreError::damaged(&self.place, what, reason)
-    }
-
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
-        let done = match self.begun {
-            Begun::Sqlite(tx) => tx.commit().await,
-            Begun::Postgres(tx) => tx.commit().await,
-        };
-        done.map_err(|error| StoreError::database(&self.place, &error))
-    }
-
-    pub(super) async fn rollback(self) -> Result<(), StoreError> {
-        let done = match self.begun {
-            Begun::Sqlite(tx) => tx.rollback().await,
-            Begun::Postgres(tx) => tx.rollback().await,
-        };
-        done.map_err(|error| StoreError::database(&self.place, &error))
-    }
-}
+pub(super) use statement;
 
 /// A database that is open.
 #[derive(Clone, Debug)]
 pub(super) enum Database {
     /// One connection writes; the others see what it has committed, and never wait for it.
     Sqlite {
-        writer: SqlitePool,
+        writer: Arc<SqliteWriter>,
         readers: SqlitePool,
     },
     Postgres(PgPool),
@@ -224,30 +58,28 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)
             .foreign_keys(true);
-        // A file does not go away as a server may, and to ask for it each time is another turn of the connection's thread.
-        let writer = SqlitePoolOptions::new()
-            .test_before_acquire(false)
-            .max_connections(1)
-            .connect_with(options.clone())
-            .await
-            .map_err(failed)?;
+        let mut first = options.clone().connect().await.map_err(failed)?;
         // A bad page is found now, and not when what is on it is needed.
         let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&writer)
+            .fetch_one(&mut first)
             .await
             .map_err(failed)?;
         if verdict != "ok" {
             let reason = verdict;
             return Err(StoreError::Corrupt { place, reason });
         }
-        let migrated = sqlx::migrate!("./migrations/sqlite").run(&writer).await;
+        let migrated = sqlx::migrate!("./migrations/sqlite").run(&mut first).await;
         migrated.map_err(|error| StoreError::migration(&place, &error))?;
+        // A file does not go away as a server may, and to ask for it each time is another turn of the connection's thread.
         let readers = SqlitePoolOptions::new()
             .test_before_acquire(false)
             .max_connections(READERS)
             .connect_with(options.create_if_missing(false).read_only(true))
             .await
             .map_err(failed)?;
+        let writer = SqliteWriter::open(path);
+        let writer = Arc::new(writer.map_err(|error| StoreError::sqlite(&place, &error))?);
+        first.close().await.map_err(failed)?;
         Ok(Self::Sqlite { writer, readers })
     }
 
@@ -289,33 +121,37 @@ impl Database {
         match self {
             Self::Sqlite { writer, readers } => {
                 readers.close().await;
-                writer.close().await;
+                writer.close();
             }
             Self::Postgres(pool) => pool.close().await,
         }
     }
 
-    /// After a write that found no room. SQLite may have left its transaction open, and the next one would then only seem to
-    /// be written, so that connection is never used again; and its log gives back what it takes, if it can.
-    pub(super) async fn start_afresh(&self) {
-        let Self::Sqlite { writer, .. } = self else {
-            return;
-        };
-        if let Ok(connection) = writer.acquire().await {
-            let _ = connection.close().await;
-        }
-        // If there is no room for that either, the next write says so.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-            .execute(writer)
-            .await;
+    /// Whether what is written keeps the thread that does it from anything else.
+    pub(super) fn blocks(&self) -> bool {
+        matches!(self, Self::Sqlite { .. })
     }
 
+    /// After a write that found no room. SQLite may have left its transaction open, and the next one would then only seem to
+    /// be written, so that connection is never used again; and its log gives back what it takes, if it can.
+    pub(super) fn start_afresh(&self) {
+        if let Self::Sqlite { writer, .. } = self {
+            writer.start_afresh();
+        }
+    }
+
+    /// Begins a transaction; on a thread that may be kept, if it [blocks](Self::blocks).
     pub(super) async fn begin(&self, place: &str) -> Result<Tx, StoreError> {
         let begun = match self {
-            Self::Sqlite { writer, .. } => writer.begin().await.map(Begun::Sqlite),
-            Self::Postgres(pool) => pool.begin().await.map(Begun::Postgres),
+            Self::Sqlite { writer, .. } => {
+                let begun = writer.begin().map(Begun::Sqlite);
+                begun.map_err(|error| StoreError::sqlite(place, &error))?
+            }
+            Self::Postgres(pool) => {
+                let begun = pool.begin().await.map(Begun::Postgres);
+                begun.map_err(|error| StoreError::database(place, &error))?
+            }
         };
-        let begun = begun.map_err(|error| StoreError::database(place, &error))?;
         Ok(Tx {
             begun,
             place: place.into(),

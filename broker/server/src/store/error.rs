@@ -84,10 +84,20 @@ pub(crate) enum StoreError {
 impl StoreError {
     pub(super) fn database(place: &str, error: &sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(|error| error.code());
+        Self::coded(place, code.as_deref().unwrap_or_default(), error)
+    }
+
+    pub(super) fn sqlite(place: &str, error: &rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map(|error| error.extended_code);
+        let code = code.map(|code| code.to_string());
+        Self::coded(place, code.as_deref().unwrap_or_default(), error)
+    }
+
+    fn coded(place: &str, code: &str, error: &impl ToString) -> Self {
         let (place, reason) = (place.into(), error.to_string());
-        match code.as_deref() {
-            Some(code) if CORRUPT.contains(&code) => Self::Corrupt { place, reason },
-            Some(code) if FULL.contains(&code) => Self::Full { place, reason },
+        match code {
+            code if CORRUPT.contains(&code) => Self::Corrupt { place, reason },
+            code if FULL.contains(&code) => Self::Full { place, reason },
             _ => Self::Database { place, reason },
         }
     }

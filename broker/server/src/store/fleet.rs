@@ -4,9 +4,9 @@ use ipsx_market::fleet::{Epoch, Instance, Seen, ShardId, ShardRow};
 use ipsx_market::record::DealRecord;
 use ipsx_metering::{Address, PayerAccount, RequestId};
 
-use super::database::{Database, Row, Tx};
+use super::database::Database;
 use super::rows::hex;
-use super::{Store, StoreError, resting};
+use super::{Row, Store, StoreError, Tx, Value, resting};
 use crate::config::StoreConfig;
 
 /// Connections for beats and claims, which must not wait for anything else.
@@ -173,7 +173,7 @@ impl FleetStore {
     async fn rows(
         &self,
         sql: &'static str,
-        values: impl IntoIterator<Item = super::database::Value>,
+        values: impl IntoIterator<Item = Value>,
     ) -> Result<Vec<Row>, StoreError> {
         let rows = self.beats.rows(sql, values).await;
         rows.map_err(|error| StoreError::database(&self.place, &error))

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ipsx_metering::Address;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::database::{Database, Tx};
+use super::database::Database;
 use super::room::Room;
+use super::transaction::Tx;
 use super::{Store, StoreError};
 
 /// What waits at most; whoever asks for more waits itself.
@@ -116,7 +118,12 @@ impl Writer {
             room,
             stopping,
         };
-        let task = tokio::spawn(scribe.run(queue));
+        let task = if scribe.database.blocks() {
+            let runtime = Handle::current();
+            tokio::task::spawn_blocking(move || runtime.block_on(scribe.run(queue)))
+        } else {
+            tokio::spawn(scribe.run(queue))
+        };
         let writer = Self {
             jobs,
             stop,
@@ -221,7 +228,7 @@ impl Scribe {
                     if timeout(AGAIN, stopping).await.is_ok() {
                         return Err(full);
                     }
-                    self.database.start_afresh().await;
+                    self.database.start_afresh();
                 }
                 done => return done,
             }

@@ -4,8 +4,10 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipsx_metering::{ChannelId, VerifyError};
+use rusqlite::Connection;
 
 /// The store could not do what was asked; what it held before it still holds.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -63,21 +65,45 @@ pub enum StoreError {
     },
 }
 
+/// A write waits this long for that of another process.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
+/// Pages of 4 KiB that the log grows by before they are moved into the database, and kibibytes of pages in memory: the
+/// vouchers of a hundred thousand channels.
+const SETTINGS: &str =
+    "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+     PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -32768";
+
 /// Result codes of SQLite.
-const CORRUPT: u32 = 11;
-const FULL: u32 = 13;
-const NOT_A_DATABASE: u32 = 26;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const NOT_A_DATABASE: i32 = 26;
 /// A write stopped short: over a limit on the size of files, which SQLite tells apart from a full disk.
-const IOERR_WRITE: u32 = 10 | 3 << 8;
+const IOERR_WRITE: i32 = 10 | 3 << 8;
 /// No room for the index of the log.
-const IOERR_SHMSIZE: u32 = 10 | 19 << 8;
+const IOERR_SHMSIZE: i32 = 10 | 19 << 8;
+
+/// A connection that writes.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.execute_batch(SETTINGS)?;
+    Ok(connection)
+}
 
 pub(super) fn database_error(path: &Path, error: sqlx::Error) -> StoreError {
     let code = error
         .as_database_error()
         .and_then(|e| e.code())
-        .and_then(|code| code.parse::<u32>().ok())
-        .unwrap_or_default();
+        .and_then(|code| code.parse().ok());
+    coded(path, code.unwrap_or_default(), &error)
+}
+
+pub(super) fn sqlite_error(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    coded(path, code.unwrap_or_default(), error)
+}
+
+fn coded(path: &Path, code: i32, error: &impl ToString) -> StoreError {
     let path = path.to_path_buf();
     // SQLite's primary result code is the low byte of the extended one.
     match (code, code & 0xff) {

@@ -8,8 +8,9 @@ use ipsx_metering::{
     Amount, Channel, ChannelId, Domain, KnownSigner, NetworkId, Reservation, Signature, Signed,
     UnixSeconds, Voucher,
 };
+use rusqlite::{Connection, params, params_from_iter};
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
 
 use super::file::{StoreError, database_error};
 
@@ -70,115 +71,86 @@ fn keep_statement(rows: usize) -> String {
 }
 
 /// Makes the tables, and gives those of before the checksums a place for them.
-pub(super) async fn make_tables(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(SCHEMA).execute(&mut *connection).await?;
-    for (columns, add) in [
-        (
-            "SELECT count(*) FROM pragma_table_info('channels') WHERE name = 'checksum'",
-            "ALTER TABLE channels ADD COLUMN checksum BLOB",
-        ),
-        (
-            "SELECT count(*) FROM pragma_table_info('vouchers') WHERE name = 'checksum'",
-            "ALTER TABLE vouchers ADD COLUMN checksum BLOB",
-        ),
-        (
-            "SELECT count(*) FROM pragma_table_info('reservations') WHERE name = 'checksum'",
-            "ALTER TABLE reservations ADD COLUMN checksum BLOB",
-        ),
-    ] {
-        let found: i64 = sqlx::query_scalar(columns)
-            .fetch_one(&mut *connection)
-            .await?;
-        if found == 0 {
-            sqlx::query(add).execute(&mut *connection).await?;
+pub(super) fn make_tables(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(SCHEMA)?;
+    for table in ["channels", "vouchers", "reservations"] {
+        if !connection.column_exists(None, table, "checksum")? {
+            let add = format!("ALTER TABLE {table} ADD COLUMN checksum BLOB");
+            connection.execute_batch(&add)?;
         }
     }
     Ok(())
 }
 
 /// Makes a channel known. Nothing happens if it is.
-pub(super) async fn insert_channel(
-    connection: &mut SqliteConnection,
-    channel: &Channel,
-) -> Result<(), sqlx::Error> {
+pub(super) fn insert_channel(connection: &Connection, channel: &Channel) -> rusqlite::Result<()> {
     let id = channel.id();
-    sqlx::query(
+    let mut statement = connection.prepare_cached(
         "INSERT INTO channels (id, network, payer, payer_signer, provider, salt, claimed, checksum)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(id.0.to_vec())
-    .bind(channel.network.0.to_vec())
-    .bind(channel.payer.to_vec())
-    .bind(channel.payer_signer.to_vec())
-    .bind(channel.provider.to_vec())
-    .bind(channel.salt.to_vec())
-    .bind(big_endian(Amount::ZERO))
-    .bind(claimed_checksum(id, Amount::ZERO))
-    .execute(connection)
-    .await
-    .map(drop)
+    )?;
+    let values = params![
+        id.0.0,
+        channel.network.0.0,
+        channel.payer.0.0,
+        channel.payer_signer.0.0,
+        channel.provider.0.0,
+        channel.salt.0,
+        big_endian(Amount::ZERO),
+        claimed_checksum(id, Amount::ZERO),
+    ];
+    statement.execute(values).map(drop)
 }
 
 /// Keeps a reservation and drops those that it makes useless.
-pub(super) async fn insert_reservation(
-    connection: &mut SqliteConnection,
+pub(super) fn insert_reservation(
+    connection: &Connection,
     reservation: &Signed<Reservation>,
-) -> Result<(), sqlx::Error> {
+) -> rusqlite::Result<()> {
     let Reservation {
         channel_id,
         capacity,
         valid_until,
     } = reservation.message;
-    let valid_until = seconds(valid_until);
+    let (channel, valid_until) = (channel_id.0.0, seconds(valid_until));
     // One that covers no more and ends no later is of no use; the caller may also bring an old one again.
-    sqlx::query(
-        "DELETE FROM reservations WHERE channel = ? AND capacity <= ? AND valid_until <= ?",
-    )
-    .bind(channel_id.0.to_vec())
-    .bind(big_endian(capacity))
-    .bind(valid_until)
-    .execute(&mut *connection)
-    .await?;
-    sqlx::query(
-        "INSERT INTO reservations (channel, capacity, valid_until, signature, checksum)
-         SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
-         (SELECT 1 FROM reservations WHERE channel = ?1 AND capacity >= ?2 AND valid_until >= ?3)",
-    )
-    .bind(channel_id.0.to_vec())
-    .bind(big_endian(capacity))
-    .bind(valid_until)
-    .bind(reservation.signature.0.to_vec())
-    .bind(reservation_checksum(
-        channel_id,
-        capacity,
-        valid_until,
-        &reservation.signature,
-    ))
-    .execute(connection)
-    .await
-    .map(drop)
+    connection
+        .prepare_cached(
+            "DELETE FROM reservations WHERE channel = ? AND capacity <= ? AND valid_until <= ?",
+        )?
+        .execute(params![channel, big_endian(capacity), valid_until])?;
+    let checksum = reservation_checksum(channel_id, capacity, valid_until, &reservation.signature);
+    let signature = reservation.signature.0;
+    connection
+        .prepare_cached(
+            "INSERT INTO reservations (channel, capacity, valid_until, signature, checksum)
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS
+             (SELECT 1 FROM reservations WHERE channel = ?1 AND capacity >= ?2 AND valid_until >= ?3)",
+        )?
+        .execute(params![channel, big_endian(capacity), valid_until, signature, checksum])
+        .map(drop)
 }
 
 /// Raises what a channel was paid.
-pub(super) async fn raise_claimed(
-    connection: &mut SqliteConnection,
+pub(super) fn raise_claimed(
+    connection: &Connection,
     channel: ChannelId,
     claimed: Amount,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE channels SET claimed = ?1, checksum = ?2 WHERE id = ?3 AND claimed < ?1")
-        .bind(big_endian(claimed))
-        .bind(claimed_checksum(channel, claimed))
-        .bind(channel.0.to_vec())
-        .execute(connection)
-        .await
+) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare_cached(
+        "UPDATE channels SET claimed = ?1, checksum = ?2 WHERE id = ?3 AND claimed < ?1",
+    )?;
+    let checksum = claimed_checksum(channel, claimed);
+    statement
+        .execute(params![big_endian(claimed), checksum, channel.0.0])
         .map(drop)
 }
 
 /// Writes vouchers, at most one for each channel; one that is worth no more than the one on disk changes nothing.
-pub(super) async fn upsert_vouchers(
-    connection: &mut SqliteConnection,
+pub(super) fn upsert_vouchers(
+    connection: &Connection,
     vouchers: &[&Signed<Voucher>],
-) -> Result<(), sqlx::Error> {
+) -> rusqlite::Result<()> {
     let mut rest = vouchers;
     while let Some(last) = rest.last() {
         let (size, statement) = match rest.len() {
@@ -187,32 +159,29 @@ pub(super) async fn upsert_vouchers(
             _ => (MANY, KEEP_MANY.as_str()),
         };
         let (now, later) = rest.split_at(rest.len().min(size));
-        let mut query = sqlx::query(statement);
+        let mut statement = connection.prepare_cached(statement)?;
         // The same voucher a second time changes nothing.
-        for voucher in now
+        let rows = now
             .iter()
-            .chain(std::iter::repeat_n(last, size - now.len()))
-        {
-            let Voucher {
-                channel_id,
-                cumulative,
-                receipt_hash,
-            } = voucher.message;
-            query = query
-                .bind(channel_id.0.to_vec())
-                .bind(big_endian(cumulative))
-                .bind(receipt_hash.to_vec())
-                .bind(voucher.signature.0.to_vec())
-                .bind(voucher_checksum(&voucher.message, &voucher.signature));
-        }
-        query.execute(&mut *connection).await?;
+            .chain(std::iter::repeat_n(last, size - now.len()));
+        let values = rows.flat_map(|voucher| {
+            let message = &voucher.message;
+            [
+                message.channel_id.0.to_vec(),
+                big_endian(message.cumulative).to_vec(),
+                message.receipt_hash.to_vec(),
+                voucher.signature.0.to_vec(),
+                voucher_checksum(message, &voucher.signature).to_vec(),
+            ]
+        });
+        statement.execute(params_from_iter(values))?;
         rest = later;
     }
     Ok(())
 }
 
-fn big_endian(amount: Amount) -> Vec<u8> {
-    amount.0.to_be_bytes().to_vec()
+fn big_endian(amount: Amount) -> [u8; 16] {
+    amount.0.to_be_bytes()
 }
 
 fn seconds(time: UnixSeconds) -> i64 {
@@ -220,19 +189,19 @@ fn seconds(time: UnixSeconds) -> i64 {
 }
 
 /// FNV-1a with 64 bits over a row: against bits that flip. Against people there are the signatures.
-fn checksum(parts: &[&[u8]]) -> Vec<u8> {
+fn checksum(parts: &[&[u8]]) -> [u8; 8] {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in parts.iter().copied().flatten() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    hash.to_be_bytes().to_vec()
+    hash.to_be_bytes()
 }
 
-fn claimed_checksum(id: ChannelId, claimed: Amount) -> Vec<u8> {
+fn claimed_checksum(id: ChannelId, claimed: Amount) -> [u8; 8] {
     checksum(&[&id.0.0, &claimed.0.to_be_bytes()])
 }
 
-fn voucher_checksum(voucher: &Voucher, signature: &Signature) -> Vec<u8> {
+fn voucher_checksum(voucher: &Voucher, signature: &Signature) -> [u8; 8] {
     checksum(&[
         &voucher.channel_id.0.0,
         &voucher.cumulative.0.to_be_bytes(),
@@ -246,7 +215,7 @@ fn reservation_checksum(
     capacity: Amount,
     valid_until: i64,
     signature: &Signature,
-) -> Vec<u8> {
+) -> [u8; 8] {
     checksum(&[
         &id.0.0,
         &capacity.0.to_be_bytes(),
@@ -331,14 +300,6 @@ impl Reader<'_> {
                 valid_until: UnixSeconds(valid_until.unsigned_abs()),
             },
             signature,
-        })
-    }
-
-    /// The contract that the file is tied to.
-    pub(super) fn contract(&self, row: &SqliteRow) -> Result<Domain, StoreError> {
-        Ok(Domain {
-            chain_id: u64::from_be_bytes(self.bytes(row, "chain_id")?),
-            contract: Address::new(self.bytes(row, "address")?),
         })
     }
 

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use ipsx_metering::{Amount, Channel, ChannelId, KnownSigner, Reservation, Signed, Voucher};
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqliteConnection};
+use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Accepted;
-use super::file::{StoreError, database_error};
+use super::file::{StoreError, connect, sqlite_error};
 use super::known::KnownChannels;
 use super::rows;
 
@@ -49,9 +48,8 @@ pub(super) struct Job {
 
 /// The task's state.
 pub(super) struct Writer {
-    pub(super) options: SqliteConnectOptions,
     /// `None` after a failure.
-    pub(super) connection: Option<SqliteConnection>,
+    pub(super) connection: Option<Connection>,
     pub(super) path: PathBuf,
     pub(super) known: Arc<KnownChannels>,
     pub(super) commits: Arc<AtomicU64>,
@@ -68,14 +66,14 @@ struct Draft<'a> {
 }
 
 impl Writer {
-    /// Works until nobody can ask any more.
+    /// Works until nobody can ask any more, on a thread of its own: it waits for the disk.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::new();
         while jobs.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
             let requests = batch.len();
             let (writes, waiting): (Vec<_>, Vec<_>) =
                 batch.drain(..).map(|job| (job.write, job.done)).unzip();
-            match self.write(&writes).await {
+            match self.write(&writes) {
                 Ok(answers) => {
                     for (done, answer) in waiting.into_iter().zip(answers) {
                         // Whoever asked may have gone; what was asked is done.
@@ -92,45 +90,39 @@ impl Writer {
                 tokio::time::sleep(GATHER).await;
             }
         }
-        self.disconnect().await;
+        // Everything that was answered is on disk; closing only tidies the log away.
+        self.connection = None;
     }
 
-    /// Everything that was answered is on disk; closing only tidies the log away.
-    async fn disconnect(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let _ = connection.close().await;
-        }
-    }
-
-    async fn reconnect(&self) -> Result<SqliteConnection, sqlx::Error> {
-        let mut connection = self.options.connect().await?;
+    fn reconnect(&self) -> rusqlite::Result<Connection> {
+        let connection = connect(&self.path)?;
         // The log gives back the room it takes, if there was none. If that fails too, so will the write to come.
-        let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-            .execute(&mut connection)
-            .await;
+        let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         Ok(connection)
     }
 
     /// Writes all of them or, with an error of the disk, none.
-    async fn write(&mut self, writes: &[Write]) -> Result<Vec<Answer>, StoreError> {
+    fn write(&mut self, writes: &[Write]) -> Result<Vec<Answer>, StoreError> {
         let mut draft = Draft::default();
         let mut answers = Vec::with_capacity(writes.len());
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connected = self.reconnect().await;
-                connected.map_err(|error| database_error(&self.path, error))?
+                let connected = self.reconnect();
+                connected.map_err(|error| sqlite_error(&self.path, &error))?
             }
         };
-        let known = &self.known;
-        let done = transact(&mut connection, known, writes, &mut draft, &mut answers).await;
         // A commit that fails for want of room may leave its transaction open, and the next one would then only seem
         // to be written. So a connection is never used again after a failure.
+        transact(
+            &mut connection,
+            &self.known,
+            writes,
+            &mut draft,
+            &mut answers,
+        )
+        .map_err(|error| sqlite_error(&self.path, &error))?;
         self.connection = Some(connection);
-        if let Err(error) = done {
-            self.disconnect().await;
-            return Err(database_error(&self.path, error));
-        }
         self.commits.fetch_add(1, Ordering::Relaxed);
         for (id, signer) in draft.channels {
             self.known.add(id, signer, Amount::ZERO);
@@ -142,33 +134,33 @@ impl Writer {
     }
 }
 
-async fn transact<'a>(
-    connection: &mut SqliteConnection,
+fn transact<'a>(
+    connection: &mut Connection,
     known: &KnownChannels,
     writes: &'a [Write],
     draft: &mut Draft<'a>,
     answers: &mut Vec<Answer>,
-) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for write in writes {
         let mut answer = Ok(Vec::new());
         match write {
             Write::Channel(channel) => {
                 if draft.lacks(known, channel) {
-                    rows::insert_channel(&mut transaction, channel).await?;
+                    rows::insert_channel(&transaction, channel)?;
                 }
             }
             Write::Reserved(both) => {
                 let (channel, reservation) = both.as_ref();
                 if draft.lacks(known, channel) {
-                    rows::insert_channel(&mut transaction, channel).await?;
+                    rows::insert_channel(&transaction, channel)?;
                 }
-                rows::insert_reservation(&mut transaction, reservation).await?;
+                rows::insert_reservation(&transaction, reservation)?;
             }
             Write::Reservation(reservation) => {
                 let id = reservation.message.channel_id;
                 if known.latest(id).is_some() || draft.channels.contains_key(&id) {
-                    rows::insert_reservation(&mut transaction, reservation).await?;
+                    rows::insert_reservation(&transaction, reservation)?;
                 } else {
                     answer = Err(StoreError::UnknownChannel(id));
                 }
@@ -178,7 +170,7 @@ async fn transact<'a>(
                 answer = Ok(vouchers.iter().map(keep).collect());
             }
             Write::Claimed(id, claimed) => {
-                rows::raise_claimed(&mut transaction, *id, *claimed).await?;
+                rows::raise_claimed(&transaction, *id, *claimed)?;
             }
         }
         answers.push(answer);
@@ -186,8 +178,8 @@ async fn transact<'a>(
     let mut vouchers: Vec<_> = draft.vouchers.values().copied().collect();
     // In the table's order, so that each page is visited once.
     vouchers.sort_unstable_by_key(|voucher| voucher.message.channel_id);
-    rows::upsert_vouchers(&mut transaction, &vouchers).await?;
-    transaction.commit().await
+    rows::upsert_vouchers(&transaction, &vouchers)?;
+    transaction.commit()
 }
 
 impl<'a> Draft<'a> {
