@@ -9,7 +9,8 @@
 //! cargo run --release -p ipsx-benches --bin peers -- --implementation 'mine=/opt/mine -f {ifname}' --pair mine
 //! ```
 //!
-//! Needs root, and the Debian packages iproute2, iperf3, wireguard-tools, nftables and, for `--offload-off`, ethtool.
+//! Needs root, and the Debian packages iproute2, iperf3, wireguard-tools, nftables, util-linux and, for `--offload-off`,
+//! ethtool.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,12 +35,13 @@ const PAIRS: [&str; 10] = [
 ];
 
 /// Program, and the Debian package it is in.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("wg", "wireguard-tools"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
+    ("chrt", "util-linux"),
 ];
 
 /// Measures WireGuard implementations side by side.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use ipsx_tests::namespace::{Namespace, run};
@@ -61,7 +62,7 @@ impl Network {
         join(&requester, &exit_space, &web, shape);
         let mut iperf3 = web.command("iperf3");
         iperf3.arg("--server");
-        let mut echo = web.command(runner()?);
+        let mut echo = stopwatch(&web)?;
         echo.args(["echo", &format!("0.0.0.0:{ECHO_PORT}")]);
         let servers = [
             Process::start("iperf3-server", &mut iperf3, folder.path())?,
@@ -217,7 +218,7 @@ impl Network {
         count: usize,
         every_ms: usize,
     ) -> Result<Vec<f64>, Failure> {
-        let mut command = self.requester.command(runner()?);
+        let mut command = stopwatch(&self.requester)?;
         command.args([
             "probe",
             &format!("{WEB}:{ECHO_PORT}"),
@@ -319,8 +320,13 @@ fn join(requester: &Namespace, exit: &Namespace, web: &Namespace, shape: Shape) 
     }
 }
 
-fn runner() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(Failure::system("looking for the own program"))
+/// This program, to send or answer probes. It gets a processor as soon as it has something to do: what a round trip
+/// takes is then the network's time, and not the time for which the probes waited behind iperf3.
+fn stopwatch(namespace: &Namespace) -> Result<Command, Failure> {
+    let runner = std::env::current_exe().map_err(Failure::system("looking for the own program"))?;
+    let mut command = namespace.command("chrt");
+    command.args(["--rr", "1"]).arg(runner);
+    Ok(command)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
