@@ -12,6 +12,9 @@ use crate::matching::Condition;
 /// Most parts in which each row is looked up.
 const FEW_PARTS: usize = 4;
 
+/// Rows of a bitmap that are intersected in the time of one look at a row: the rows stand apart in memory.
+const PASSED_BY: u64 = 32;
+
 /// Some of the rows of a condition.
 #[derive(Debug)]
 pub(super) enum Part<'i> {
@@ -69,6 +72,15 @@ impl<'i> Candidates<'i> {
     /// How many rows there are, or more: one in several parts counts in each.
     pub(super) fn at_most(&self) -> u64 {
         self.at_most
+    }
+
+    /// How many rows are looked at in the time in which all become one bitmap to be intersected with others.
+    pub(super) fn looks_to_join(&self) -> u64 {
+        let looks = |part: &Part<'i>| match part.set() {
+            Some(_) => part.len() / PASSED_BY,
+            None => part.len(),
+        };
+        self.parts.iter().map(looks).sum()
     }
 
     /// Every row, in no order; one in several parts comes with each.

@@ -20,17 +20,20 @@ use super::line::Line;
 use super::row::{Rank, Row, RowId, Rows};
 use crate::matching::{Condition, Conditions, Wanted};
 
+/// Rows whose ranks are read before the first is compared: they stand apart in memory, and so the processor fetches several
+/// at a time.
+const AT_ONCE: usize = 32;
 /// More lines are not walked together: each has to be asked where it begins.
 const FEW_LINES: usize = 64;
-/// Rows of a bitmap that are intersected in the time of one look at a row: the rows stand apart in memory.
-const PASSED_BY: u64 = 32;
 
 /// How much is tried one way before the next. The answer does not depend on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
     /// Rows of one condition that are looked at one by one.
     pub(super) few: u64,
-    /// Rows of a walk before it is given up.
+    /// Rows of a walk through some conditions' rows before it is given up, if another way is not shorter before that.
+    pub(super) walked: usize,
+    /// Rows of a walk through all before it is given up.
     pub(super) steps: usize,
     /// Rows that are sorted for a list.
     pub(super) sorted: u64,
@@ -40,6 +43,7 @@ impl Default for Effort {
     fn default() -> Self {
         Self {
             few: 2_048,
+            walked: 32_768,
             steps: 4_096,
             sorted: 20_000,
         }
@@ -153,11 +157,12 @@ impl<'b> Search<'b> {
     /// Rows in order, free or not, behind this one; at most `limit`.
     pub(super) fn list(&self, limit: usize, after: Option<Rank>) -> Vec<Rank> {
         let after = after.map(|rank| (self.wanted().cost(&rank.prices()), rank));
-        let fits = |at| Some(self.key(at)) > after && self.fits(at, Price::Within, false);
+        let fits =
+            |at| Some(self.key(*self.rows.rank(at))) > after && self.fits(at, Price::Within, false);
         let possible = self.left();
         if possible.len() <= self.effort.sorted {
             let found = possible.iter().filter(|at| fits(*at));
-            let mut found: Vec<_> = found.map(|at| self.key(at)).collect();
+            let mut found: Vec<_> = found.map(|at| self.key(*self.rows.rank(at))).collect();
             found.sort_unstable();
             found.truncate(limit);
             return found.into_iter().map(|(_, rank)| rank).collect();
@@ -172,9 +177,17 @@ impl<'b> Search<'b> {
         self.conditions.wanted()
     }
 
-    fn key(&self, at: RowId) -> Key {
-        let rank = self.rows.rank(at);
-        (self.wanted().cost(&rank.prices()), *rank)
+    /// The ranks of some rows, all read before the first is looked at.
+    fn ranks(&self, rows: &[RowId]) -> [Rank; AT_ONCE] {
+        let mut ranks = [Rank::first_at(0); AT_ONCE];
+        for (rank, at) in ranks.iter_mut().zip(rows) {
+            *rank = *self.rows.rank(*at);
+        }
+        ranks
+    }
+
+    fn key(&self, rank: Rank) -> Key {
+        (self.wanted().cost(&rank.prices()), rank)
     }
 
     /// All candidates, the fewest first.
@@ -255,11 +268,11 @@ impl<'b> Search<'b> {
             // Looks at rows, on the one way and on the other. Where the first is shorter but takes longer than expected, it
             // is given up when the other one would have been done.
             let walking = among / expected.max(1);
-            let intersecting = fewest.at_most() / PASSED_BY + expected;
+            let intersecting = fewest.looks_to_join() + expected;
             if walking > intersecting {
                 return self.first_of(self.left().iter(), price, free);
             }
-            self.effort.steps.min(intersecting as usize)
+            self.effort.walked.min(intersecting as usize)
         };
         let others = by_size.iter().filter(|some| Some(some.condition) != walked);
         let mut probes = self.probes(others.copied());
@@ -303,15 +316,23 @@ impl<'b> Search<'b> {
     /// The first in order of some rows in any order.
     fn first_of(
         &self,
-        rows: impl Iterator<Item = RowId>,
+        mut rows: impl Iterator<Item = RowId>,
         price: Price,
         free: bool,
     ) -> Option<RowId> {
         let mut best: Option<Key> = None;
-        for at in rows {
-            let key = self.key(at);
-            if best.is_none_or(|first| key < first) && self.fits(at, price, free) {
-                best = Some(key);
+        loop {
+            let mut some = [0; AT_ONCE];
+            let filled = some.iter_mut().zip(&mut rows);
+            let count = filled.map(|(slot, at)| *slot = at).count();
+            if count == 0 {
+                break;
+            }
+            for rank in &self.ranks(&some)[..count] {
+                let key = self.key(*rank);
+                if best.is_none_or(|first| key < first) && self.fits(rank.row, price, free) {
+                    best = Some(key);
+                }
             }
         }
         best.map(|(_, rank)| rank.row)

@@ -7,7 +7,7 @@ use ipsx_metering::{Amount, PricePerGib};
 
 use super::super::line::{Line, Pages};
 use super::super::row::{Rank, RowId};
-use super::{Key, Price, Search};
+use super::{AT_ONCE, Key, Price, Search};
 
 /// A walk took too long.
 pub(super) struct GaveUp;
@@ -75,16 +75,18 @@ impl Search<'_> {
         found: &mut BTreeSet<Key>,
     ) {
         let mut worst = found.last().filter(|_| found.len() >= limit).copied();
-        for at in rows {
-            let key = self.key(*at);
-            if worst.is_some_and(|worst| key > worst) || !accepts(*at) {
-                continue;
+        for rows in rows.chunks(AT_ONCE) {
+            for rank in &self.ranks(rows)[..rows.len()] {
+                let key = self.key(*rank);
+                if worst.is_some_and(|worst| key > worst) || !accepts(rank.row) {
+                    continue;
+                }
+                found.insert(key);
+                if found.len() > limit {
+                    found.pop_last();
+                }
+                worst = found.last().filter(|_| found.len() >= limit).copied();
             }
-            found.insert(key);
-            if found.len() > limit {
-                found.pop_last();
-            }
-            worst = found.last().filter(|_| found.len() >= limit).copied();
         }
     }
 

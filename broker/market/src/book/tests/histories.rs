@@ -457,6 +457,6 @@ proptest! {
         sorted in 0u64..4,
     ) {
         // So little effort that each way to the answer is gone.
-        run(steps, Effort { few, steps: walked, sorted });
+        run(steps, Effort { few, walked, steps: walked, sorted });
     }
 }

@@ -77,7 +77,7 @@ proptest! {
         sorted in prop::sample::select(vec![0u64, 20_000]),
     ) {
         let mut book = OfferBook::new(LIMITS);
-        book.effort = Effort { few, steps, sorted };
+        book.effort = Effort { few, walked: steps, steps, sorted };
         let model = Model { limits: LIMITS, ..Model::default() };
         let mut both = Both { book, model, holds: 0 };
         for (number, ((mut offer, placement), more)) in (0u64..).zip(offers) {
