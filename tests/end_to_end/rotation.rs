@@ -1,4 +1,4 @@
-//! Leases that follow each other through one proxy, with real providers.
+//! Leases that follow each other through one proxy, or are held at once, with real providers.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -6,6 +6,7 @@
     reason = "a test acts and fails by panicking"
 )]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -118,6 +119,51 @@ fn the_address_changes_without_a_gap_and_stays_when_there_is_no_other() {
         leases.iter().all(|lease| lease["status"] == "ended"),
         "{leases:#?}"
     );
+}
+
+#[test]
+fn several_at_once_take_turns_and_one_that_is_lost_is_left_out() {
+    let mut world = World::new(3);
+    let words = "--count 3 --distinct provider --max-price-per-second 0.004";
+    let (mut program, proxy) = world.connect(words);
+    let mut seen: Vec<_> = (0..6).map(|_| world.origin.sees(&proxy)).collect();
+    seen.sort();
+    let each = ["127.0.1.1", "127.0.1.2", "127.0.1.3"];
+    assert_eq!(seen, each.map(|address| [address; 2]).concat());
+
+    let gone = world.providers.pop().unwrap();
+    gone.signal("INT");
+    program.wait_for("lost      127.0.1.3", SOON);
+    gone.finish(SOON);
+    let seen: BTreeSet<_> = (0..4).map(|_| world.origin.sees(&proxy)).collect();
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), each[..2]);
+    program.signal("INT");
+    let finished = program.finish(SOON);
+    assert_eq!(finished.code, Some(9), "one of them failed: {finished:#?}");
+    let leases = world.leases();
+    let mut came_out: Vec<_> = leases.iter().map(|lease| &lease["status"]).collect();
+    came_out.sort_by_key(|status| status.to_string());
+    assert_eq!(came_out, ["ended", "ended", "provider_failed"]);
+
+    // Two are too few for three, and nothing is leased.
+    let words = "--count 3 --distinct provider --budget 6";
+    let refused = world.market.connect(&world.requester, words).output();
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("2 of 3 addresses"), "{said}");
+    assert_eq!(world.leases().len(), 3);
+
+    // Killed amid two of them: the next command ends both.
+    let words = "--count 2 --max-price-per-second 0.004";
+    let (mut program, proxy) = world.connect(words);
+    assert_ne!(world.origin.sees(&proxy), world.origin.sees(&proxy));
+    program.kill();
+    let words = "--count 3 --distinct asn --budget 6";
+    let after = world.market.connect(&world.requester, words).output();
+    let after = after.unwrap();
+    let said = String::from_utf8_lossy(&after.stderr);
+    assert_eq!(said.matches("is ended now").count(), 2, "{said}");
 }
 
 #[test]

@@ -6,14 +6,6 @@
 )]
 
 mod parties;
-#[path = "../../../tests/src/postgres.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "shared with other tests"
-)]
-mod postgres;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,9 +22,9 @@ use ipsx_market::request::{Request, TunnelKey};
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Amount, B256, Signed, TypedData, Withdrawal};
 use ipsx_settlement::{Signer, Wallet};
+use ipsx_tests::postgres::Server;
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
-use postgres::Server;
 
 const BUNDLES: &str = "/v1/bundles";
 /// More than the first reservations of three leases, and less than of six.
@@ -423,10 +415,8 @@ async fn bundles_outlive_a_kill_on_sqlite() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bundles_outlive_a_kill_on_postgres() {
-    if std::env::var_os("IPSX_WITHOUT_POSTGRES").is_some() {
+    let Some(server) = Server::for_test() else {
         return;
-    }
-    let server = Server::start(&["fsync=off"])
-        .expect("PostgreSQL is missing: install Debian's postgresql, or set IPSX_WITHOUT_POSTGRES");
+    };
     outlives_a_kill(&["--store".into(), server.database("broker")]).await;
 }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use ipsx_market::avoid::Distinct;
 use ipsx_market::book::BookLimits;
+use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::check::CheckContext;
 use ipsx_market::codec;
 use ipsx_market::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use ipsx_market::http::{
-    Connected, EndDeal, Frames, PostRequest, PostWithdrawal, SignDeal, SignIn,
+    Connected, EndDeal, Frames, PostRequest, PostWithdrawal, SignBundle, SignDeal, SignIn,
 };
 use ipsx_market::market::{Command, DealRefusal, Market, MarketConfig, Ticket};
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndReport, Ready};
@@ -17,6 +19,7 @@ use ipsx_market::record::DealRecord;
 use ipsx_market::request::{SignedRequest, TunnelKey};
 use ipsx_market::resting::{RequestStatus, RestingLimits};
 use ipsx_market::search::OfferQuery;
+use ipsx_market::start::StartWindow;
 use ipsx_metering::{
     Address, Amount, B256, DealId, Domain, Reservation, SecretKey, Signed, TypedData, UnixSeconds,
 };
@@ -72,6 +75,19 @@ impl Examples {
             ready,
             report: serde_json::from_str::<EndDeal>(report).unwrap().report,
         }
+    }
+}
+
+/// Two or three addresses at once, of different providers.
+fn bundle(who: u8) -> Bundle {
+    let leg = |number: u8| Leg {
+        tunnel_key: TunnelKey(B256::repeat_byte(200 + number)),
+        channel_salt: B256::repeat_byte(200 + number),
+    };
+    Bundle {
+        legs: (0..=who % 2).map(leg).collect(),
+        distinct: Distinct::Provider,
+        all_or_nothing: who % 8 < 6,
     }
 }
 
@@ -333,6 +349,7 @@ impl World {
             self.request(body.request);
         }
         let _ = serde_json::from_slice::<SignDeal>(text);
+        let _ = serde_json::from_slice::<SignBundle>(text);
         let _ = serde_json::from_slice::<EndDeal>(text);
         let _ = serde_json::from_slice::<SignIn>(text);
         let _ = serde_json::from_slice::<PostWithdrawal>(text);
@@ -363,6 +380,10 @@ impl World {
             128.. => self.context.now.after(u64::from(who)),
             _ => UnixSeconds(0),
         };
+        if (64..128).contains(&who) {
+            message.start = StartWindow::NOW;
+            message.bundle = bundle(who);
+        }
         let request = SignedRequest::sign(message, &self.context.domain, &wallet, &wallet);
         self.context.request(&request, wallet.address()).unwrap();
         self.request(request);
@@ -386,8 +407,31 @@ impl World {
             record.deal.signing_hash(&self.context.domain),
         );
         let (own, now) = (wallet.address(), self.context.now);
-        let done = self.market.sign(id, own, wallet.sign_hash(hash), now);
+        let legs = self.legs(id).into_iter();
+        let signatures: Vec<_> = legs
+            .map(|leg| {
+                let hash = leg.deal.signing_hash(&self.context.domain);
+                (leg.deal_id, wallet.sign_hash(hash))
+            })
+            .collect();
+        let done = match signatures.len() {
+            0 | 1 => self.market.sign(id, own, wallet.sign_hash(hash), now),
+            _ => {
+                let request = record.deal.request;
+                self.market.sign_bundle(request, own, &signatures, now)
+            }
+        };
         self.moved(done, Some(theirs), own);
+    }
+
+    /// The deals that are good for anything only together with one, itself included.
+    fn legs(&self, id: DealId) -> Vec<&DealRecord> {
+        let known = self.records.get(&id).filter(|record| record.together > 0);
+        let others = self
+            .market
+            .deals()
+            .filter(|other| known.is_some_and(|record| record.deal.request == other.deal.request));
+        others.collect()
     }
 
     fn bind(&mut self, which: u8) {
@@ -396,9 +440,19 @@ impl World {
             let commands = self.market.give_up(id, now);
             return self.run(commands);
         }
-        let Ok(record) = self.market.may_bind(id, now) else {
-            return;
-        };
+        let mut legs: Vec<_> = self.legs(id).iter().map(|leg| leg.deal_id).collect();
+        if legs.is_empty() {
+            legs.push(id);
+        }
+        let bound = |leg: &DealId| self.market.may_bind(*leg, now).is_ok();
+        if legs.iter().all(bound) {
+            legs.into_iter().for_each(|leg| self.bind_one(leg));
+        }
+    }
+
+    fn bind_one(&mut self, id: DealId) {
+        let now = self.context.now;
+        let record = self.market.may_bind(id, now).unwrap();
         let outcome = Outcome {
             deal_id: id,
             outcome: Binding::Bound,
@@ -474,6 +528,9 @@ impl World {
         assert!(market.resting().len() <= RESTING);
         for record in market.deals() {
             assert_eq!(self.records.get(&record.deal_id), Some(record));
+            // All of them are bound, or none.
+            let legs = self.legs(record.deal_id);
+            assert!(legs.iter().all(|leg| leg.is_bound() == record.is_bound()));
         }
     }
 

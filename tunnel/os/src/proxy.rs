@@ -4,7 +4,15 @@ mod associate;
 mod http;
 mod socks;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
@@ -65,10 +73,34 @@ pub enum ProxyError {
     },
 }
 
+/// The tunnels behind a proxy: whatever is asked for goes through them in turn.
+#[derive(Clone)]
+struct Tunnels {
+    first: ClientTunnel,
+    others: Vec<ClientTunnel>,
+}
+
+/// The tunnels, as those see them who serve programs.
+#[derive(Clone)]
+struct InUse {
+    tunnels: watch::Receiver<Tunnels>,
+    turn: Arc<AtomicUsize>,
+}
+
+impl InUse {
+    /// The one whose turn it is.
+    fn next(&self) -> ClientTunnel {
+        let tunnels = self.tunnels.borrow();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % (tunnels.others.len() + 1);
+        let other = turn.checked_sub(1).and_then(|at| tunnels.others.get(at));
+        other.unwrap_or(&tunnels.first).clone()
+    }
+}
+
 /// A running local proxy; it ends, with its connections, when it is dropped.
 pub struct Proxy {
     local: SocketAddr,
-    tunnel: watch::Sender<ClientTunnel>,
+    tunnels: watch::Sender<Tunnels>,
     stop: watch::Sender<bool>,
     ended: tokio::task::JoinHandle<()>,
 }
@@ -86,11 +118,18 @@ impl Proxy {
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = watch::channel(false);
-        let (tunnel, in_use) = watch::channel(tunnel);
+        let (tunnels, in_use) = watch::channel(Tunnels {
+            first: tunnel,
+            others: Vec::new(),
+        });
+        let in_use = InUse {
+            tunnels: in_use,
+            turn: Arc::default(),
+        };
         let ended = tokio::spawn(accept_all(listener, config, in_use, stopped));
         Ok(Self {
             local,
-            tunnel,
+            tunnels,
             stop,
             ended,
         })
@@ -104,7 +143,21 @@ impl Proxy {
     /// Reaches whatever is asked for from now on through another tunnel, and returns the one before. What goes through
     /// that one already goes on for as long as it runs.
     pub fn switch(&self, tunnel: ClientTunnel) -> ClientTunnel {
-        self.tunnel.send_replace(tunnel)
+        let others = Vec::new();
+        let next = Tunnels {
+            first: tunnel,
+            others,
+        };
+        self.tunnels.send_replace(next).first
+    }
+
+    /// Reaches whatever is asked for from now on through these tunnels in turn; without any, all stays as it is.
+    pub fn spread(&self, tunnels: impl IntoIterator<Item = ClientTunnel>) {
+        let mut tunnels = tunnels.into_iter();
+        if let Some(first) = tunnels.next() {
+            let others = tunnels.collect();
+            self.tunnels.send_replace(Tunnels { first, others });
+        }
     }
 
     /// Ends the proxy and its connections; returns when the port is free.
@@ -118,7 +171,7 @@ impl Proxy {
 async fn accept_all(
     listener: TcpListener,
     config: ProxyConfig,
-    in_use: watch::Receiver<ClientTunnel>,
+    in_use: InUse,
     mut stopped: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(config.max_connections));
@@ -158,11 +211,7 @@ async fn accept_one(
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    config: &ProxyConfig,
-    in_use: watch::Receiver<ClientTunnel>,
-) -> io::Result<()> {
+async fn serve(stream: TcpStream, config: &ProxyConfig, in_use: InUse) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0];
     match timeout(config.request_timeout, stream.peek(&mut first)).await {

@@ -6,7 +6,7 @@ use ipsx_market::deal::{Binding, Deal};
 use ipsx_market::http::{BoundDeal, ProposedDeal};
 use ipsx_market::matching::{Condition, misplaced};
 use ipsx_market::messages::Ready;
-use ipsx_market::request::Request;
+use ipsx_market::request::{Filter, Request};
 use ipsx_metering::{
     Amount, Prices, Reservation, Signed, TypedData, UnixSeconds, VerifyError, verify,
 };
@@ -124,6 +124,39 @@ pub fn check_proposal(
     }
     let hash = deal.signing_hash(&network.domain);
     Ok(verify(hash, &proposed.provider_signature, deal.provider)?)
+}
+
+/// Checks the deals that are proposed for a request for several addresses: each by itself, that all are there that were
+/// asked for, and that any two differ.
+pub fn check_bundle(
+    request: &Request,
+    network: &Network,
+    proposed: &[ProposedDeal],
+    now: UnixSeconds,
+) -> Result<(), ProposalFault> {
+    for (number, one) in proposed.iter().enumerate() {
+        check_proposal(request, network, one, now)?;
+        if usize::from(one.deal.leg) != number {
+            return Err(ProposalFault::Changed { field: "lease" });
+        }
+        let mut others = Filter::default();
+        for other in &proposed[..number] {
+            let distinct = request.bundle.distinct;
+            distinct.avoid_like(&mut others.avoid, &other.placement, other.deal.provider);
+        }
+        if misplaced(&others, &one.placement, one.deal.provider).is_some() {
+            return Err(ProposalFault::Place {
+                address: one.deal.exit_address,
+                reason: "differs less from another one of the leases than was asked for",
+            });
+        }
+    }
+    let missing = proposed.len() < request.count() && request.bundle.all_or_nothing;
+    if missing || proposed.is_empty() {
+        let field = "number of leases";
+        return Err(ProposalFault::Changed { field });
+    }
+    Ok(())
 }
 
 fn check_price(deal: &Deal, request: &Request) -> Result<(), ProposalFault> {

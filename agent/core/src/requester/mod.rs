@@ -18,8 +18,8 @@ mod wishes;
 mod tests;
 
 pub use check::{
-    BindingFault, LONGEST_WAIT_SECS, ProposalFault, ReadyFault, check_bound, check_proposal,
-    check_ready,
+    BindingFault, LONGEST_WAIT_SECS, ProposalFault, ReadyFault, check_bound, check_bundle,
+    check_proposal, check_ready,
 };
 pub use ending::{Blame, EndReason, Ending, in_words};
 pub use event::{LeaseEvent, PaymentPath, Progress};

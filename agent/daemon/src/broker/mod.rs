@@ -9,8 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipsx_market::http::{
-    BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView, PostRequest,
-    PostWithdrawal, Problem, ProblemKind, ProposedDeal, RequestView, SignDeal, SignedWithdrawal,
+    BoundBundle, BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView,
+    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle, ProposedDeal, RequestView,
+    SignBundle, SignDeal, SignedWithdrawal,
 };
 use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
@@ -194,6 +195,24 @@ impl Session {
     ) -> Result<Requested, BrokerError> {
         let ask = Ask::post("/v1/requests", request)?;
         self.ask(Ask { probe, ..ask }).await
+    }
+
+    /// Asks for several deals at once.
+    pub async fn request_bundle(
+        &self,
+        request: &PostRequest,
+    ) -> Result<ProposedBundle, BrokerError> {
+        self.ask(Ask::post("/v1/bundles", request)?).await
+    }
+
+    /// Hands in the requester's signatures of deals of one request.
+    pub async fn sign_bundle(
+        &self,
+        request: RequestId,
+        signatures: &SignBundle,
+    ) -> Result<BoundBundle, BrokerError> {
+        let path = format!("/v1/bundles/{request}/signatures");
+        self.ask(Ask::post(&path, signatures)?).await
     }
 
     /// Where a request stands that rests, once it does no longer or `wait` has passed.

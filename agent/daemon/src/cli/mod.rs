@@ -197,11 +197,22 @@ pub struct ConnectArgs {
         long,
         value_name = "TIME",
         value_parser = duration::parse_rotation,
-        conflicts_with = "export"
+        conflicts_with = "export",
+        group = "many"
     )]
     pub rotate: Option<u32>,
-    /// With --rotate: by what the next address must differ: address, prefix (/24, IPv6 /48), asn or provider
-    #[arg(long, value_name = "WHAT", requires = "rotate", default_value_t)]
+    /// Lease so many addresses at once, all or none: the proxy goes through them in turn. The budget is for all of them
+    /// together
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u8).range(2..=64),
+        conflicts_with_all = ["rotate", "export", "tun", "start_in", "wait"],
+        group = "many"
+    )]
+    pub count: Option<u8>,
+    /// With --rotate or --count: by what the addresses must differ: address, prefix (/24, IPv6 /48), asn or provider
+    #[arg(long, value_name = "WHAT", requires = "many", default_value_t)]
     pub distinct: Distinct,
     /// Local address of the proxy: one port speaks SOCKS5 and HTTP
     #[arg(

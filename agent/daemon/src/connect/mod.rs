@@ -2,6 +2,7 @@
 
 mod bring_up;
 mod budget;
+mod bundle;
 #[cfg(target_os = "linux")]
 mod dialer;
 mod exit_check;
@@ -12,6 +13,7 @@ mod recover;
 mod requester;
 mod rotation;
 mod running;
+mod several;
 mod show;
 #[cfg(all(test, feature = "demo"))]
 mod tests;
@@ -43,6 +45,7 @@ use crate::output::Output;
 use crate::store::{LeaseRecord, Slot};
 use crate::wallet;
 use rotation::Rotation;
+use several::Several;
 
 pub use bring_up::begin;
 pub use exit_check::ExitPage;
@@ -67,6 +70,16 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);
+    if let (Some(count), Use::Proxy { listen, .. }) = (args.count, &usage) {
+        let several = Several {
+            count,
+            distinct: args.distinct,
+            listen: *listen,
+            bind: args.bind,
+            exit_page: usage.exit_page().cloned(),
+        };
+        return several.run(requester, slot, wishes, output).await;
+    }
     if args.rotate.is_some() {
         args.distinct.prepare(&mut wishes.filter.avoid);
     }
@@ -343,14 +356,15 @@ impl Use {
 /// What the arguments ask for.
 fn wishes(args: &ConnectArgs) -> Wishes {
     let exported = args.export.is_some();
-    let mut max_prices = limits(&args.price, args.budget, args.duration);
+    let each = Amount(args.budget.0 / u128::from(args.count.unwrap_or(1)));
+    let mut max_prices = limits(&args.price, each, args.duration);
     if exported && !args.trust_provider_bytes {
         max_prices.per_gib = PricePerGib(Amount::ZERO);
     }
     Wishes {
         filter: args.filter.filter(),
         max_prices,
-        budget: args.budget,
+        budget: each,
         seconds: args.duration,
         start: start(args),
         expected_bytes: args.price.expected_traffic,

@@ -55,6 +55,13 @@ impl Place {
         }
     }
 
+    /// Leads what begins from now on into these tunnels in turn.
+    pub(super) fn spread(&self, tunnels: impl IntoIterator<Item = ClientTunnel>) {
+        if let Self::Proxy { proxy, .. } = self {
+            proxy.spread(tunnels);
+        }
+    }
+
     /// Whether somebody took it away.
     pub(super) fn is_gone(&self) -> bool {
         match self {

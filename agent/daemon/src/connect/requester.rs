@@ -30,7 +30,7 @@ use crate::network::{Network, contract_failure};
 use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
 
 /// How long the broker may look for an offer, in seconds.
-const REQUEST_SECS: u64 = 60;
+pub(super) const REQUEST_SECS: u64 = 60;
 /// A session key is authorised this much longer than its lease, in seconds: claims and the next leases need it.
 const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
 /// A session key that lasts this much longer than its lease is not authorised anew: one that lasts a day or less may be
@@ -62,8 +62,8 @@ pub struct Requester {
 /// A lease that is bound.
 pub(super) struct Bound {
     pub(super) record: LeaseRecord,
-    tunnel_key: PrivateKey,
-    slot: Slot,
+    pub(super) tunnel_key: PrivateKey,
+    pub(super) slot: Slot,
 }
 
 /// A lease that can begin.
@@ -270,7 +270,7 @@ impl Requester {
         Ok(proposed)
     }
 
-    fn record(&self, proposed: &ProposedDeal, slot: u32) -> LeaseRecord {
+    pub(super) fn record(&self, proposed: &ProposedDeal, slot: u32) -> LeaseRecord {
         let hash = proposed.deal.signing_hash(&self.network.info.domain);
         LeaseRecord {
             broker: self.session.broker().url().into(),
@@ -305,7 +305,12 @@ impl Requester {
             Err(BrokerError::Unreachable { .. }) => self.outcome(record).await?,
             answer => answer?,
         };
-        let reservation = check_bound(&record.deal, &self.network.rules, &bound)
+        self.bound(record, &bound)
+    }
+
+    /// Keeps the network's word.
+    pub(super) fn bound(&self, record: &mut LeaseRecord, bound: &BoundDeal) -> Result<(), Failure> {
+        let reservation = check_bound(&record.deal, &self.network.rules, bound)
             .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
         record.reservation = Some(reservation.clone());
         record.outcome = Some(bound.outcome.clone());
@@ -313,7 +318,7 @@ impl Requester {
         self.store.put_lease(record)
     }
 
-    async fn outcome(&self, record: &LeaseRecord) -> Result<BoundDeal, Failure> {
+    pub(super) async fn outcome(&self, record: &LeaseRecord) -> Result<BoundDeal, Failure> {
         let mut tries = 0;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -327,7 +332,7 @@ impl Requester {
 
     /// The session key's authorization, unless the chain knows one that lasts long enough. Another payer has given its
     /// own before.
-    async fn authorization(
+    pub(super) async fn authorization(
         &self,
         key: Address,
         seconds: u64,

@@ -1,10 +1,12 @@
 //! A lease as people watch it: a few lines at its ends, and one line a second in between.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipsx_agent_core::requester::{Blame, EndReason, Progress};
 use ipsx_market::http::RequestView;
 use ipsx_market::resting::RequestStatus;
+use ipsx_metering::Amount;
 use serde_json::json;
 
 use super::Place;
@@ -103,6 +105,31 @@ impl<'a> Shown<'a> {
             duration::format(u64::from(deal.seconds)),
             amount::tokens(ahead(deal)),
         ));
+    }
+
+    /// What leases cost together that are agreed at once.
+    pub fn together(&self, records: &[LeaseRecord]) {
+        let sum = |each: fn(&LeaseRecord) -> Amount| records.iter().map(each).sum::<Amount>();
+        let (budget, ahead) = (sum(|r| r.deal.budget), sum(|r| ahead(&r.deal)));
+        self.output.json(&json!({
+            "event": "together",
+            "leases": records.len(),
+            "budget": budget,
+            "ahead": ahead,
+        }));
+        self.output.line(format!(
+            "together  at most {} for {} leases, {} of it paid ahead",
+            amount::tokens(budget),
+            records.len(),
+            amount::tokens(ahead),
+        ));
+    }
+
+    /// One of several is over before the others.
+    pub fn lost(&self, address: IpAddr) {
+        self.output
+            .json(&json!({ "event": "lost", "exit_address": address }));
+        self.line(format!("lost      {address}: the others go on"));
     }
 
     /// Another lease has taken over.

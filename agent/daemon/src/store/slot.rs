@@ -2,6 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 
 use ipsx_metering::NetworkId;
 use ipsx_settlement::Wallet;
@@ -12,11 +13,11 @@ use crate::exit_code::Failure;
 /// Leases that one data folder can run at the same time.
 pub(crate) const SLOTS: u32 = 64;
 
-/// The right to use one session key, held until dropped or until the process ends in whatever way.
-#[derive(Debug)]
+/// The right to use one session key, held until all copies are dropped or until the process ends in whatever way.
+#[derive(Clone, Debug)]
 pub struct Slot {
     number: u32,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Slot {
@@ -48,7 +49,7 @@ impl Slot {
         match file.try_lock() {
             Ok(()) => Ok(Some(Self {
                 number,
-                _lock: file,
+                _lock: Arc::new(file),
             })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failure("lock", &path, error)),

@@ -19,9 +19,9 @@ use hyper::{
     upgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::net::TcpStream;
 
-use super::{OpenError, ProxyConfig, Target, open, relay};
+use super::{InUse, OpenError, ProxyConfig, Target, open, relay};
 use crate::client::{ClientTunnel, ConnectError, ResolveError, TunnelStream};
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and the proxy's own.
@@ -45,12 +45,12 @@ type Accepted = Arc<Mutex<Option<(upgrade::OnUpgrade, TunnelStream)>>>;
 pub(super) async fn serve(
     stream: TcpStream,
     config: &ProxyConfig,
-    in_use: watch::Receiver<ClientTunnel>,
+    in_use: InUse,
 ) -> io::Result<()> {
     let accepted = Accepted::default();
     let service = service_fn(|request| {
         // A program may send requests over one connection for longer than a tunnel is in use.
-        let (tunnel, accepted) = (in_use.borrow().clone(), Arc::clone(&accepted));
+        let (tunnel, accepted) = (in_use.next(), Arc::clone(&accepted));
         async move { Ok::<_, Infallible>(answer(request, &tunnel, &accepted).await) }
     });
     server::Builder::new()

@@ -8,12 +8,11 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::watch,
     time::timeout,
 };
 
-use super::{OpenError, ProxyConfig, SOCKS5, Target, associate, open, relay};
-use crate::client::{ClientTunnel, ConnectError, ResolveError};
+use super::{InUse, OpenError, ProxyConfig, SOCKS5, Target, associate, open, relay};
+use crate::client::{ConnectError, ResolveError};
 
 const NO_AUTHENTICATION: u8 = 0;
 const NO_ACCEPTABLE_METHOD: u8 = 0xff;
@@ -44,13 +43,13 @@ enum Request {
 pub(super) async fn serve(
     mut stream: TcpStream,
     config: &ProxyConfig,
-    in_use: watch::Receiver<ClientTunnel>,
+    in_use: InUse,
 ) -> io::Result<()> {
     let request = match timeout(config.request_timeout, read_request(&mut stream)).await {
         Ok(request) => request?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    let tunnel = in_use.borrow().clone();
+    let tunnel = in_use.next();
     let target = match request {
         Ok(Request::Connect(target)) => target,
         Ok(Request::Associate) => return associate::serve(stream, &tunnel).await,

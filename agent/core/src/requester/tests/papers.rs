@@ -1,5 +1,7 @@
 //! What is checked before anything is signed or sent.
 
+use ipsx_market::avoid::Distinct;
+use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::deal::{Binding, Outcome};
 use ipsx_market::http::BoundDeal;
 use ipsx_market::messages::Ready;
@@ -256,4 +258,43 @@ fn wishes_that_nobody_can_fill_are_refused_before_they_are_signed() {
         }),
         Err(WishError::NoBudget)
     );
+}
+
+#[test]
+fn leases_of_a_bundle_are_all_there_and_differ_as_asked_for() {
+    let mut request = request(60);
+    request.bundle = Bundle {
+        legs: vec![Leg {
+            tunnel_key: TunnelKey(B256::repeat_byte(17)),
+            channel_salt: B256::repeat_byte(1),
+        }],
+        distinct: Distinct::Prefix,
+        all_or_nothing: true,
+    };
+    let leg = |number: u8, exit: &str| {
+        let mut deal = deal(&request);
+        let keys = request.leg(number).unwrap();
+        (deal.leg, deal.exit_address) = (number, exit.parse().unwrap());
+        deal.requester_tunnel_key = keys.tunnel_key;
+        deal.channel_salt = keys.channel_salt;
+        let mut one = proposed(deal);
+        one.placement.address = one.deal.exit_address;
+        one
+    };
+    let check = |legs: &[ProposedDeal]| check_bundle(&request, &network(), legs, NOW);
+    let (first, second) = (leg(0, "203.0.113.5"), leg(1, "198.51.100.5"));
+    assert_eq!(check(&[first.clone(), second.clone()]), Ok(()));
+    let same_prefix = check(&[first.clone(), leg(1, "203.0.113.6")]);
+    assert!(matches!(same_prefix, Err(ProposalFault::Place { .. })));
+    let too_few = check(std::slice::from_ref(&first));
+    let field = "number of leases";
+    assert_eq!(too_few, Err(ProposalFault::Changed { field }));
+    let swapped = check(&[second, first.clone()]);
+    assert_eq!(swapped, Err(ProposalFault::Changed { field: "lease" }));
+    let mut others_key = leg(1, "198.51.100.5");
+    others_key.deal.requester_tunnel_key = request.tunnel_key;
+    let others_key = proposed(others_key.deal);
+    let refused = check(&[first, others_key]);
+    let field = "tunnel key";
+    assert_eq!(refused, Err(ProposalFault::Changed { field }));
 }
