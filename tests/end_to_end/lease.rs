@@ -64,6 +64,11 @@ fn an_address_is_leased_used_paid_claimed_and_withdrawn() {
     refuse_what_is_denied(&proxy);
     let finished = lease.finish(Duration::from_secs(30));
     assert_eq!(finished.code, Some(0), "{finished:#?}");
+    // It was told how the lease stands, and did not ask again and again.
+    let asked =
+        "ipsx_http_request_seconds_count{method=\"GET\",route=\"/v1/deals/{id}\",status=\"200\"}";
+    let asked = market.metric(asked);
+    assert!((1.0..=2.0).contains(&asked), "asked {asked} times");
 
     // The person who lends the address sees what was tried in vain, by reason.
     let dropped = running[1].wait_for("packets dropped: ", SOON);

@@ -70,6 +70,10 @@ fn an_address_is_booked_and_used_when_its_time_has_come() {
     let mut now = world.market.connect(&world.requester, LEASE);
     let refused = now.output().unwrap();
     assert_eq!(refused.status.code(), Some(12), "{refused:?}");
+    // The booking is on the broker's disk, and both wait for it.
+    world.market.broker.as_mut().unwrap().kill();
+    std::thread::sleep(Duration::from_secs(2));
+    world.market.start_broker();
     let proxy = lease.proxy(Duration::from_secs(120));
     assert!(
         booked.elapsed() > Duration::from_secs(75),

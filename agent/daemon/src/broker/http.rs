@@ -1,12 +1,13 @@
-//! One JSON request over HTTP/1.1 to the broker, with limits on time and size.
+//! Requests over HTTP/1.1 to the broker: JSON with limits on time and size, or a stream of events.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use ipsx_market::http::Problem;
@@ -33,6 +34,7 @@ pub(super) struct Http {
 }
 
 /// One request.
+#[derive(Clone)]
 pub(super) struct Ask<'a> {
     pub(super) method: Method,
     /// Path and query.
@@ -45,6 +47,8 @@ pub(super) struct Ask<'a> {
     pub(super) wait: Duration,
     /// The probe that it is for.
     pub(super) probe: Option<B256>,
+    /// The last event that was read, of a stream that is opened again.
+    pub(super) last_event: Option<u64>,
 }
 
 impl<'a> Ask<'a> {
@@ -56,6 +60,7 @@ impl<'a> Ask<'a> {
             body: None,
             wait: Duration::ZERO,
             probe: None,
+            last_event: None,
         }
     }
 
@@ -67,18 +72,23 @@ impl<'a> Ask<'a> {
     }
 
     pub(super) fn post(path: &'a str, body: &impl Serialize) -> Result<Self, BrokerError> {
-        let body = serde_json::to_vec(body).map_err(|error| BrokerError::Malformed {
-            what: path.into(),
-            reason: error.to_string(),
-        })?;
+        let body = serde_json::to_vec(body);
+        let body = body.map_err(|error| malformed(path, error.to_string()))?;
         Ok(Self {
             method: Method::POST,
-            path,
-            token: None,
             body: Some(body),
-            wait: Duration::ZERO,
-            probe: None,
+            ..Self::get(path)
         })
+    }
+}
+
+impl Ask<'_> {
+    /// The same with a token.
+    pub(super) fn with<'t>(&'t self, token: &'t str) -> Ask<'t> {
+        Ask {
+            token: Some(token),
+            ..self.clone()
+        }
     }
 }
 
@@ -110,37 +120,64 @@ impl Http {
 
     /// The answer's body, when the server did what was asked.
     pub(super) async fn ask<T: DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, BrokerError> {
-        let path = ask.path.to_string();
-        let (status, body) = self.exchange_anywhere(ask).await?;
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            // Another one may do better when it is asked again.
-            self.moves.fetch_add(1, Ordering::Relaxed);
+        let path = ask.path;
+        let (status, body) = self.exchange_anywhere(&ask).await?;
+        if !status.is_success() {
+            return Err(self.refused(path, status, &body));
         }
-        let malformed = |reason: String| BrokerError::Malformed {
-            what: path.clone(),
-            reason,
+        // An answer without content stands for `null`.
+        let content: &[u8] = if body.is_empty() { b"null" } else { &body };
+        serde_json::from_slice(content).map_err(|error| malformed(path, error.to_string()))
+    }
+
+    /// The body of a stream of events as it comes; `None` when nothing will.
+    pub(super) async fn open(&self, ask: Ask<'_>) -> Result<Option<Incoming>, BrokerError> {
+        let base = self.base().to_owned();
+        let begun = async {
+            let response = self.begin(&base, &ask).await?;
+            match response.status() {
+                StatusCode::OK => Ok(Ok(response.into_body())),
+                _ => finish(response).await.map(Err),
+            }
         };
-        if status.is_success() {
-            // An answer without content stands for `null`.
-            let content: &[u8] = if body.is_empty() { b"null" } else { &body };
-            return serde_json::from_slice(content).map_err(|error| malformed(error.to_string()));
-        }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(BrokerError::Problem(Box::new(problem))),
-            Err(_) => Err(malformed(format!("HTTP status {status}"))),
+        match within(PATIENCE, begun).await {
+            Ok(Ok(body)) => Ok(Some(body)),
+            Ok(Err((StatusCode::NO_CONTENT, _))) => Ok(None),
+            Ok(Err((status, body))) => Err(self.refused(ask.path, status, &body)),
+            Err(Unanswered { reason, .. }) => {
+                self.move_on();
+                Err(BrokerError::Unreachable { url: base, reason })
+            }
         }
     }
 
+    fn refused(&self, path: &str, status: StatusCode, body: &[u8]) -> BrokerError {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // Another one may do better when it is asked again.
+            self.move_on();
+        }
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => BrokerError::Problem(Box::new(problem)),
+            Err(_) => malformed(path, format!("HTTP status {status}")),
+        }
+    }
+
+    /// The next one is asked from now on.
+    fn move_on(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Asks the next broker when one does not answer, unless it may have done what it was asked.
-    async fn exchange_anywhere(&self, ask: Ask<'_>) -> Result<(StatusCode, Bytes), BrokerError> {
+    async fn exchange_anywhere(&self, ask: &Ask<'_>) -> Result<(StatusCode, Bytes), BrokerError> {
         let mut left = self.bases.len();
         loop {
             let base = self.base().to_owned();
-            let failed = match self.exchange(&base, &ask).await {
+            let exchange = async { finish(self.begin(&base, ask).await?).await };
+            let failed = match within(PATIENCE + ask.wait, exchange).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            self.moves.fetch_add(1, Ordering::Relaxed);
+            self.move_on();
             left -= 1;
             let again = failed.nothing_was_asked || ask.method == Method::GET;
             if left == 0 || !again {
@@ -152,11 +189,8 @@ impl Http {
         }
     }
 
-    async fn exchange(&self, base: &str, ask: &Ask<'_>) -> Result<(StatusCode, Bytes), Unanswered> {
-        let unasked = |reason: String| Unanswered {
-            nothing_was_asked: true,
-            reason,
-        };
+    /// Asks; the answer's body is still to come.
+    async fn begin(&self, base: &str, ask: &Ask<'_>) -> Result<Response<Incoming>, Unanswered> {
         let mut request = Request::builder()
             .method(ask.method.clone())
             .uri(format!("{base}{}", ask.path));
@@ -166,36 +200,55 @@ impl Http {
         if let Some(task) = ask.probe {
             request = request.header(PROBE_HEADER, task.to_string());
         }
+        if let Some(id) = ask.last_event {
+            request = request.header("last-event-id", id);
+        }
         if ask.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
         let body = ask.body.clone().unwrap_or_default();
-        let request = request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| unasked(error.to_string()))?;
-        let exchange = async {
-            let response = self.client.request(request).await;
-            let response = response.map_err(|error| Unanswered {
-                nothing_was_asked: error.is_connect(),
-                reason: root_cause(&error),
-            })?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER)
-                .collect()
-                .await;
-            let body = body.map_err(|error| Unanswered {
-                nothing_was_asked: false,
-                reason: error.to_string(),
-            })?;
-            Ok((status, body.to_bytes()))
-        };
-        let limit = PATIENCE + ask.wait;
-        let late = || Unanswered {
-            nothing_was_asked: false,
-            reason: format!("no answer within {} s", limit.as_secs()),
-        };
-        let answer = tokio::time::timeout(limit, exchange).await;
-        answer.unwrap_or_else(|_| Err(late()))
+        let request = request.body(Full::new(Bytes::from(body)));
+        let request = request.map_err(|error| Unanswered {
+            nothing_was_asked: true,
+            reason: error.to_string(),
+        })?;
+        let response = self.client.request(request).await;
+        response.map_err(|error| Unanswered {
+            nothing_was_asked: error.is_connect(),
+            reason: root_cause(&error),
+        })
+    }
+}
+
+/// Reads an answer to its end.
+async fn finish(response: Response<Incoming>) -> Result<(StatusCode, Bytes), Unanswered> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await;
+    let body = body.map_err(|error| Unanswered {
+        nothing_was_asked: false,
+        reason: error.to_string(),
+    })?;
+    Ok((status, body.to_bytes()))
+}
+
+async fn within<T>(
+    limit: Duration,
+    exchange: impl Future<Output = Result<T, Unanswered>>,
+) -> Result<T, Unanswered> {
+    let late = |_| Unanswered {
+        nothing_was_asked: false,
+        reason: format!("no answer within {} s", limit.as_secs()),
+    };
+    let answer = tokio::time::timeout(limit, exchange).await;
+    answer.map_err(late)?
+}
+
+fn malformed(what: &str, reason: String) -> BrokerError {
+    BrokerError::Malformed {
+        what: what.into(),
+        reason,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The broker as a requester sees it: `GET` and `POST` of the market's JSON bodies.
 
 mod admin;
+mod events;
 mod http;
 mod query;
 mod sign_in;
@@ -8,6 +9,7 @@ mod sign_in;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use ipsx_market::http::{
     BoundBundle, BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView,
     PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle, ProposedDeal, RequestView,
@@ -15,7 +17,6 @@ use ipsx_market::http::{
 };
 use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
-use ipsx_market::status::DealStatus;
 use ipsx_metering::{B256, DealId, RequestId, Signed};
 use ipsx_settlement::{Connector, Wallet};
 use serde::Deserialize;
@@ -250,28 +251,9 @@ impl Session {
             .await
     }
 
-    /// The deal; with `known`, once its status is another one or `wait` has passed.
-    pub async fn deal(
-        &self,
-        deal: DealId,
-        known: Option<(DealStatus, Duration)>,
-    ) -> Result<DealView, BrokerError> {
-        let mut path = format!("/v1/deals/{deal}");
-        let mut wait = Duration::ZERO;
-        if let Some((status, patience)) = known {
-            let name = serde_json::to_value(status).ok();
-            let name = name
-                .as_ref()
-                .and_then(|name| name.as_str())
-                .unwrap_or_default();
-            path.push_str(&format!("?wait={}&status={name}", patience.as_secs()));
-            wait = patience;
-        }
-        self.ask(Ask {
-            wait,
-            ..Ask::get(&path)
-        })
-        .await
+    /// The deal.
+    pub async fn deal(&self, deal: DealId) -> Result<DealView, BrokerError> {
+        self.ask(Ask::get(&format!("/v1/deals/{deal}"))).await
     }
 
     /// The wallet's deals.
@@ -327,30 +309,28 @@ impl Session {
     async fn ask<T: serde::de::DeserializeOwned>(&self, ask: Ask<'_>) -> Result<T, BrokerError> {
         let http = &self.broker.http;
         let token = self.signed_in.token(http).await?;
-        let again = Ask {
-            token: None,
-            method: ask.method.clone(),
-            path: ask.path,
-            body: ask.body.clone(),
-            wait: ask.wait,
-            probe: ask.probe,
-        };
-        match http
-            .ask(Ask {
-                token: Some(&token),
-                ..ask
-            })
-            .await
-        {
-            Err(error) if error.kind() == Some(ProblemKind::Unauthorized) => {
-                let token = self.signed_in.renew(http, &token).await?;
-                http.ask(Ask {
-                    token: Some(&token),
-                    ..again
-                })
-                .await
-            }
-            outcome => outcome,
+        let answer = http.ask(ask.with(&token)).await;
+        if !is_unknown(&answer) {
+            return answer;
         }
+        let token = self.signed_in.renew(http, &token).await?;
+        http.ask(ask.with(&token)).await
     }
+
+    /// Opens a stream of events in the same way; `None` when nothing will come.
+    async fn open(&self, ask: Ask<'_>) -> Result<Option<Incoming>, BrokerError> {
+        let http = &self.broker.http;
+        let token = self.signed_in.token(http).await?;
+        let answer = http.open(ask.with(&token)).await;
+        if !is_unknown(&answer) {
+            return answer;
+        }
+        let token = self.signed_in.renew(http, &token).await?;
+        http.open(ask.with(&token)).await
+    }
+}
+
+/// Whether the broker does not know the token.
+fn is_unknown<T>(answer: &Result<T, BrokerError>) -> bool {
+    matches!(answer, Err(error) if error.kind() == Some(ProblemKind::Unauthorized))
 }

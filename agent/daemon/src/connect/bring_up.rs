@@ -13,13 +13,14 @@ use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, TunnelError
 use rand::RngCore;
 use rand::rngs::OsRng;
 
+use super::Use;
 use super::exit_check::ExitPage;
 use super::export::wg_quick;
 use super::place::{Beside, NextTunnel, Place};
 use super::requester::{Agreed, Requester};
 use super::running::{Drive, RunningLease};
 use super::transport::{Relay, Transport};
-use super::{Use, port_in_use};
+use super::usage::port_in_use;
 use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
 use crate::store::write_private;

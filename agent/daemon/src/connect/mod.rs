@@ -8,6 +8,7 @@ mod dialer;
 mod exit_check;
 mod explain;
 mod export;
+mod interrupt;
 mod place;
 mod recover;
 mod requester;
@@ -20,10 +21,9 @@ mod tests;
 mod transport;
 #[cfg(target_os = "linux")]
 mod tun;
+mod usage;
 mod waiting;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,6 @@ use ipsx_market::request::CounterSource;
 use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
 use ipsx_settlement::Connector;
-use ipsx_tunnel_os::ProxyError;
 
 use crate::amount;
 use crate::broker::Broker;
@@ -44,17 +43,20 @@ use crate::network::Network;
 use crate::output::Output;
 use crate::store::{LeaseRecord, Slot};
 use crate::wallet;
+use interrupt::interrupts;
 use rotation::Rotation;
 use several::Several;
 
 pub use bring_up::begin;
 pub use exit_check::ExitPage;
 pub use explain::price;
+pub use interrupt::interrupted;
 pub use place::Place;
 pub use recover::end_unfinished;
 pub use requester::{Agreed, Requester, is_over};
 pub use running::{Finished, News, RunningLease};
 pub use show::{Shown, second_line};
+pub use usage::Use;
 pub use waiting::Patience;
 
 /// Runs `ipsx connect`.
@@ -201,12 +203,8 @@ async fn restore(settings: &Settings, output: &Output) -> Result<(), Failure> {
 
 #[cfg(not(target_os = "linux"))]
 async fn restore(_: &Settings, _: &Output) -> Result<(), Failure> {
-    Err(Failure::usage(ONLY_ON_LINUX))
+    Err(Failure::usage(usage::ONLY_ON_LINUX))
 }
-
-#[cfg(not(target_os = "linux"))]
-const ONLY_ON_LINUX: &str =
-    "--tun and --restore work on Linux only; leave them out: the proxy works everywhere";
 
 /// Opens the wallet, joins the network and ends what a crash left open.
 pub async fn open(settings: &Settings, output: &Output) -> Result<Requester, Failure> {
@@ -225,132 +223,6 @@ async fn open_via(
     let requester = Requester::new(wallet, network, broker, &settings.data);
     end_unfinished(&requester, &settings.data, output).await?;
     Ok(requester)
-}
-
-/// How a lease is to be used.
-pub enum Use {
-    /// This program runs the tunnel and offers it as a proxy.
-    Proxy {
-        /// Where the proxy listens.
-        listen: SocketAddr,
-        /// Source address of the tunnel.
-        bind: Option<IpAddr>,
-        /// Page that tells the exit's address.
-        exit_page: Option<ExitPage>,
-    },
-    /// This program runs the tunnel and leads the host's own traffic into it.
-    #[cfg(target_os = "linux")]
-    Host {
-        /// What of it, and the right to it.
-        mode: Box<tun::TunMode>,
-        /// Source address of the tunnel.
-        bind: Option<IpAddr>,
-        /// Page that tells the exit's address.
-        exit_page: Option<ExitPage>,
-    },
-    /// Another client runs the tunnel.
-    Export {
-        /// Where its configuration is written.
-        file: PathBuf,
-    },
-}
-
-impl Use {
-    fn from_args(
-        args: &ConnectArgs,
-        settings: &Settings,
-        output: &Output,
-    ) -> Result<Self, Failure> {
-        let (bind, page) = (args.bind, args.exit_check.as_deref());
-        let exit_page = page.map(ExitPage::parse).transpose()?;
-        if let Some(interface) = &args.host.tun {
-            return Self::host(interface, args, exit_page, settings, output);
-        }
-        match args.export.as_deref() {
-            None => Ok(Self::Proxy {
-                listen: args.proxy,
-                bind,
-                exit_page,
-            }),
-            Some([format, file]) if format == "wg" => Ok(Self::Export { file: file.into() }),
-            Some(other) => Err(Failure::usage(format!(
-                "--export {} is not known; write --export wg FILE",
-                other.first().map_or("", String::as_str)
-            ))),
-        }
-    }
-
-    #[cfg(target_os = "linux")]
-    fn host(
-        interface: &str,
-        args: &ConnectArgs,
-        exit_page: Option<ExitPage>,
-        settings: &Settings,
-        output: &Output,
-    ) -> Result<Self, Failure> {
-        let mode = tun::TunMode::prepare(interface, &args.host, settings, output)?;
-        Ok(Self::Host {
-            mode: Box::new(mode),
-            bind: args.bind,
-            exit_page,
-        })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn host(
-        _: &str,
-        _: &ConnectArgs,
-        _: Option<ExitPage>,
-        _: &Settings,
-        _: &Output,
-    ) -> Result<Self, Failure> {
-        Err(Failure::usage(ONLY_ON_LINUX))
-    }
-
-    /// How broker and chain are reached.
-    fn connector(&self) -> Connector {
-        match self {
-            #[cfg(target_os = "linux")]
-            Self::Host { mode, .. } => mode.connector(),
-            _ => Connector::default(),
-        }
-    }
-
-    /// The page that tells the exit's address, if there is one.
-    fn exit_page(&self) -> Option<&ExitPage> {
-        match self {
-            Self::Proxy { exit_page, .. } => exit_page.as_ref(),
-            #[cfg(target_os = "linux")]
-            Self::Host { exit_page, .. } => exit_page.as_ref(),
-            Self::Export { .. } => None,
-        }
-    }
-
-    /// Whether it can work on this machine, with one lease or with one after the other, before anything is signed.
-    fn check(&self, rotates: bool) -> Result<(), Failure> {
-        match self {
-            Self::Proxy { listen, .. } => {
-                if !listen.ip().is_loopback() {
-                    return Err(Failure::usage(format!(
-                        "the proxy has no password, so it does not listen on {listen}, which others can reach; name an address of this machine's loopback, such as 127.0.0.1:1080"
-                    )));
-                }
-                let free = std::net::TcpListener::bind(listen);
-                free.map(drop).map_err(|source| {
-                    port_in_use(ProxyError::Listen {
-                        address: *listen,
-                        source,
-                    })
-                })
-            }
-            // Its own preparation has looked at the rest.
-            #[cfg(target_os = "linux")]
-            Self::Host { mode, .. } if rotates => mode.check_beside(),
-            #[cfg(target_os = "linux")]
-            Self::Host { .. } => Ok(()),
-            Self::Export { file } => check_writable(file),
-        }
-    }
 }
 
 /// What the arguments ask for.
@@ -394,55 +266,5 @@ pub fn limits(asked: &PriceArgs, budget: Amount, seconds: u32) -> Prices {
     Prices {
         per_second: PricePerSecond(asked.max_price_per_second.unwrap_or(affordable)),
         per_gib: PricePerGib(asked.max_price_per_gib.unwrap_or(budget)),
-    }
-}
-
-fn port_in_use(error: ProxyError) -> Failure {
-    let code = match &error {
-        ProxyError::Listen { .. } => ExitCode::PortInUse,
-        _ => ExitCode::Usage,
-    };
-    Failure::new(code, error.to_string())
-}
-
-fn check_writable(file: &Path) -> Result<(), Failure> {
-    let folder = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    if folder.is_dir() && !file.is_dir() {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "--export wg {} cannot be written; name a file in a folder that exists",
-        file.display()
-    )))
-}
-
-/// The user's wishes to end, numbered from 1: Ctrl-C, or a polite signal.
-fn interrupts() -> tokio::sync::mpsc::Receiver<u32> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(4);
-    tokio::spawn(async move {
-        for number in 1.. {
-            interrupted().await;
-            if sender.send(number).await.is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// Returns at Ctrl-C, or when a service manager asks the program to end.
-pub async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-        }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }

@@ -1,47 +1,32 @@
 //! A requester on one network: from wishes to a lease that is bound and ready, with every step on disk before it is
 //! taken.
 
+mod opening;
+mod signing;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal, check_ready};
-use ipsx_market::deal::Deal;
-use ipsx_market::http::{BoundDeal, DealView, PostRequest, ProposedDeal, RequestView, SignDeal};
+use ipsx_agent_core::requester::{Identity, Wishes};
+use ipsx_market::http::SignDeal;
 use ipsx_market::messages::{EndCause, Ready};
-use ipsx_market::request::{SignedRequest, TunnelKey};
+use ipsx_market::request::TunnelKey;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{
-    Address, Amount, Authorization, B256, DealProgress, Signed, TypedData, UnixSeconds, Usage,
-    Voucher,
-};
+use ipsx_metering::{Address, Amount, B256};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tunnel_core::PrivateKey;
-use rand::RngCore;
 use rand::rngs::OsRng;
 
 use super::explain;
 use super::waiting::Patience;
 use crate::amount;
-use crate::broker::{Broker, BrokerError, Requested, Session};
+use crate::broker::{Broker, BrokerError, Session};
 use crate::clock::unix_now;
 use crate::exit_code::{ExitCode, Failure};
 use crate::network::{Network, contract_failure};
 use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
 
-/// How long the broker may look for an offer, in seconds.
-pub(super) const REQUEST_SECS: u64 = 60;
-/// A session key is authorised this much longer than its lease, in seconds: claims and the next leases need it.
-const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
-/// A session key that lasts this much longer than its lease is not authorised anew: one that lasts a day or less may be
-/// a revoked one, with which no lease begins, and clocks differ.
-const KEY_NEEDED_SECS: u64 = 25 * 3_600;
-/// Shortest and longest pause between two looks at whether a provider is ready.
-const READY_POLL: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
-/// How often, in seconds, it is looked whether a lease that starts later still will.
-const BOOKED_POLL: u64 = 10;
-/// How often a broker that went away while it was handed a signature is asked what became of the deal.
-const OUTCOME_TRIES: u32 = 10;
+pub(super) use signing::REQUEST_SECS;
 
 /// A wallet that leases on one network.
 pub struct Requester {
@@ -206,192 +191,6 @@ impl Requester {
         }
     }
 
-    /// Signs the voucher for the first slice of a lease that starts later; it is on disk before it leaves.
-    fn prepay(&self, deal: &Deal, session_key: &Wallet) -> Result<Signed<Voucher>, Failure> {
-        let channel_id = deal.channel().id();
-        let mut state = self.store.channel(channel_id)?;
-        let base = state.cumulative();
-        let voucher = Voucher {
-            channel_id,
-            cumulative: base.saturating_add(deal.terms().first_slice()),
-            receipt_hash: B256::ZERO,
-        };
-        let domain = &self.network.info.domain;
-        let voucher = Signed::sign(voucher, domain, session_key.key());
-        state.voucher = Some(voucher.clone());
-        state.answered = None;
-        state.deal = Some(DealProgress {
-            deal_id: deal.id(),
-            base,
-            usage: Usage::default(),
-            vouchers: 1,
-        });
-        self.store.put_channel(channel_id, &state)?;
-        Ok(voucher)
-    }
-
-    async fn propose(
-        &self,
-        wishes: &Wishes,
-        identity: &Identity,
-        session_key: &Wallet,
-        patience: Option<Patience<'_>>,
-    ) -> Result<ProposedDeal, Failure> {
-        let (now, seconds) = (unix_now(), patience.as_ref().map(|p| u64::from(p.seconds)));
-        let expires_at = now.after(REQUEST_SECS.max(seconds.unwrap_or(0)));
-        let request = wishes.request(
-            self.network.info.network,
-            identity,
-            OsRng.next_u64(),
-            expires_at,
-        );
-        let mut request = request.map_err(Failure::usage)?;
-        if let Some(seconds) = seconds {
-            request.rest_until = now.after(seconds);
-        }
-        let signed = SignedRequest::sign(
-            request.clone(),
-            &self.network.info.domain,
-            self.wallet.key(),
-            session_key.key(),
-        );
-        let asked = PostRequest { request: signed };
-        let answer = self.session.request(&asked, self.probe).await;
-        let proposed = match answer {
-            Ok(Requested::Deal(proposed)) => *proposed,
-            Ok(Requested::Rests(view)) => match patience {
-                Some(patience) => self.wait(&view, patience).await?,
-                None => return Err(unasked(&view)),
-            },
-            Err(error) => return Err(explain::no_deal(error, self.session.broker(), wishes).await),
-        };
-        check_proposal(&request, &self.network.rules, &proposed, unix_now())
-            .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
-        Ok(proposed)
-    }
-
-    pub(super) fn record(&self, proposed: &ProposedDeal, slot: u32) -> LeaseRecord {
-        let hash = proposed.deal.signing_hash(&self.network.info.domain);
-        LeaseRecord {
-            broker: self.session.broker().url().into(),
-            network: self.network.info.network,
-            domain: self.network.info.domain,
-            operator: self.network.info.operator,
-            fee_bps: self.network.info.fee_bps,
-            slot,
-            deal: proposed.deal.clone(),
-            provider_signature: proposed.provider_signature,
-            requester_signature: self.wallet.sign_hash(hash),
-            placement: proposed.placement.clone(),
-            signed_at: unix_now(),
-            stage: Stage::Signing,
-            outcome: None,
-            reservation: None,
-            paid_before: Amount::ZERO,
-            voucher: None,
-            vouchers: 0,
-            answered: None,
-            receipt: None,
-            exit_seen: None,
-            connections: None,
-            ended: None,
-        }
-    }
-
-    /// Hands in the signature and takes the network's word.
-    async fn bind(&self, record: &mut LeaseRecord, signature: &SignDeal) -> Result<(), Failure> {
-        let bound = match self.session.sign(record.deal.id(), signature).await {
-            // The signature may have arrived: only the network's word says whether the deal is bound.
-            Err(BrokerError::Unreachable { .. }) => self.outcome(record).await?,
-            answer => answer?,
-        };
-        self.bound(record, &bound)
-    }
-
-    /// Keeps the network's word.
-    pub(super) fn bound(&self, record: &mut LeaseRecord, bound: &BoundDeal) -> Result<(), Failure> {
-        let reservation = check_bound(&record.deal, &self.network.rules, bound)
-            .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
-        record.reservation = Some(reservation.clone());
-        record.outcome = Some(bound.outcome.clone());
-        record.stage = Stage::Bound;
-        self.store.put_lease(record)
-    }
-
-    pub(super) async fn outcome(&self, record: &LeaseRecord) -> Result<BoundDeal, Failure> {
-        let mut tries = 0;
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            tries += 1;
-            match self.session.outcome(record.deal.id()).await {
-                Err(BrokerError::Unreachable { .. }) if tries < OUTCOME_TRIES => {}
-                answer => return Ok(answer?),
-            }
-        }
-    }
-
-    /// The session key's authorization, unless the chain knows one that lasts long enough. Another payer has given its
-    /// own before.
-    pub(super) async fn authorization(
-        &self,
-        key: Address,
-        seconds: u64,
-    ) -> Result<Option<Signed<Authorization>>, Failure> {
-        let (network, payer) = (self.network.info.network, self.payer);
-        let contract = &self.network.contract;
-        let end = unix_now().after(seconds);
-        let known = contract
-            .signer_valid_to(network, payer, key)
-            .await
-            .map_err(contract_failure)?;
-        if known >= end.after(KEY_NEEDED_SECS) {
-            return Ok(None);
-        }
-        if payer != self.wallet.address() {
-            return Err(not_appointed(payer, key, known, end.after(KEY_NEEDED_SECS)));
-        }
-        let account = contract
-            .account(network, payer)
-            .await
-            .map_err(contract_failure)?;
-        let authorization = Authorization {
-            network,
-            payer,
-            signer: key,
-            valid_to: end.after(KEY_MARGIN_SECS),
-            nonce: account.authorization_nonce,
-        };
-        Ok(Some(Signed::sign(
-            authorization,
-            &self.network.info.domain,
-            self.wallet.key(),
-        )))
-    }
-
-    /// Waits until the provider has opened its peer.
-    async fn ready(&self, record: &LeaseRecord) -> Result<Ready, Failure> {
-        let deal = record.deal.id();
-        let mut pause = READY_POLL.0;
-        loop {
-            let view = self.session.deal(deal, None).await?;
-            if let Some(ready) = view.ready {
-                check_ready(&record.deal, &self.network.rules, &ready)
-                    .map_err(|fault| Failure::new(ExitCode::LeaseFailed, fault.to_string()))?;
-                return Ok(ready);
-            }
-            if is_over(view.status) || unix_now() > record.deal.start_by {
-                return Err(not_started(&view, record.deal.start_by));
-            }
-            let ahead = record.deal.starts_at.since(unix_now());
-            if ahead > BOOKED_POLL {
-                tokio::time::sleep(Duration::from_secs(BOOKED_POLL)).await;
-                continue;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(READY_POLL.1);
-        }
-    }
-
     /// Ends a lease that never began.
     pub(super) async fn abandon(&self, record: &mut LeaseRecord) -> Result<(), Failure> {
         // Nothing, but for what was prepaid.
@@ -442,42 +241,5 @@ pub fn is_over(status: DealStatus) -> bool {
     !matches!(
         status,
         DealStatus::Proposed | DealStatus::Agreed | DealStatus::Active
-    )
-}
-
-fn unasked(view: &RequestView) -> Failure {
-    Failure::new(
-        ExitCode::Refused,
-        format!(
-            "the broker lets the request {} rest, which was not asked for; nothing was signed",
-            view.request
-        ),
-    )
-}
-
-fn not_appointed(payer: Address, key: Address, known: UnixSeconds, needed: UnixSeconds) -> Failure {
-    let now = match known.0 {
-        0 => "has not authorised".to_string(),
-        _ => format!("authorised only until {known}, or revoked,"),
-    };
-    Failure::new(
-        ExitCode::Refused,
-        format!(
-            "payer {payer} {now} the session key {key} of this wallet, and the lease needs it until {needed}; run `ipsx wallet authorize --payer {payer}` and let the payer execute what it prints"
-        ),
-    )
-}
-
-fn not_started(view: &DealView, start_by: UnixSeconds) -> Failure {
-    let cause = view.cause.map_or_else(
-        || format!("it was not ready by {start_by}"),
-        |cause| ipsx_agent_core::requester::in_words(cause).to_string(),
-    );
-    Failure::new(
-        ExitCode::LeaseFailed,
-        format!(
-            "the lease {} did not start: {cause}; nothing was paid, try again",
-            view.deal_id
-        ),
     )
 }

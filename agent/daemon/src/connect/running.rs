@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipsx_agent_core::requester::{Ending, Lease, LeaseEvent, Progress};
-use ipsx_market::status::DealStatus;
 use ipsx_metering::{ChannelId, ChannelState, DealId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -16,10 +15,8 @@ use crate::clock::unix_now;
 use crate::exit_code::Failure;
 use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
 
-/// The broker is asked again after this long when it does not answer.
+/// A broker that does not tell how the lease stands is asked after this long, and told to tell again.
 const BROKER_RETRY: Duration = Duration::from_secs(5);
-/// One question to the broker whether the lease is over waits this long.
-const BROKER_WAIT: Duration = Duration::from_secs(30);
 /// A broker that is away at the end is told by the next command.
 const TELL_END: Duration = Duration::from_secs(5);
 
@@ -275,26 +272,16 @@ async fn store_channel(
 
 /// Says once that the broker holds the lease for over. A broker that is away says nothing.
 async fn watch_broker(requester: Arc<Requester>, deal: DealId, over: mpsc::Sender<()>) {
-    let mut known: Option<DealStatus> = None;
-    loop {
-        match requester
-            .session
-            .deal(deal, known.map(|status| (status, BROKER_WAIT)))
-            .await
-        {
-            Ok(view) if is_over(view.status) => {
-                // Nobody listens when the lease is over here too.
-                let _ = over.send(()).await;
-                return;
-            }
-            Ok(view) if known == Some(view.status) => {
-                tokio::time::sleep(Duration::from_millis(200)).await
-            }
-            Ok(view) => known = Some(view.status),
-            Err(error) => {
-                tracing::debug!(%error, "the broker does not say how the lease stands");
-                tokio::time::sleep(BROKER_RETRY).await;
-            }
+    let session = &requester.session;
+    let mut changes = session.follow(deal);
+    while !changes.until(|change| is_over(change.status)).await {
+        match session.deal(deal).await {
+            Ok(view) if is_over(view.status) => break,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the broker does not say how the lease stands"),
         }
+        tokio::time::sleep(BROKER_RETRY).await;
     }
+    // Nobody listens when the lease is over here too.
+    let _ = over.send(()).await;
 }

@@ -1,7 +1,9 @@
 //! Against the real broker, providers, tunnels and chain of the demo's market, on loopback.
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipsx_agent_core::requester::{Blame, Wishes};
@@ -202,13 +204,7 @@ async fn what_a_crash_left_open_is_ended_by_the_next_command() {
     assert_eq!(record.stage, Stage::Closed);
     assert_eq!(record.ended.unwrap().cause, EndCause::Restarted);
     assert!(is_over(
-        world
-            .requester
-            .session
-            .deal(deal, None)
-            .await
-            .unwrap()
-            .status
+        world.requester.session.deal(deal).await.unwrap().status
     ));
     for _ in 0..100 {
         if free_leases(&world).await == 4 {

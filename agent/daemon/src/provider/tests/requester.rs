@@ -203,7 +203,7 @@ impl Requester {
     ) -> DealView {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Ok(view) = self.session.deal(id, None).await {
+            if let Ok(view) = self.session.deal(id).await {
                 if wanted(&view) {
                     return view;
                 }
