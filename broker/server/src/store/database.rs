@@ -17,6 +17,9 @@ use super::transaction::{Begun, Tx};
 
 /// Readers at the same time.
 const READERS: u32 = 4;
+/// Bytes of a page of SQLite's file, if it is made now. A lease changes some thirty pages, most of them in one place, since ids are
+/// hashes; each is written whole, twice, and at the usual 4 KiB the disk is what ends first.
+const PAGE: u32 = 1_024;
 /// How long a statement waits for a connection, or for another process that has SQLite's file.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -54,6 +57,7 @@ impl Database {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
+            .page_size(PAGE)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(PATIENCE)

@@ -18,11 +18,13 @@ use super::row::Value;
 
 /// Statements that are kept ready: all that there are.
 const STATEMENTS: usize = 64;
+/// Kibibytes of pages that the writer keeps in memory: the inner pages of all tables and indexes, and what is new.
+const CACHE: i32 = 16_384;
 /// How long what is written may stay in the log alone. What is written twice in this time is moved once.
 const TIDY: Duration = Duration::from_millis(50);
-/// Pages of 4 KiB from which on the writer moves the rest itself, after which the log begins anew: it can't while somebody goes
+/// Pages from which on the writer moves the rest itself, after which the log begins anew: it can't while somebody goes
 /// on writing.
-const LONGEST_LOG: u32 = 16_000;
+const LONGEST_LOG: u32 = 32_000;
 
 /// The connection, which is made anew after a failure.
 #[derive(Debug)]
@@ -198,6 +200,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")?;
     connection.pragma_update(None, "wal_autocheckpoint", LONGEST_LOG)?;
+    connection.pragma_update(None, "cache_size", -CACHE)?;
     Ok(connection)
 }
 
