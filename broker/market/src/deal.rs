@@ -20,7 +20,6 @@ pub struct Proposal {
     /// The request, signed by the requester and, if another one pays, the payer's session key.
     pub request: SignedRequest,
     /// Which of its leases, counted from 0.
-    #[serde(default)]
     pub leg: u8,
     /// The provider's offer that it matched.
     pub offer: OfferId,
@@ -56,7 +55,6 @@ pub struct Deal {
     /// The request it fills.
     pub request: RequestId,
     /// Which of the request's leases, counted from 0.
-    #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(maximum = 63))]
     pub leg: u8,
     /// The offer it takes from.
