@@ -18,7 +18,7 @@ use ipsx_metering::{
 use rusqlite::{Connection, OptionalExtension};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use file::StoreError;
@@ -99,6 +99,7 @@ pub struct VoucherStore {
     known: Arc<KnownChannels>,
     commits: Arc<AtomicU64>,
     writes: mpsc::Sender<Job>,
+    hurry: Arc<Notify>,
     writer: JoinHandle<()>,
     /// Locked for as long as the store is open; `None` for one that joined.
     _lock: Option<Arc<File>>,
@@ -140,11 +141,13 @@ impl VoucherStore {
             .map_err(|error| database_error(path, error))?;
         let known = Arc::new(KnownChannels::new(domain.separator()));
         let commits = Arc::new(AtomicU64::new(0));
+        let hurry = Arc::new(Notify::new());
         let writer = Writer {
             connection: Some(connection),
             path: path.to_path_buf(),
             known: known.clone(),
             commits: commits.clone(),
+            hurry: hurry.clone(),
             _lock: lock.clone(),
         };
         let (writes, jobs) = mpsc::channel(QUEUE);
@@ -157,6 +160,7 @@ impl VoucherStore {
             known,
             commits,
             writes,
+            hurry,
             writer: tokio::task::spawn_blocking(writing),
             _lock: lock,
         };
@@ -203,6 +207,7 @@ impl VoucherStore {
     /// Closes the file; everything accepted is on disk already.
     pub async fn close(self) {
         drop(self.writes);
+        self.hurry.notify_one();
         // It fails only if it panicked, and then there is nothing left to close.
         let _ = self.writer.await;
         self.pool.close().await;
@@ -310,8 +315,12 @@ impl VoucherStore {
             path: self.path.clone(),
             reason: "the task that writes has stopped; restart the program".into(),
         };
+        let hurries = write.hurries();
         let job = Job { write, done };
         self.writes.send(job).await.map_err(|_| stopped())?;
+        if hurries {
+            self.hurry.notify_one();
+        }
         answer.await.map_err(|_| stopped())?
     }
 

@@ -267,6 +267,42 @@ async fn what_was_accepted_survives_a_kill_and_a_torn_log() {
     }
 }
 
+/// A thousand vouchers, one each millisecond: a disk that answers sooner than the next one comes is not asked for each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_one_by_one_is_gathered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(&folder.path().join("vouchers.db")).await);
+    for number in 0..10 {
+        store.add_channel(&channel(number)).await.unwrap();
+    }
+    let before = store.commits();
+    let mut asking = tokio::task::JoinSet::new();
+    for cumulative in 1..=100 {
+        for number in 0..10 {
+            let (store, voucher) = (store.clone(), voucher(number, cumulative));
+            asking.spawn(async move { store.accept(&voucher).await.unwrap() });
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(asking.join_all().await.len(), 1_000);
+    let commits = store.commits() - before;
+    assert!(commits < 250, "{commits} syncs for 1,000 vouchers");
+    // A channel that somebody waits for does not wait for vouchers to be gathered.
+    let begun = std::time::Instant::now();
+    for number in 10..20 {
+        for cumulative in 101..=200 {
+            let (store, voucher) = (store.clone(), voucher(0, cumulative));
+            tokio::spawn(async move { store.accept(&voucher).await.unwrap() });
+        }
+        store.add_channel(&channel(number)).await.unwrap();
+    }
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
 /// A thousand tasks ask while the disk is busy with the first of them; the others share one sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_asked_at_once_is_written_at_once() {

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
 use ipsx_metering::{Amount, Channel, ChannelId, KnownSigner, Reservation, Signed, Voucher};
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::Accepted;
 use super::file::{StoreError, connect, sqlite_error};
@@ -20,8 +21,9 @@ use super::rows;
 pub(super) const QUEUE: usize = 16_384;
 /// Requests that are written with one sync at most.
 const LARGEST_BATCH: usize = 16_384;
-/// With this many requests in a batch the next one waits for more: for one sync in this time instead of one for
-/// each of many small batches. A voucher pays seconds ahead, so that nobody waits for it.
+/// After this many requests within `GATHER` the next batch waits for as long: for one sync in this time instead of one
+/// for each of many small batches, however soon the disk answers. A voucher pays seconds ahead, so that nobody waits
+/// for it; who waits for something [hurries](Write::hurries) it.
 const BUSY: usize = 64;
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -35,6 +37,13 @@ pub(super) enum Write {
     /// Checked already.
     Vouchers(Vec<Signed<Voucher>>),
     Claimed(ChannelId, Amount),
+}
+
+impl Write {
+    /// Whether a lease waits for it to be on disk.
+    pub(super) fn hurries(&self) -> bool {
+        !matches!(self, Self::Vouchers(_))
+    }
 }
 
 /// What was done with the vouchers of a request, in their order; empty for other requests.
@@ -53,6 +62,8 @@ pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) known: Arc<KnownChannels>,
     pub(super) commits: Arc<AtomicU64>,
+    /// Told of what hurries, and of the end.
+    pub(super) hurry: Arc<Notify>,
     /// Held for as long as anything may still be written.
     pub(super) _lock: Option<Arc<File>>,
 }
@@ -69,6 +80,7 @@ impl Writer {
     /// Works until nobody can ask any more, on a thread of its own: it waits for the disk.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::new();
+        let (mut counted_from, mut counted) = (Instant::now(), 0);
         while jobs.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
             let requests = batch.len();
             let (writes, waiting): (Vec<_>, Vec<_>) =
@@ -86,9 +98,13 @@ impl Writer {
                     }
                 }
             }
-            if requests >= BUSY && !jobs.is_closed() {
-                tokio::time::sleep(GATHER).await;
+            counted += requests;
+            if counted >= BUSY {
+                let _ = timeout(GATHER, self.hurry.notified()).await;
+            } else if counted_from.elapsed() < GATHER {
+                continue;
             }
+            (counted_from, counted) = (Instant::now(), 0);
         }
         // Everything that was answered is on disk; closing only tidies the log away.
         self.connection = None;
