@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ipsx_market::http::{Problem, ProposedDeal};
+use ipsx_market::http::{PostRequest, Problem, ProposedDeal};
 use ipsx_metering::B256;
 use ipsx_settlement::Signer;
 use ipsx_tests::requester::Requester;
@@ -43,10 +43,12 @@ impl Load {
     ) -> Answers {
         let mut tasks = JoinSet::new();
         let mut turns = Vec::new();
-        for requester in requesters.drain(..) {
+        for mut requester in requesters.drain(..) {
             let (turn, due) = unbounded_channel();
             turns.push(turn);
-            tasks.spawn(ask(requester, due, countries));
+            // All sign now: a thousand signatures after the first is due would keep both processors from the broker.
+            let first = prepare(&mut requester, countries);
+            tasks.spawn(ask(requester, first, due, countries));
         }
         let begun = Instant::now();
         let count = u64::from(self.rate) * self.seconds;
@@ -79,11 +81,11 @@ fn tick(begun: Instant, each: Duration, count: u64, turns: &[UnboundedSender<Ins
 
 async fn ask(
     mut requester: Requester,
+    mut prepared: PostRequest,
     mut due: UnboundedReceiver<Instant>,
     countries: &[&str],
 ) -> (Requester, Answers) {
     let mut answers = Answers::default();
-    let mut prepared = prepare(&mut requester, countries);
     while let Some(due) = due.recv().await {
         if due.elapsed() > PATIENCE {
             *answers
@@ -102,7 +104,7 @@ async fn ask(
 }
 
 /// A request, signed before its time.
-fn prepare(requester: &mut Requester, countries: &[&str]) -> ipsx_market::http::PostRequest {
+fn prepare(requester: &mut Requester, countries: &[&str]) -> PostRequest {
     // Each wallet goes through them all, from another one on.
     let first = usize::from(requester.wallet.address()[0]);
     let turn = first + usize::try_from(requester.nonce).unwrap();
@@ -113,7 +115,7 @@ fn prepare(requester: &mut Requester, countries: &[&str]) -> ipsx_market::http::
 
 async fn lease(
     requester: &Requester,
-    request: &ipsx_market::http::PostRequest,
+    request: &PostRequest,
     due: Instant,
     answers: &mut Answers,
 ) -> Result<(), Problem> {
