@@ -14,6 +14,7 @@ mod release;
 mod resting;
 mod shards;
 mod signing;
+mod timeouts;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operator::{Operator, random};
 use crate::placement::Placer;
-use crate::store::{Entries, Entry, FleetStore, ForgetExpired, Store, StoreError};
+use crate::store::{Entries, Entry, FleetStore, Store, StoreError};
 
 pub(crate) use deals::Page;
 pub(crate) use error::DeskError;
@@ -219,48 +220,6 @@ impl Desk {
     /// News of deals.
     pub(crate) fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
-    }
-
-    /// Lets the clock do its work, in parts, so that others come in between.
-    pub(crate) async fn tick(&self) -> Result<(), DeskError> {
-        if !self.store.room().is_left() {
-            return Ok(());
-        }
-        let now = clock::now();
-        loop {
-            let mut books = self.books().await?;
-            if books.market.poll_timeout().is_none_or(|due| due > now) {
-                return Ok(());
-            }
-            let commands = books.market.handle_timeout(now);
-            self.execute(books, commands, now).await?;
-        }
-    }
-
-    /// Forgets sessions, nonces and promises whose time is over.
-    pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
-        if !self.store.room().is_left() {
-            return Ok(());
-        }
-        self.store.write(ForgetExpired(clock::now())).await?;
-        let time = self.operator.final_time().await?;
-        let mut books = self.books().await?;
-        let gone = books.market.forget_proofs(clock::now()).into_iter();
-        let gone = gone.map(|subject| Entry::Proof(subject, None));
-        let market = &books.market;
-        self.mailboxes.sweep(|deal| market.deal(deal).is_some());
-        let payers = books.ledger.handle_final_time(time);
-        if let Some(part) = &mut books.part {
-            // Each account is brought up to date in its turn.
-            part.final_time = time;
-            return Ok(());
-        }
-        let account = |payer| books.account_entry(payer);
-        let entries: Vec<_> = payers.into_iter().map(account).chain(gone).collect();
-        if entries.is_empty() {
-            return Ok(());
-        }
-        self.keep(books, entries).await
     }
 
     /// Brings the gauges up to date.

@@ -4,6 +4,7 @@
 //! the [writer](super::writer)'s own thread. Reads have connections of their own, and so has what moves the log into the file:
 //! that takes milliseconds, and nobody should have to wait for it.
 
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,12 +20,15 @@ use super::row::Value;
 /// Statements that are kept ready: all that there are.
 const STATEMENTS: usize = 64;
 /// Kibibytes of pages that the writer keeps in memory: the inner pages of all tables and indexes, and what is new.
-const CACHE: i32 = 16_384;
+const CACHE: i32 = 4_096;
 /// How long what is written may stay in the log alone. What is written twice in this time is moved once.
 const TIDY: Duration = Duration::from_millis(50);
-/// Pages from which on the writer moves the rest itself, after which the log begins anew: it can't while somebody goes
-/// on writing.
-const LONGEST_LOG: u32 = 32_000;
+/// Pages from which on the log is made to begin anew, which it can't by itself while somebody goes on writing.
+const LONG_LOG: u32 = 32_000;
+/// How long that may keep the writer waiting for those who read what was before.
+const RESTART_PATIENCE: Duration = Duration::from_millis(10);
+/// Pages from which on the writer moves the rest itself, should that not have succeeded.
+const LONGEST_LOG: u32 = 4 * LONG_LOG;
 
 /// The connection, which is made anew after a failure.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct SqliteWriter {
     path: PathBuf,
     connection: Mutex<Option<Connection>>,
     tidying: Mutex<Option<Tidying>>,
+    /// Closed after all connections: a process that closes a file gives up its locks on it, SQLite's as well.
+    _file: Arc<File>,
 }
 
 /// The thread that moves the log into the file; it is told of each commit, and ends when it can be told no more.
@@ -45,12 +51,20 @@ impl SqliteWriter {
     /// Opens the file, which has its tables.
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
         let (committed, commits) = sync_channel(1);
+        let connection = connect(path)?;
         let tidier = connect(path)?;
-        let thread = std::thread::spawn(move || tidy(&tidier, &commits));
+        tidier.busy_timeout(RESTART_PATIENCE)?;
+        let file = OpenOptions::new().write(true).open(path);
+        let file = Arc::new(file.map_err(|_| rusqlite::Error::InvalidPath(path.into()))?);
+        let thread = std::thread::spawn({
+            let file = Arc::clone(&file);
+            move || tidy(&tidier, &file, &commits)
+        });
         Ok(Self {
             path: path.into(),
-            connection: Mutex::new(Some(connect(path)?)),
+            connection: Mutex::new(Some(connection)),
             tidying: Mutex::new(Some(Tidying { committed, thread })),
+            _file: file,
         })
     }
 
@@ -204,7 +218,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn tidy(connection: &Connection, commits: &Receiver<()>) {
+fn tidy(connection: &Connection, file: &File, commits: &Receiver<()>) {
     while commits.recv().is_ok() {
         let until = Instant::now() + TIDY;
         loop {
@@ -214,9 +228,22 @@ fn tidy(connection: &Connection, commits: &Receiver<()>) {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        // What can't be moved now, for want of room or because somebody reads what was before, is moved later.
-        let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if move_log(connection, "PASSIVE").is_some_and(|pages| pages >= LONG_LOG) {
+            // Nobody can write while the log begins anew; so that there is little left to do by then, all is moved and on
+            // disk before, while others write.
+            let _ = file.sync_data();
+            move_log(connection, "PASSIVE");
+            move_log(connection, "RESTART");
+        }
     }
+}
+
+/// Moves what is in the log; the pages that it has. What can't be moved now, for want of room or because somebody reads
+/// what was before, is moved later.
+fn move_log(connection: &Connection, mode: &str) -> Option<u32> {
+    let pragma = format!("PRAGMA wal_checkpoint({mode})");
+    let pages = connection.query_row(&pragma, [], |row| row.get(1));
+    pages.ok()
 }
 
 /// A place that is named `$3` has the third value, wherever in the statement it is.

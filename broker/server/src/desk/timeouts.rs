@@ -1,0 +1,68 @@
+//! What is over because its time is.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Desk, DeskError};
+use crate::clock;
+use crate::store::{Entry, ForgetExpired};
+
+impl Desk {
+    /// Lets the clock do its work in half of the time, so that others come in between: all leases that end in a second are
+    /// due at once.
+    pub(crate) async fn tick(&self) -> Result<(), DeskError> {
+        while let Some(took) = self.tick_once().await? {
+            sleep(took).await;
+        }
+        Ok(())
+    }
+
+    /// Lets the clock do all of its work, before anybody else is there.
+    pub(crate) async fn catch_up(&self) -> Result<(), DeskError> {
+        while self.tick_once().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Lets the clock do a part of its work; how long that took, if there was any.
+    async fn tick_once(&self) -> Result<Option<Duration>, DeskError> {
+        if !self.store.room().is_left() {
+            return Ok(None);
+        }
+        let now = clock::now();
+        let mut books = self.books().await?;
+        if books.market.poll_timeout().is_none_or(|due| due > now) {
+            return Ok(None);
+        }
+        let begun = Instant::now();
+        let commands = books.market.handle_timeout(now);
+        self.execute(books, commands, now).await?;
+        Ok(Some(begun.elapsed()))
+    }
+
+    /// Forgets sessions, nonces and promises whose time is over.
+    pub(crate) async fn sweep(&self) -> Result<(), DeskError> {
+        if !self.store.room().is_left() {
+            return Ok(());
+        }
+        self.store.write(ForgetExpired(clock::now())).await?;
+        let time = self.operator.final_time().await?;
+        let mut books = self.books().await?;
+        let gone = books.market.forget_proofs(clock::now()).into_iter();
+        let gone = gone.map(|subject| Entry::Proof(subject, None));
+        let market = &books.market;
+        self.mailboxes.sweep(|deal| market.deal(deal).is_some());
+        let payers = books.ledger.handle_final_time(time);
+        if let Some(part) = &mut books.part {
+            // Each account is brought up to date in its turn.
+            part.final_time = time;
+            return Ok(());
+        }
+        let account = |payer| books.account_entry(payer);
+        let entries: Vec<_> = payers.into_iter().map(account).chain(gone).collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.keep(books, entries).await
+    }
+}
