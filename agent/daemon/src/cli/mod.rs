@@ -206,11 +206,12 @@ pub struct ConnectArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u8).range(2..=64),
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=64),
         conflicts_with_all = ["rotate", "export", "tun", "start_in", "wait"],
         group = "many"
     )]
-    pub count: Option<u8>,
+    pub count: u8,
     /// With --rotate or --count: by what the addresses must differ: address, prefix (/24, IPv6 /48), asn or provider
     #[arg(long, value_name = "WHAT", requires = "many", default_value_t)]
     pub distinct: Distinct,
@@ -315,6 +316,36 @@ mod tests {
             (filter.avoid.prefixes.len(), filter.avoid.asns),
             (2, vec![64_500])
         );
+    }
+
+    #[test]
+    fn a_count_of_one_asks_like_none() {
+        let parse = |words: &str| {
+            let words = format!("ipsx connect --budget 2 {words}");
+            match Cli::try_parse_from(words.split_whitespace()).map(|cli| cli.command) {
+                Ok(Command::Connect(args)) => Ok(args),
+                Ok(_) => panic!("not a lease"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let without = parse("").unwrap();
+        assert_eq!(
+            format!("{:?}", parse("--count 1").unwrap()),
+            format!("{without:?}")
+        );
+        assert_eq!(without.count, 1);
+        // Whoever works the number out need not leave out what goes with it.
+        let one = parse("--count 1 --distinct asn").unwrap();
+        assert_eq!((one.count, one.distinct), (1, Distinct::Asn));
+        for (words, hint) in [
+            ("--distinct asn", "--rotate"),
+            ("--count 0", "1..=64"),
+            ("--count 65", "1..=64"),
+            ("--count 2 --wait 5m", "--wait"),
+        ] {
+            let refused = parse(words).unwrap_err();
+            assert!(refused.contains(hint), "{words}: {refused}");
+        }
     }
 
     #[test]

@@ -72,9 +72,9 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);
-    if let (Some(count), Use::Proxy { listen, .. }) = (args.count, &usage) {
+    if let (2.., Use::Proxy { listen, .. }) = (args.count, &usage) {
         let several = Several {
-            count,
+            count: args.count,
             distinct: args.distinct,
             listen: *listen,
             bind: args.bind,
@@ -228,7 +228,7 @@ async fn open_via(
 /// What the arguments ask for.
 fn wishes(args: &ConnectArgs) -> Wishes {
     let exported = args.export.is_some();
-    let each = Amount(args.budget.0 / u128::from(args.count.unwrap_or(1)));
+    let each = Amount(args.budget.0 / u128::from(args.count));
     let mut max_prices = limits(&args.price, each, args.duration);
     if exported && !args.trust_provider_bytes {
         max_prices.per_gib = PricePerGib(Amount::ZERO);
