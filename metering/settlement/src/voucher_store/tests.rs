@@ -288,7 +288,7 @@ async fn what_is_asked_one_by_one_is_gathered() {
     let commits = store.commits() - before;
     assert!(commits < 250, "{commits} syncs for 1,000 vouchers");
     // A channel that somebody waits for does not wait for vouchers to be gathered.
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     for number in 10..20 {
         for cumulative in 101..=200 {
             let (store, voucher) = (store.clone(), voucher(0, cumulative));

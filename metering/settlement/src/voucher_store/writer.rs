@@ -4,13 +4,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foldhash::HashMap;
 use ipsx_metering::{Amount, Channel, ChannelId, KnownSigner, Reservation, Signed, Voucher};
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Accepted;
 use super::file::{StoreError, connect, sqlite_error};
