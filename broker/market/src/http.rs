@@ -159,9 +159,8 @@ pub struct RequestView {
     pub rest_until: UnixSeconds,
     /// Since when it stands there.
     pub changed_at: UnixSeconds,
-    /// The deal that came of it, to be checked and signed, once it is matched.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deal: Option<ProposedDeal>,
+    /// All deals that came of it, once it is matched: in the order of its legs, and of each leg the oldest first.
+    pub deals: Vec<ProposedDeal>,
 }
 
 /// `POST /v1/deals/{id}/signature`.

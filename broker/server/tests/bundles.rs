@@ -10,15 +10,14 @@ mod parties;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipsx_market::avoid::Distinct;
-use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::deal::{Binding, Deal};
 use ipsx_market::http::{
     BoundBundle, BoundDeal, DealSignature, DealView, OfferView, PostWithdrawal, Problem,
     ProblemKind, ProposedBundle, SignBundle,
 };
 use ipsx_market::messages::{AgentMessage, BrokerMessage};
-use ipsx_market::request::{Request, TunnelKey};
+use ipsx_market::request::Request;
+use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Amount, B256, Signed, TypedData, Withdrawal};
 use ipsx_settlement::{Signer, Wallet};
@@ -29,27 +28,6 @@ use parties::{TestAgent, TestBroker, TestRequester};
 const BUNDLES: &str = "/v1/bundles";
 /// More than the first reservations of three leases, and less than of six.
 const DEPOSIT: u128 = 500_000;
-
-/// Asks for so many addresses of different providers, all or nothing.
-fn several(requester: &mut TestRequester, count: u8) -> Request {
-    let mut request = requester.request("FR");
-    let nonce = request.nonce as u8;
-    request.channel_salt.0[31] = nonce;
-    let leg = |number: u8| {
-        let mut channel_salt = B256::repeat_byte(number);
-        channel_salt.0[31] = nonce;
-        Leg {
-            tunnel_key: TunnelKey(B256::repeat_byte(100 + number)),
-            channel_salt,
-        }
-    };
-    request.bundle = Bundle {
-        legs: (1..count).map(leg).collect(),
-        distinct: Distinct::Provider,
-        all_or_nothing: true,
-    };
-    request
-}
 
 async fn ask(requester: &TestRequester, request: Request) -> Result<ProposedBundle, Problem> {
     requester.post(BUNDLES, &requester.posted(request)).await
@@ -94,7 +72,7 @@ async fn agents(broker: &TestBroker) -> [TestAgent; 3] {
 
 /// What all three sign.
 async fn agree(requester: &mut TestRequester, agents: &mut [TestAgent; 3]) -> ProposedBundle {
-    let request = several(requester, 3);
+    let request = requester.several(3);
     let [a, b, c] = agents;
     let asked = ask(requester, request);
     let (proposed, ..) = tokio::join!(asked, a.accept(), b.accept(), c.accept());
@@ -126,6 +104,12 @@ async fn three_addresses_of_three_providers_are_bound_at_once() {
     let proposed = agree(&mut requester, &mut agents).await;
     let providers: BTreeSet<_> = proposed.deals.iter().map(|p| p.deal.provider).collect();
     assert_eq!(providers.len(), 3);
+    let view = requester.resting(proposed.request, "").await.unwrap();
+    assert_eq!(
+        (view.status, view.rest_until.0),
+        (RequestStatus::Matched, 0)
+    );
+    assert_eq!(view.deals, proposed.deals);
     // Alone, or as two of three, none is bound.
     let alone = requester.sign(&proposed.deals[1]).await.unwrap_err();
     assert_eq!(alone.kind, ProblemKind::Conflict);
@@ -191,6 +175,13 @@ async fn three_addresses_of_three_providers_are_bound_at_once() {
         let told = agent.hear().await;
         assert!(matches!(told, BrokerMessage::EndLease { .. }), "{told:?}");
     }
+    // What came of a request is told also when all of it is over, and only to its requester.
+    let view = requester.resting(proposed.request, "").await.unwrap();
+    assert_eq!(view.deals, proposed.deals);
+    let mut stranger = TestRequester::stranger(&broker);
+    stranger.sign_in().await;
+    let refused = stranger.resting(proposed.request, "").await.unwrap_err();
+    assert_eq!(refused.kind, ProblemKind::NotFound);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +190,7 @@ async fn one_refusal_sells_nothing() {
     let mut agents = agents(&broker).await;
     let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
     assert_eq!(free_leases(&requester).await, 6);
-    let request = several(&mut requester, 3);
+    let request = requester.several(3);
     let [a, b, c] = &mut agents;
     let refusing = async {
         let (first, (proposal, _), _) = tokio::join!(a.accept(), b.proposal(), c.proposal());
@@ -221,6 +212,9 @@ async fn one_refusal_sells_nothing() {
     );
     let view = requester.deal(first.id(), "").await.unwrap();
     assert_eq!(view.status, DealStatus::Aborted);
+    let view = requester.resting(first.request, "").await.unwrap();
+    let ids: Vec<_> = view.deals.iter().map(|deal| deal.deal_id).collect();
+    assert_eq!(ids, [first.id()]);
     assert_eq!(free_leases(&requester).await, 6);
     take_out(&requester).await.unwrap();
 }
@@ -230,7 +224,7 @@ async fn too_few_offers_ask_nobody() {
     let broker = TestBroker::start().await;
     let mut agents = agents(&broker).await;
     let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
-    let request = several(&mut requester, 4);
+    let request = requester.several(4);
     let refused = ask(&requester, request).await;
     let refused = refused.unwrap_err();
     assert_eq!((refused.kind, refused.status), (ProblemKind::NoMatch, 404));
@@ -239,7 +233,7 @@ async fn too_few_offers_ask_nobody() {
     take_out(&requester).await.unwrap();
     // The first thing that a provider hears is the next request; without all or nothing, what there is will do.
     let mut requester = TestRequester::with_deposit(&broker, 2 * DEPOSIT).await;
-    let mut request = several(&mut requester, 4);
+    let mut request = requester.several(4);
     request.bundle.all_or_nothing = false;
     let id = request.id();
     let [a, b, c] = &mut agents;
@@ -271,27 +265,27 @@ async fn what_is_no_bundle_is_refused() {
         (|r| r.start.latest = r.expires_at, "bundle"),
     ];
     for (change, named) in changes {
-        let mut request = several(&mut requester, 3);
+        let mut request = requester.several(3);
         change(&mut request);
         let refused = ask(&requester, request).await.unwrap_err();
         assert_eq!(refused.kind, ProblemKind::InvalidRequest);
         assert!(refused.detail.contains(named), "{named}: {refused:?}");
     }
-    let request = several(&mut requester, 65);
+    let request = requester.several(65);
     let refused = ask(&requester, request).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::InvalidRequest);
     assert!(refused.detail.contains("at most 63"), "{refused:?}");
-    let request = several(&mut requester, 2);
+    let request = requester.several(2);
     let refused = requester.ask(request).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::InvalidRequest);
     assert!(refused.detail.contains(BUNDLES), "{refused:?}");
     // As many as a payer may have unstarted, and one more.
     let mut rich = TestRequester::with_deposit(&broker, 10 * DEPOSIT).await;
-    let request = several(&mut rich, 9);
+    let request = rich.several(9);
     let refused = ask(&rich, request).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::TooManyRequests);
-    let request = several(&mut requester, 8);
+    let request = requester.several(8);
     let refused = ask(&requester, request).await.unwrap_err();
     assert_eq!(refused.kind, ProblemKind::InsufficientDeposit);
     let nothing = SignBundle {
@@ -309,7 +303,7 @@ async fn a_bundle_of_one_is_a_lease() {
     let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
     agent.publish(agent.offer(1_000, 2)).await;
     let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
-    let request = several(&mut requester, 1);
+    let request = requester.several(1);
     let (proposed, _) = tokio::join!(ask(&requester, request), agent.accept());
     let bound = sign(&requester, &proposed.unwrap()).await.unwrap();
     assert_eq!(bound.deals.len(), 1);
@@ -349,7 +343,7 @@ async fn outlives_a_kill(store: &[String]) {
 
     // Two have signed: nothing is left of it, and the same can be asked again under its key.
     let mut agents = three_at(&program).await;
-    let request = several(&mut requester, 3);
+    let request = requester.several(3);
     let body = requester.posted(request);
     let [a, b, c] = &mut agents;
     let killing = async {
@@ -376,6 +370,8 @@ async fn outlives_a_kill(store: &[String]) {
     program.kill();
     let mut program = Program::start(directory.path(), &options);
     requester.url = format!("http://{}", program.http);
+    let view = requester.resting(proposed.request, "").await.unwrap();
+    assert_eq!(view.deals, proposed.deals);
     let bound = sign(&requester, &proposed).await.unwrap();
     assert_eq!(bound.deals.len(), 3);
 

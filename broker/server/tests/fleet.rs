@@ -208,7 +208,7 @@ async fn a_request_rests_at_all_brokers_and_is_matched_once() {
     let (view, deal) = tokio::join!(waiting, lender.accept());
     let view = view.unwrap();
     assert_eq!(view.status, RequestStatus::Matched);
-    let proposed = view.deal.unwrap();
+    let [proposed] = view.deals.try_into().unwrap();
     assert_eq!(proposed.deal_id, deal.id());
     requester.sign(&proposed).await.unwrap();
     world.members[0].start();

@@ -23,7 +23,10 @@ async fn a_request_rests_until_an_agent_comes() {
     let broker = TestBroker::start().await;
     let mut requester = TestRequester::with_deposit(&broker, 1_000_000).await;
     let view = requester.rest("FR", 60).await.unwrap();
-    assert_eq!((view.status, &view.deal), (RequestStatus::Resting, &None));
+    assert_eq!(
+        (view.status, &view.deals),
+        (RequestStatus::Resting, &vec![])
+    );
     let id = view.request;
     assert_eq!(requester.resting(id, "").await.unwrap(), view);
     let metrics = metrics(&broker).await;
@@ -38,7 +41,7 @@ async fn a_request_rests_until_an_agent_comes() {
     let (view, deal) = tokio::join!(waiting, agent.accept());
     let view = view.unwrap();
     assert_eq!(view.status, RequestStatus::Matched);
-    let proposed = view.deal.unwrap();
+    let [proposed] = view.deals.try_into().unwrap();
     assert_eq!((proposed.deal_id, proposed.deal.request), (deal.id(), id));
     let bound = requester.sign(&proposed).await.unwrap();
     assert_eq!(bound.outcome.message.outcome, Binding::Bound);
@@ -51,7 +54,7 @@ async fn a_request_rests_until_an_agent_comes() {
     let (proposed, _) = tokio::join!(requester.ask(request), german.accept());
     let view = requester.resting(id, "").await.unwrap();
     assert_eq!(view.status, RequestStatus::Matched);
-    assert_eq!(view.deal.unwrap(), proposed.unwrap());
+    assert_eq!(view.deals, [proposed.unwrap()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +158,7 @@ async fn outlives_a_kill(store: &[String]) {
     let mut in_fr = agent(&program, 0x67, "127.0.1.1").await;
     let (view, deal) = tokio::join!(requester.resting(french, "?wait=20"), in_fr.accept());
     let matched = view.unwrap();
-    assert_eq!(matched.deal.as_ref().unwrap().deal_id, deal.id());
+    assert_eq!(matched.deals[0].deal_id, deal.id());
     program.kill();
 
     let program = Program::start(directory.path(), &options);
@@ -167,7 +170,7 @@ async fn outlives_a_kill(store: &[String]) {
     }
     let mut in_de = agent(&program, 0x66, "127.0.2.1").await;
     let (view, _) = tokio::join!(requester.resting(german, "?wait=20"), in_de.accept());
-    let proposed = view.unwrap().deal.unwrap();
+    let [proposed] = view.unwrap().deals.try_into().unwrap();
     let bound = requester.sign(&proposed).await.unwrap();
     assert_eq!(bound.outcome.message.outcome, Binding::Bound);
     let cancelled = requester.cancel(japanese).await.unwrap();

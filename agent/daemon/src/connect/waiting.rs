@@ -76,7 +76,7 @@ impl Requester {
         let said = match self.session.cancel(id).await {
             Ok(_) => "the request was taken back; nothing was paid".into(),
             Err(BrokerError::Problem(_)) => {
-                self.refuse_deal(id).await;
+                self.refuse_deals(id).await;
                 "the request no longer rested; what came of it is not signed, and nothing was paid"
                     .into()
             }
@@ -87,29 +87,29 @@ impl Requester {
         Failure::new(ExitCode::Interrupted, said)
     }
 
-    /// Tells the broker that the deal will not be signed, so that nobody waits for it; untold, it expires by itself.
-    async fn refuse_deal(&self, id: RequestId) {
+    /// Tells the broker that what came of a request will not be signed, so that nobody waits for it; untold, it expires by
+    /// itself.
+    async fn refuse_deals(&self, id: RequestId) {
         let view = self.session.resting(id, Duration::ZERO).await;
-        let Some(deal) = view.ok().and_then(|view| view.deal) else {
-            return;
-        };
         let report = EndReport {
             cause: EndCause::RequesterEnded,
             usage: Default::default(),
             amount: Amount::ZERO,
             voucher: None,
         };
-        let told = self.session.end(deal.deal_id, &EndDeal { report }).await;
-        if let Err(error) = told {
-            tracing::info!(%error, "the broker could not be told that the deal is not signed");
+        let end = EndDeal { report };
+        for deal in view.map(|view| view.deals).unwrap_or_default() {
+            if let Err(error) = self.session.end(deal.deal_id, &end).await {
+                tracing::info!(%error, "the broker could not be told that the deal is not signed");
+            }
         }
     }
 }
 
 /// What came of a request that no longer rests.
-fn outcome(view: RequestView) -> Result<ProposedDeal, Failure> {
+fn outcome(mut view: RequestView) -> Result<ProposedDeal, Failure> {
     let nothing = |code, what: &str| Err(Failure::new(code, what));
-    match (view.status, view.deal) {
+    match (view.status, view.deals.pop()) {
         (RequestStatus::Matched, Some(deal)) => Ok(deal),
         (RequestStatus::Expired, _) => nothing(
             ExitCode::NoMatch,

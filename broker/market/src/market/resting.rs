@@ -110,7 +110,7 @@ impl Market {
         }
         let number = self.next_number();
         let record = at_rest(number, request, seed, now);
-        let answer = Ok(Answered::Rests(Box::new(record.view(None))));
+        let answer = Ok(Answered::Rests(Box::new(record.view(Vec::new()))));
         // Whoever was posted with asks so many providers only; who rests may ask the others.
         let others = !tried.is_empty();
         self.resting.insert(record.clone(), tried);

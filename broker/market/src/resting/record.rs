@@ -75,14 +75,14 @@ impl RequestRecord {
         self
     }
 
-    /// As its requester sees it, with the deal that came of it.
-    pub fn view(&self, deal: Option<ProposedDeal>) -> RequestView {
+    /// As its requester sees it, with the deals that came of it.
+    pub fn view(&self, deals: Vec<ProposedDeal>) -> RequestView {
         RequestView {
             request: self.id(),
             status: self.status,
             rest_until: self.request.message.rest_until,
             changed_at: self.changed_at,
-            deal,
+            deals,
         }
     }
 }

@@ -250,7 +250,7 @@ fn resting_request() -> RequestView {
         status: RequestStatus::Resting,
         rest_until: examples::request().rest_until,
         changed_at: NOW,
-        deal: None,
+        deals: Vec::new(),
     }
 }
 

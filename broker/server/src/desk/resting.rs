@@ -24,14 +24,14 @@ impl Desk {
     ) -> Result<RequestView, DeskError> {
         let Some(record) = self.store.request(id).await? else {
             // It never rested, if there was one.
-            let deal = self.store.deal_of_request(requester, id).await?;
-            let deal = deal.ok_or(RequestRefusal::Unknown(id))?;
+            let deals = self.store.deals_of_request(requester, id).await?;
+            let changed_at = deals.iter().map(|record| record.proposed_at).max();
             return Ok(RequestView {
                 request: id,
                 status: RequestStatus::Matched,
                 rest_until: UnixSeconds(0),
-                changed_at: deal.proposed_at,
-                deal: Some(deal.proposed()),
+                changed_at: changed_at.ok_or(RequestRefusal::Unknown(id))?,
+                deals: deals.iter().map(DealRecord::proposed).collect(),
             });
         };
         if record.request.message.requester != requester {
@@ -76,8 +76,8 @@ impl Desk {
     /// What came of a request that was posted before, if anything did.
     pub(crate) async fn answered(&self, request: &Request) -> Result<Option<Answered>, DeskError> {
         let (requester, id) = (request.requester, request.id());
+        let deals = self.store.deals_of_request(requester, id).await?;
         if request.count() > 1 {
-            let deals = self.store.deals_of_request(requester, id).await?;
             // Its requester has never heard of those that were given up unsigned.
             let unseen = |r: &DealRecord| {
                 r.status() == DealStatus::Aborted && r.requester_signature.is_none()
@@ -86,7 +86,7 @@ impl Desk {
             let deals: Vec<_> = deals.map(DealRecord::proposed).collect();
             return Ok((!deals.is_empty()).then_some(Answered::Bundle(deals)));
         }
-        if let Some(record) = self.store.deal_of_request(requester, id).await? {
+        if let Some(record) = deals.last() {
             return Ok(Some(Answered::Deal(Box::new(record.proposed()))));
         }
         let Some(record) = self.store.request(id).await? else {
@@ -126,7 +126,7 @@ impl Desk {
         let record = record.map_err(RequestFailure::NoRest)?;
         let record = self.keep_request(record).await?;
         self.metrics.requested("rests");
-        Ok(Answered::Rests(Box::new(record.view(None))))
+        Ok(Answered::Rests(Box::new(record.view(Vec::new()))))
     }
 
     /// Writes a request down, and has all brokers look at it.
@@ -193,10 +193,10 @@ impl Desk {
 
     async fn view(&self, record: &RequestRecord) -> Result<RequestView, DeskError> {
         let requester = record.request.message.requester;
-        let deal = match record.status {
-            RequestStatus::Matched => self.store.deal_of_request(requester, record.id()).await?,
-            _ => None,
+        let deals = match record.status {
+            RequestStatus::Matched => self.store.deals_of_request(requester, record.id()).await?,
+            _ => Vec::new(),
         };
-        Ok(record.view(deal.as_ref().map(DealRecord::proposed)))
+        Ok(record.view(deals.iter().map(DealRecord::proposed).collect()))
     }
 }

@@ -147,16 +147,7 @@ impl Store {
         self.records(&self.rows(sql, values).await?)
     }
 
-    /// The deal that came of a request, if one did; the latest, should there be several.
-    pub(crate) async fn deal_of_request(
-        &self,
-        requester: Address,
-        request: RequestId,
-    ) -> Result<Option<DealRecord>, StoreError> {
-        Ok(self.deals_of_request(requester, request).await?.pop())
-    }
-
-    /// All deals that came of a request, the latest last.
+    /// All deals that came of a request, in the order of its legs, and of each leg the latest last.
     pub(crate) async fn deals_of_request(
         &self,
         requester: Address,
@@ -165,7 +156,9 @@ impl Store {
         let values = [hex(requester).into(), request.to_string().into()];
         let sql = "SELECT record FROM deals WHERE requester = $1 AND request = $2
              ORDER BY proposed_at, deal_id";
-        self.records(&self.rows(sql, values).await?)
+        let mut records = self.records(&self.rows(sql, values).await?)?;
+        records.sort_by_key(|record| record.deal.leg);
+        Ok(records)
     }
 
     /// Deals that were aborted or expired without the network's word, because the broker stopped in between.

@@ -3,8 +3,11 @@
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
 
+use ipsx_market::avoid::Distinct;
+use ipsx_market::bundle::{Bundle, Leg};
 use ipsx_market::http::NetworkInfo;
-use ipsx_metering::Amount;
+use ipsx_market::request::{Request, TunnelKey};
+use ipsx_metering::{Amount, B256};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tests::requester::Requester;
 
@@ -45,6 +48,27 @@ impl TestRequester {
     /// The same, whose connections come from this address.
     pub fn from(self, address: &str) -> Self {
         Self(self.0.from(address))
+    }
+
+    /// Asks for so many addresses of different providers, all or nothing.
+    pub fn several(&mut self, count: u8) -> Request {
+        let mut request = self.request("FR");
+        let nonce = request.nonce as u8;
+        request.channel_salt.0[31] = nonce;
+        let leg = |number: u8| {
+            let mut channel_salt = B256::repeat_byte(number);
+            channel_salt.0[31] = nonce;
+            Leg {
+                tunnel_key: TunnelKey(B256::repeat_byte(100 + number)),
+                channel_salt,
+            }
+        };
+        request.bundle = Bundle {
+            legs: (1..count).map(leg).collect(),
+            distinct: Distinct::Provider,
+            all_or_nothing: true,
+        };
+        request
     }
 }
 

@@ -8,6 +8,7 @@ on_both! {
     deals_are_found_by_id_state_requester_and_request
     an_outcome_is_never_changed
     changes_are_numbered_as_they_were_written
+    a_requests_deals_are_in_the_order_of_its_legs
 }
 
 async fn deals_are_found_by_id_state_requester_and_request(place: Place) {
@@ -37,10 +38,10 @@ async fn deals_are_found_by_id_state_requester_and_request(place: Place) {
     let after = Some((page[1].proposed_at, page[1].deal_id));
     let page = store.deals_of(requester, after, 2).await.unwrap();
     assert_eq!(ids(page), [records[0].deal_id]);
-    let found = store.deal_of_request(requester, records[2].deal.request);
-    assert_eq!(found.await.unwrap().as_ref(), Some(&records[2]));
-    let stranger = store.deal_of_request(Address::repeat_byte(9), records[2].deal.request);
-    assert_eq!(stranger.await.unwrap(), None);
+    let found = store.deals_of_request(requester, records[2].deal.request);
+    assert_eq!(found.await.unwrap(), [records[2].clone()]);
+    let stranger = store.deals_of_request(Address::repeat_byte(9), records[2].deal.request);
+    assert_eq!(stranger.await.unwrap(), []);
     // Another program sees the same.
     store.close().await;
     let again = place.reopened().await;
@@ -49,6 +50,26 @@ async fn deals_are_found_by_id_state_requester_and_request(place: Place) {
         Some(&records[2])
     );
     again.close().await;
+}
+
+async fn a_requests_deals_are_in_the_order_of_its_legs(place: Place) {
+    let store = &place.store;
+    let mut records = Vec::new();
+    // The provider of the first leg was the last one that was asked, once more than the others.
+    for (leg, second) in [(0, 4), (0, 5), (1, 3), (2, 1), (3, 2)] {
+        let mut record = record(1);
+        record.deal.leg = leg;
+        record.deal.start_by = NOW.after(second);
+        record.deal_id = record.deal.id();
+        record.proposed_at = NOW.after(second);
+        records.push(record);
+    }
+    for record in records.iter().rev() {
+        save(store, vec![change(record)]).await.unwrap();
+    }
+    let (requester, request) = (records[0].deal.requester, records[0].deal.request);
+    let found = store.deals_of_request(requester, request).await.unwrap();
+    assert_eq!(found, records);
 }
 
 async fn an_outcome_is_never_changed(place: Place) {

@@ -138,8 +138,8 @@ async fn deals_and_changes_of_an_older_file_are_found() {
         .await
         .unwrap();
     let (wallet, request) = (record.deal.requester, record.deal.request);
-    let found = store.deal_of_request(wallet, request).await.unwrap();
-    assert_eq!(found.as_ref(), Some(&record));
+    let found = store.deals_of_request(wallet, request).await.unwrap();
+    assert_eq!(found, [record]);
     let changes = store.changes_of(wallet, 0, 10).await.unwrap();
     assert_eq!(changes.len(), 1);
     assert_eq!(of_deal(&changes[0]).at, UnixSeconds(7));
