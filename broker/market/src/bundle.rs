@@ -63,6 +63,14 @@ impl Request {
         1 + self.bundle.legs.len()
     }
 
+    /// How many of them are good for anything only together; 0 if each stands alone.
+    pub fn together(&self) -> u8 {
+        match self.bundle.all_or_nothing && self.count() > 1 {
+            true => self.count() as u8,
+            false => 0,
+        }
+    }
+
     /// Keys of one of them, counted from 0.
     pub fn leg(&self, number: u8) -> Option<Leg> {
         let first = Leg {

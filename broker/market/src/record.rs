@@ -11,7 +11,7 @@ use crate::deal::{Deal, Outcome};
 use crate::http::{DealView, ProposedDeal};
 use crate::messages::{EndCause, EndReport, Ready};
 use crate::offer::{Offer, Placement};
-use crate::request::Filter;
+use crate::request::{Filter, Request};
 use crate::status::{DealClock, DealStatus, ProviderStatus, RequesterStatus, Side, deal_status};
 
 /// Why a side changed its status.
@@ -140,6 +140,42 @@ pub struct DealRecord {
 }
 
 impl DealRecord {
+    /// What came of a request, and of the offer as it was placed: a deal that its provider signs.
+    pub fn new(
+        deal: Deal,
+        request: &Request,
+        offer: Offer,
+        placement: Placement,
+        provider_signature: Signature,
+        proposed_at: UnixSeconds,
+    ) -> Self {
+        Self {
+            deal_id: deal.id(),
+            deal,
+            filter: request.filter.clone(),
+            together: request.together(),
+            offer,
+            placement,
+            provider_signature,
+            requester_signature: None,
+            provider: ProviderStatus::Offered,
+            requester: RequesterStatus::Requested,
+            proposed_at,
+            outcome: None,
+            reservation: None,
+            prepaid: None,
+            forfeited: false,
+            paid_before: Amount::ZERO,
+            ready: None,
+            ready_at: None,
+            over_at: None,
+            cause: None,
+            provider_report: None,
+            requester_report: None,
+            closed_at: None,
+        }
+    }
+
     /// Where the deal stands.
     pub fn status(&self) -> DealStatus {
         deal_status(self.provider, self.requester)

@@ -12,7 +12,7 @@ use crate::deal::{Binding, Deal, Outcome, Proposal, ProviderTerms};
 use crate::matching::Wanted;
 use crate::messages::BrokerMessage;
 use crate::record::{Cause, DealRecord};
-use crate::request::{Request, SignedRequest};
+use crate::request::SignedRequest;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
@@ -71,7 +71,15 @@ impl Market {
         if let Err(reason) = verify(deal.signing_hash(&self.config.domain), &signature, provider) {
             return self.try_next(number, &reason.to_string(), now);
         }
-        let record = new_record(pending, deal, signature);
+        let listing = &pending.listing;
+        let record = DealRecord::new(
+            deal,
+            &pending.proposal.request.message,
+            listing.offer.clone(),
+            listing.placement.clone(),
+            signature,
+            pending.asked_at,
+        );
         if self.channel_is_busy(&record) {
             let reason = "you have a lease from it already that pays through the same channel; use another channel_salt";
             return self.try_next(number, reason, now);
@@ -411,41 +419,5 @@ pub(super) fn refuse(ticket: Ticket, failure: RequestFailure) -> Command {
     Command::Answer {
         ticket,
         answer: Err(failure),
-    }
-}
-
-/// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
-fn together(request: &Request) -> u8 {
-    match request.bundle.all_or_nothing && request.count() > 1 {
-        true => request.count() as u8,
-        false => 0,
-    }
-}
-
-fn new_record(pending: &Pending, deal: Deal, provider_signature: Signature) -> DealRecord {
-    DealRecord {
-        deal_id: deal.id(),
-        deal,
-        filter: pending.proposal.request.message.filter.clone(),
-        together: together(&pending.proposal.request.message),
-        offer: pending.listing.offer.clone(),
-        placement: pending.listing.placement.clone(),
-        provider_signature,
-        requester_signature: None,
-        provider: ProviderStatus::Offered,
-        requester: RequesterStatus::Requested,
-        proposed_at: pending.asked_at,
-        outcome: None,
-        reservation: None,
-        prepaid: None,
-        forfeited: false,
-        paid_before: Amount::ZERO,
-        ready: None,
-        ready_at: None,
-        over_at: None,
-        cause: None,
-        provider_report: None,
-        requester_report: None,
-        closed_at: None,
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ipsx_market::deal::{Binding, Outcome};
 use ipsx_market::http::DealEvent;
 use ipsx_market::record::{Cause, DealRecord, Transition};
-use ipsx_market::status::{ProviderStatus, RequesterStatus, Side};
+use ipsx_market::status::{ProviderStatus, Side};
 use ipsx_metering::{Address, Amount, B256, RequestId, Signed, UnixSeconds};
 use ipsx_tests::postgres::Server;
 use tempfile::TempDir;
@@ -86,31 +86,16 @@ fn record(number: u8) -> DealRecord {
     let mut deal = examples::deal();
     deal.requester = Address::repeat_byte(number % 2 + 1);
     deal.request = RequestId(B256::repeat_byte(number));
-    DealRecord {
-        deal_id: deal.id(),
+    let mut record = DealRecord::new(
         deal,
-        filter: examples::request().filter,
-        together: 0,
-        offer: examples::offer(),
-        placement: examples::placement(),
-        provider_signature: examples::signed(examples::outcome(), &examples::provider()).signature,
-        requester_signature: None,
-        provider: ProviderStatus::Accepted,
-        requester: RequesterStatus::Requested,
-        proposed_at: UnixSeconds(NOW.0 + u64::from(number)),
-        outcome: None,
-        reservation: None,
-        prepaid: None,
-        forfeited: false,
-        paid_before: Amount::ZERO,
-        ready: None,
-        ready_at: None,
-        over_at: None,
-        cause: None,
-        provider_report: None,
-        requester_report: None,
-        closed_at: None,
-    }
+        &examples::request(),
+        examples::offer(),
+        examples::placement(),
+        examples::signed(examples::outcome(), &examples::provider()).signature,
+        NOW.after(number.into()),
+    );
+    record.provider = ProviderStatus::Accepted;
+    record
 }
 
 fn outcome(record: &DealRecord, outcome: Binding) -> Signed<Outcome> {
