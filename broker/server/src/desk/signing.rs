@@ -98,7 +98,7 @@ impl Desk {
     ) -> Result<Vec<BoundDeal>, DeskError> {
         let now = clock::now();
         let over = self.over(signed).await?;
-        {
+        let begun = {
             let mut books = self.books().await?;
             let bound = |deal: &SignedDeal| deal.bound(deal.record(&books, &over)?, requester);
             if let Some(bound) = signed.iter().map(bound).collect() {
@@ -138,10 +138,12 @@ impl Desk {
                 (false, None, _) => return Err(DeskError::NoAnswer),
             };
             books.funding.extend(signed.iter().map(|deal| deal.id));
-            // Nobody waits until this is on disk: whatever comes of it is so only after it, and is what is said.
-            drop(self.begin(&mut books, Step::default(), commands, now).await);
-        }
-        let bound = self.fund(signed, authorization).await;
+            self.begin(&mut books, Step::default(), commands, now).await
+        };
+        let bound = match begun.await {
+            Ok(()) => self.fund(signed, authorization).await,
+            Err(error) => Err(error),
+        };
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         let counter = self.metrics.reservations.with_label_values(&[outcome]);
         counter.inc_by(signed.len() as u64);
