@@ -103,6 +103,26 @@ fn many_outages_over_a_long_lease_do_not_drive_the_clocks_apart() {
     assert!(world.provider.paid() >= due, "{due}");
 }
 
+#[test]
+fn interruptions_that_nobody_notices_count_as_service() {
+    let weather = Weather {
+        delay_ms: (160, 410),
+        loss_percent: 17,
+        duplicate_percent: 25,
+        outages: vec![(2_151, 3_401), (26_151, 28_219)],
+        demand: (0, 0),
+        store_ms: 20,
+        seed: 7_016_773_513_582_361_017,
+        ..Weather::default()
+    };
+    let mut world = World::new(terms(1, 26, 0, 28, 678), weather);
+    world.run(an_hour_at_most());
+    // A slice and the tolerance of a lease without interruptions are 104.
+    assert_eq!(world.payer_loss(), Amount(106));
+    let most = world.slice(world.payer.paid()).0 + world.tolerance().0;
+    assert!(most >= 106, "{most}");
+}
+
 fn restarts() -> impl Strategy<Value = Vec<u64>> {
     prop::collection::vec(500u64..60_000, 0..4)
 }

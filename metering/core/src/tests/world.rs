@@ -24,6 +24,10 @@ enum Message {
     RestartPayer,
 }
 
+/// An interruption that is no longer may lie between two echoes that the payer takes for one service: 3 s and a first
+/// slice apart.
+const LONGEST_UNNOTICED_MS: u64 = 5_000;
+
 pub(super) struct World {
     pub(super) terms: Terms,
     pub(super) weather: Weather,
@@ -595,12 +599,15 @@ impl World {
         self.payer.paid().saturating_sub(self.terms.due(&got))
     }
 
-    /// The tolerance beside the slice: 1 s that runs and 1 s of clock, 0.5 % of the bytes and what is in flight.
+    /// The tolerance beside the slice: 1 s that runs and 1 s of clock, interruptions that neither side notices, 0.5 % of the
+    /// bytes and what is in flight.
     pub(super) fn tolerance(&self) -> Amount {
         let moved = self.truly_moved.0 + self.truly_moved.1;
         let flight = (self.weather.demand.0 + self.weather.demand.1) * 2;
+        let outages = self.weather.outages.iter().map(|(from, to)| to - from);
+        let unnoticed: u64 = outages.filter(|ms| *ms <= LONGEST_UNNOTICED_MS).sum();
         self.terms.due(&Usage {
-            secs: 2,
+            secs: 2 + unnoticed.div_ceil(1000),
             bytes_up: moved / 200 + 65_536 + flight,
             bytes_down: 0,
         })
