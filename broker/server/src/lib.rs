@@ -134,7 +134,7 @@ impl Broker {
         .await?;
         let (desk, releasing) = opened;
         // What ran out while the broker was away is settled before anybody can ask.
-        if let Err(error) = desk.catch_up().await {
+        if let Err(error) = desk.tick().await {
             releasing.abort();
             return Err(StartError::Internal(error.to_string()));
         }

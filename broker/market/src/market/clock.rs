@@ -8,7 +8,7 @@ use crate::record::Cause;
 use crate::status::{ProviderStatus, RequesterStatus, Side};
 
 /// Deals that run out at once: what comes of them is written together, and others wait for it.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 impl Market {
     /// The first second at which [`Self::handle_timeout`] has something to do.

@@ -1,43 +1,24 @@
 //! What is over because its time is.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
-
 use super::{Desk, DeskError};
 use crate::clock;
 use crate::store::{Entry, ForgetExpired};
 
 impl Desk {
-    /// Lets the clock do its work in half of the time, so that others come in between: all leases that end in a second are
-    /// due at once.
+    /// Lets the clock do its work, in parts, so that others come in between.
     pub(crate) async fn tick(&self) -> Result<(), DeskError> {
-        while let Some(took) = self.tick_once().await? {
-            sleep(took).await;
-        }
-        Ok(())
-    }
-
-    /// Lets the clock do all of its work, before anybody else is there.
-    pub(crate) async fn catch_up(&self) -> Result<(), DeskError> {
-        while self.tick_once().await?.is_some() {}
-        Ok(())
-    }
-
-    /// Lets the clock do a part of its work; how long that took, if there was any.
-    async fn tick_once(&self) -> Result<Option<Duration>, DeskError> {
         if !self.store.room().is_left() {
-            return Ok(None);
+            return Ok(());
         }
         let now = clock::now();
-        let mut books = self.books().await?;
-        if books.market.poll_timeout().is_none_or(|due| due > now) {
-            return Ok(None);
+        loop {
+            let mut books = self.books().await?;
+            if books.market.poll_timeout().is_none_or(|due| due > now) {
+                return Ok(());
+            }
+            let commands = books.market.handle_timeout(now);
+            self.execute(books, commands, now).await?;
         }
-        let begun = Instant::now();
-        let commands = books.market.handle_timeout(now);
-        self.execute(books, commands, now).await?;
-        Ok(Some(begun.elapsed()))
     }
 
     /// Forgets sessions, nonces and promises whose time is over.
