@@ -99,6 +99,7 @@ pub struct VoucherStore {
     known: Arc<KnownChannels>,
     commits: Arc<AtomicU64>,
     writes: mpsc::Sender<Job>,
+    /// Ends the writer's gathering.
     hurry: Arc<Notify>,
     writer: JoinHandle<()>,
     /// Locked for as long as the store is open; `None` for one that joined.
