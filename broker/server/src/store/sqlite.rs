@@ -274,3 +274,6 @@ impl ToSql for Value {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
