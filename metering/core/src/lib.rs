@@ -43,7 +43,7 @@ pub use operator::{
 pub use payer::{NotOrdered, PayerEvent, PayerMeter, ReceiptOutcome, ServiceProof, VoucherOrder};
 pub use provider::{
     ChainView, HoldCause, PATIENCE, ProviderEvent, ProviderMeter, RESERVATION_LIFETIME,
-    SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
+    ServiceGate, VoucherOutcome,
 };
 pub use signature::{
     MalformedSignature, SecretKey, Signature, Signed, VerifyError, recover, verify,

@@ -24,8 +24,6 @@ use funds::Funds;
 
 /// How long a provider waits for the first voucher, and how long a hold may last before the lease ends.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// A peer that sends neither voucher nor traffic for this long (or for a first slice, if longer) is silent.
-pub const SHORTEST_SILENCE: Duration = Duration::from_secs(3);
 /// All holds together may take [`PATIENCE`] and the time served divided by this.
 pub(crate) const HOLD_SHARE: u32 = 10;
 
@@ -76,7 +74,7 @@ pub struct ProviderMeter {
     cover: Option<Cover>,
     renewal_asked: Option<Instant>,
     gate: ServiceGate,
-    /// When the peer last sent a voucher or traffic.
+    /// When the peer last sent a voucher, an echo or traffic.
     heard_at: Option<Instant>,
     away: Duration,
     forgiven: Duration,
@@ -240,6 +238,11 @@ impl ProviderMeter {
     /// A receipt that [`ProviderEvent::SignReceipt`] asked for, signed: kept until a voucher answers it, as evidence.
     pub fn handle_signed(&mut self, receipt: Signed<Receipt>) {
         self.answerable.signed(receipt);
+    }
+
+    /// The payer asked for an echo inside the tunnel, which is a sign of life.
+    pub fn handle_echo(&mut self, now: Instant) {
+        self.hear(now);
     }
 
     /// The voucher with this cumulative amount, and [`state`](Self::state) with it, is on disk.

@@ -203,6 +203,9 @@ impl Lease {
                 Err(fault) => self.refuse(&fault, now, commands),
             },
             PayerMessage::Echo(number) => {
+                if path == PaymentPath::Tunnel {
+                    meter.handle_echo(now.instant);
+                }
                 self.answer(ProviderMessage::Echo(number), path, now, commands);
             }
             // Whoever pays beside the tunnel has no flows to compare them with.

@@ -6,15 +6,20 @@ use std::time::{Duration, Instant};
 use super::event::PaymentPath;
 use super::exit_check::next_random;
 
-/// Echoes that may be under way at the same time.
-const UNDER_WAY: usize = 8;
+/// Echoes that may be under way at the same time: those of 8 s without an answer.
+const UNDER_WAY: usize = 32;
+/// How soon an echo that was answered is followed by another.
+const PACE: Duration = Duration::from_millis(500);
+/// An echo without an answer is followed by another after this, so that a lost packet is no interruption.
+const RETRY: Duration = Duration::from_millis(250);
 
-/// Sends echoes at a steady pace and knows the answers.
+/// Sends two echoes a second, four while none is answered, and knows the answers.
 #[derive(Debug)]
 pub(super) struct Echoes {
     seed: u64,
     path: PaymentPath,
     next: Instant,
+    last: Instant,
     sent: VecDeque<(u64, Instant)>,
 }
 
@@ -24,6 +29,7 @@ impl Echoes {
             seed,
             path,
             next: now,
+            last: now,
             sent: VecDeque::new(),
         }
     }
@@ -38,7 +44,8 @@ impl Echoes {
         if now < self.next {
             return None;
         }
-        self.next = now + self.pace(connected);
+        self.next = now + self.retry(connected);
+        self.last = now;
         if connected && self.path == PaymentPath::Broker {
             return None;
         }
@@ -54,13 +61,14 @@ impl Echoes {
     pub(super) fn answered(&mut self, number: u64, now: Instant) -> Option<Duration> {
         let place = self.sent.iter().position(|(sent, _)| *sent == number)?;
         let (_, at) = self.sent.remove(place)?;
+        self.next = self.next.max(self.last + PACE);
         Some(now.saturating_duration_since(at))
     }
 
-    fn pace(&self, connected: bool) -> Duration {
+    fn retry(&self, connected: bool) -> Duration {
         match (self.path, connected) {
-            (PaymentPath::Tunnel, false) => Duration::from_millis(250),
-            (PaymentPath::Tunnel, true) | (PaymentPath::Broker, false) => Duration::from_secs(1),
+            (PaymentPath::Tunnel, _) => RETRY,
+            (PaymentPath::Broker, false) => Duration::from_secs(1),
             (PaymentPath::Broker, true) => Duration::from_secs(60),
         }
     }

@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 use crate::Usage;
 use crate::clock::Traffic;
 
-/// Echoes further apart than this, plus a first slice, mean that there was no service in between; a provider notices
-/// silence sooner.
-const LONGEST_GAP: Duration = Duration::from_secs(3);
 /// Bytes that may always be in flight.
 const FLIGHT: u64 = 64 * 1024;
 /// Tolerance on bytes: one part in this, 0.5 %.
-const TOLERANCE: u64 = 200;
-/// Tolerance on time, in seconds.
-const TOLERANCE_SECS: u64 = 1;
+const BYTES_TOLERANCE: u64 = 200;
+/// Tolerance on time.
+const TOLERANCE: Duration = Duration::from_secs(1);
 
 /// The payer's own totals.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OwnMeasure {
     round_trip: Duration,
+    /// Echoes further apart mean that there was no service in between. A provider notices a silence of a first slice.
     longest_gap: Duration,
     served: Duration,
     proven_at: Option<Instant>,
@@ -31,7 +29,7 @@ impl OwnMeasure {
     pub(super) fn new(usage: &Usage, round_trip: Duration, first_slice: Duration) -> Self {
         Self {
             round_trip,
-            longest_gap: first_slice.max(LONGEST_GAP) + first_slice,
+            longest_gap: first_slice + TOLERANCE,
             served: Duration::from_secs(usage.secs),
             proven_at: None,
             traffic: Traffic::from(usage),
@@ -69,7 +67,7 @@ impl OwnMeasure {
 
     /// Most seconds that are paid for.
     pub(super) fn most_secs(&self) -> u64 {
-        self.served.as_secs() + TOLERANCE_SECS
+        (self.served + TOLERANCE).as_secs()
     }
 
     /// Most bytes, both directions, that are paid for.
@@ -77,7 +75,7 @@ impl OwnMeasure {
         let total = self.traffic.total();
         let flight = u128::from(self.peak) * (1000 + self.round_trip.as_millis()) / 1000;
         total
-            .saturating_add(total / TOLERANCE)
+            .saturating_add(total / BYTES_TOLERANCE)
             .saturating_add(FLIGHT)
             .saturating_add(u64::try_from(flight).unwrap_or(u64::MAX))
     }

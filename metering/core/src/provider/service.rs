@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     Cover, HOLD_SHARE, HoldCause, LastReceipt, PATIENCE, Phase, ProviderEvent, ProviderMeter,
-    SHORTEST_SILENCE, ServiceGate, VoucherOutcome,
+    ServiceGate, VoucherOutcome,
 };
 use crate::{CheckedSignature, EndCause, PayerFault, Receipt, Signed, UnixSeconds, Voucher};
 
@@ -112,9 +112,9 @@ impl ProviderMeter {
         }
     }
 
-    /// After how long without a sign of life the peer is silent.
+    /// After how long without voucher, echo or traffic the peer is silent.
     pub(super) fn silence(&self) -> Duration {
-        self.slices.first_time().max(SHORTEST_SILENCE)
+        self.slices.first_time()
     }
 
     /// How long the hold that is on may last.
@@ -128,7 +128,7 @@ impl ProviderMeter {
     }
 
     /// The peer lives: service that waited for it may go on.
-    fn hear(&mut self, now: Instant) {
+    pub(super) fn hear(&mut self, now: Instant) {
         self.heard_at = Some(now);
         match self.phase {
             Phase::Held { .. } => self.advance(now),

@@ -103,24 +103,59 @@ fn many_outages_over_a_long_lease_do_not_drive_the_clocks_apart() {
     assert!(world.provider.paid() >= due, "{due}");
 }
 
-#[test]
-fn interruptions_that_nobody_notices_count_as_service() {
+/// Five interruptions of `millis` in a lease of a minute: seconds that were charged and that were truly served.
+fn interrupted_for(millis: u64) -> (u64, u64) {
+    let outages = (1..=5).map(|n| (n * 10_000, n * 10_000 + millis));
     let weather = Weather {
-        delay_ms: (160, 410),
-        loss_percent: 17,
-        duplicate_percent: 25,
-        outages: vec![(2_151, 3_401), (26_151, 28_219)],
-        demand: (0, 0),
-        store_ms: 20,
-        seed: 7_016_773_513_582_361_017,
+        outages: outages.collect(),
         ..Weather::default()
     };
-    let mut world = World::new(terms(1, 26, 0, 28, 678), weather);
+    let mut world = World::new(terms(1, 1_000, 0, 60, 60_000), weather);
     world.run(an_hour_at_most());
-    // A slice and the tolerance of a lease without interruptions are 104.
-    assert_eq!(world.payer_loss(), Amount(106));
-    let most = world.slice(world.payer.paid()).0 + world.tolerance().0;
-    assert!(most >= 106, "{most}");
+    assert_eq!(
+        world.end_causes(),
+        (Some(EndCause::TimeUp), Some(EndCause::TimeUp)),
+        "{millis} ms"
+    );
+    assert_eq!(world.payer.paid(), world.provider.due());
+    (world.provider.usage().secs, world.truly_served_ms / 1000)
+}
+
+#[test]
+fn interruptions_shorter_than_a_slice_count_as_service_and_longer_ones_do_not() {
+    assert_eq!(interrupted_for(1_500), (60, 52));
+    let (charged, served) = interrupted_for(4_000);
+    assert!(charged <= served, "{charged} s charged of {served}");
+}
+
+#[test]
+fn interruptions_of_any_length_end_no_lease_in_dispute() {
+    for (millis, seed) in (500..=4_500)
+        .step_by(500)
+        .flat_map(|millis| (1..=4).map(move |seed| (millis, seed)))
+    {
+        let outages = (1..20).map(|n| n * 20_000 + seed * 137);
+        let weather = Weather {
+            delay_ms: (20, 60),
+            loss_percent: 2,
+            duplicate_percent: 1,
+            outages: outages.map(|at| (at, at + millis)).collect(),
+            demand: if seed % 2 == 0 {
+                (0, 0)
+            } else {
+                (20_000, 200_000)
+            },
+            seed,
+            ..Weather::default()
+        };
+        let mut world = World::new(terms(1, 1_000, 0, 300, 300_000), weather);
+        world.run(an_hour_at_most());
+        assert_eq!(
+            world.end_causes(),
+            (Some(EndCause::TimeUp), Some(EndCause::TimeUp)),
+            "{millis} ms, seed {seed}"
+        );
+    }
 }
 
 fn restarts() -> impl Strategy<Value = Vec<u64>> {

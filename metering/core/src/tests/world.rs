@@ -20,13 +20,16 @@ enum Message {
     StoreDone(Amount),
     ProviderTick,
     PayerTick,
+    EchoDue,
     RestartProvider,
     RestartPayer,
 }
 
-/// An interruption that is no longer may lie between two echoes that the payer takes for one service: 3 s and a first
-/// slice apart.
-const LONGEST_UNNOTICED_MS: u64 = 5_000;
+/// An interruption that is no longer may lie between two echoes that the payer takes for one service: a first slice and
+/// the second of tolerance apart.
+const LONGEST_UNNOTICED_MS: u64 = 3_000;
+/// How long after an answer, and without one, the payer sends its next echo.
+const ECHO_PACE_MS: (u64, u64) = (500, 250);
 
 pub(super) struct World {
     pub(super) terms: Terms,
@@ -48,6 +51,9 @@ pub(super) struct World {
     /// The provider's total when it last started.
     provider_before: u64,
     last_tick: u64,
+    /// When the payer sent its latest echo, and when it sends its next one.
+    echo_sent: u64,
+    echo_due: u64,
     /// Milliseconds in which the gate was open, the link up and data carried.
     pub(super) truly_served_ms: u64,
     /// Bytes that the payer really sent and received, over all restarts.
@@ -133,6 +139,8 @@ impl World {
             payer_bytes: (0, 0),
             provider_before: 0,
             last_tick: 0,
+            echo_sent: 0,
+            echo_due: 0,
             truly_served_ms: 0,
             truly_moved: (0, 0),
             first_voucher: None,
@@ -158,6 +166,7 @@ impl World {
         }
         world.at(100, Message::ProviderTick);
         world.at(150, Message::PayerTick);
+        world.at(150, Message::EchoDue);
         world.reserve();
         let now = world.instant();
         let clock = world.clock();
@@ -314,6 +323,7 @@ impl World {
                     ServiceGate::Open { byte_limit } => byte_limit,
                     ServiceGate::Throttled { byte_limit, .. } => byte_limit,
                 };
+                self.provider.handle_echo(now);
                 if self.counted() + 200 <= limit && self.carries_data() {
                     self.provider_bytes.0 += 100;
                     self.provider_bytes.1 += 100;
@@ -324,6 +334,17 @@ impl World {
                 self.payer_bytes.1 += 100;
                 self.truly_moved.1 += 100;
                 self.payer.handle_echo(now);
+                self.echo_due = self.echo_due.max(self.echo_sent + ECHO_PACE_MS.0);
+            }
+            Message::EchoDue => {
+                if self.now >= self.echo_due {
+                    self.payer_bytes.0 += 100;
+                    self.truly_moved.0 += 100;
+                    self.send(Message::EchoRequest);
+                    self.echo_sent = self.now;
+                    self.echo_due = self.now + ECHO_PACE_MS.1;
+                }
+                self.at(self.echo_due, Message::EchoDue);
             }
             Message::Stored(state, amount) => {
                 self.provider_disk = *state;
@@ -339,9 +360,6 @@ impl World {
             Message::PayerTick => {
                 let (up, down) = self.payer_bytes;
                 self.payer.handle_counters(up, down, now);
-                self.payer_bytes.0 += 100;
-                self.truly_moved.0 += 100;
-                self.send(Message::EchoRequest);
                 self.at(self.now + 1000, Message::PayerTick);
             }
             Message::RestartProvider => self.restart_provider(),
