@@ -15,7 +15,7 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Sends two echoes a second, four while none is answered, and knows the answers.
 #[derive(Debug)]
-pub(super) struct Echoes {
+pub(crate) struct Echoes {
     seed: u64,
     path: PaymentPath,
     next: Instant,
@@ -24,7 +24,7 @@ pub(super) struct Echoes {
 }
 
 impl Echoes {
-    pub(super) fn new(seed: u64, path: PaymentPath, now: Instant) -> Self {
+    pub(crate) fn new(seed: u64, path: PaymentPath, now: Instant) -> Self {
         Self {
             seed,
             path,
@@ -35,12 +35,12 @@ impl Echoes {
     }
 
     /// When the next one is due; for ever away where receipts take their place.
-    pub(super) fn next(&self) -> Instant {
+    pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
     /// The number to send, if it is time.
-    pub(super) fn take_due(&mut self, connected: bool, now: Instant) -> Option<u64> {
+    pub(crate) fn take_due(&mut self, connected: bool, now: Instant) -> Option<u64> {
         if now < self.next {
             return None;
         }
@@ -58,7 +58,7 @@ impl Echoes {
     }
 
     /// The time since `number` was sent; `None` if it never was, or was answered already.
-    pub(super) fn answered(&mut self, number: u64, now: Instant) -> Option<Duration> {
+    pub(crate) fn answered(&mut self, number: u64, now: Instant) -> Option<Duration> {
         let place = self.sent.iter().position(|(sent, _)| *sent == number)?;
         let (_, at) = self.sent.remove(place)?;
         self.next = self.next.max(self.last + PACE);

@@ -21,6 +21,8 @@ pub use check::{
     BindingFault, LONGEST_WAIT_SECS, ProposalFault, ReadyFault, check_bound, check_bundle,
     check_proposal, check_ready,
 };
+#[cfg(test)]
+pub(crate) use echo::Echoes;
 pub use ending::{Blame, EndReason, Ending, in_words};
 pub use event::{LeaseEvent, PaymentPath, Progress};
 pub use exit_check::ExitSeen;

@@ -19,6 +19,7 @@ use crate::provider::{
     Command, KnownChannel, LeaseRecord, Now, PaymentPath, PeerAddresses, Provider, ProviderEvent,
     ROUND_TRIP, Restored, Settings, StoreVoucher,
 };
+use crate::requester::{self, Echoes};
 
 /// What happens to the world around the provider.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,7 @@ pub(crate) struct Disk {
 
 pub(crate) struct Payer {
     pub(crate) meter: PayerMeter,
+    echoes: Echoes,
     /// Tunnel counters.
     pub(crate) bytes: (u64, u64),
 }
@@ -196,7 +198,6 @@ impl World {
 
     pub(crate) fn step(&mut self) {
         self.now = self.now_after(Duration::from_millis(100));
-        let tick = self.now.instant.duration_since(start_instant()).as_millis() / 100;
         self.move_traffic();
         let open: Vec<DealId> = self.provider.open_leases().collect();
         for lease in open {
@@ -221,8 +222,12 @@ impl World {
                 payer.meter.handle_counters(up, down, self.now.instant);
                 payer.meter.handle_timeout(self.now.instant);
             }
-            if tick.is_multiple_of(10) && self.weather.payer_pays {
-                self.hear_payer(lease, PayerMessage::Echo(tick as u64));
+            let echo = self
+                .payers
+                .get_mut(&lease)
+                .and_then(|payer| payer.echoes.take_due(true, self.now.instant));
+            if let Some(number) = echo.filter(|_| self.weather.payer_pays) {
+                self.hear_payer(lease, PayerMessage::Echo(number));
             }
             self.pay(lease);
         }
@@ -350,6 +355,7 @@ impl World {
         meter.handle_ready(self.now.instant);
         let payer = Payer {
             meter,
+            echoes: Echoes::new(1, requester::PaymentPath::Tunnel, self.now.instant),
             bytes: (0, 0),
         };
         self.payers.insert(deal_id, payer);
@@ -428,7 +434,11 @@ impl World {
                 payer.meter.handle_counters(up, down, now);
                 let _ = payer.meter.handle_receipt(receipt, now);
             }
-            ProviderMessage::Echo(_) => payer.meter.handle_echo(now),
+            ProviderMessage::Echo(number) => {
+                if payer.echoes.answered(number, now).is_some() {
+                    payer.meter.handle_echo(now);
+                }
+            }
             _ => {}
         }
     }

@@ -244,7 +244,7 @@ impl Use {
                     self.ticks += 1;
                     self.read_counters().await;
                     self.meter.handle_timeout(Instant::now().into_std());
-                    if self.ticks.is_multiple_of(10) {
+                    if self.ticks.is_multiple_of(5) {
                         self.say(&PayerMessage::Echo(self.ticks));
                     }
                 }
