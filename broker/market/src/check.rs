@@ -1,16 +1,15 @@
 //! What an offer or a request must be like before anybody looks at its price.
 
-use ipsx_metering::{Address, Amount, Domain, NetworkId, Signed, UnixSeconds, Usage, VerifyError};
+mod filter;
+mod request;
 
-use crate::bundle::MAX_LEGS;
+use ipsx_metering::{Address, Domain, NetworkId, Signed, UnixSeconds, Usage, VerifyError};
+
 use crate::deal::ProviderTerms;
-use crate::geo::{Circle, FURTHEST_KM};
 use crate::offer::{LONGEST_LEASE, Offer, Placement, SHORTEST_LEASE};
-use crate::place::{AddressType, MAX_REPUTATION};
 use crate::ports::is_canonical;
-use crate::request::{Filter, Request, SignedRequest, Unsigned};
-use crate::services::ServiceName;
-use crate::start::LONGEST_AHEAD;
+use crate::request::Unsigned;
+use filter::check_services;
 
 /// Most prefixes of an offer, and most countries, systems, prefixes or providers in a list of a filter.
 pub const MAX_LIST: usize = 256;
@@ -102,74 +101,6 @@ impl CheckContext {
             what: "the offer's signature",
             reason,
         })
-    }
-
-    /// Checks a request that `requester` posted.
-    pub fn request(&self, signed: &SignedRequest, requester: Address) -> Result<(), Unusable> {
-        let request = &signed.message;
-        self.network(request.network)?;
-        if request.requester != requester {
-            return Err(field(
-                "requester",
-                request.requester,
-                format!("the session's wallet {requester}"),
-            ));
-        }
-        self.window("expires_at", request.expires_at, MAX_REQUEST_SECONDS)?;
-        check_wish(request)?;
-        self.check_start(request)?;
-        self.check_rest(request)?;
-        Ok(signed.verify(&self.domain)?)
-    }
-
-    /// When it may start.
-    fn check_start(&self, request: &Request) -> Result<(), Unusable> {
-        let (start, last) = (request.start, self.now.after(LONGEST_AHEAD));
-        let possible = self.now <= start.latest && start.latest <= last;
-        if start.is_now() || (possible && start.earliest <= start.latest) {
-            return Ok(());
-        }
-        let allowed = format!(
-            "both 0, or the earliest before the latest, and the latest from now, {}, to {last}",
-            self.now
-        );
-        let value = format!("from {} to {}", start.earliest, start.latest);
-        Err(field("start", value, allowed))
-    }
-
-    /// How long it may wait for an offer, and how much memory it may take meanwhile.
-    fn check_rest(&self, request: &Request) -> Result<(), Unusable> {
-        let mut last = request.expires_at;
-        if !request.start.is_now() {
-            last = last.min(request.start.latest);
-        }
-        let until = request.rest_until;
-        if until.0 == 0 {
-            return Ok(());
-        }
-        if !(self.now..=last).contains(&until) {
-            let allowed = format!(
-                "0, or from now, {}, to expires_at and the latest start, {last}",
-                self.now
-            );
-            return Err(field("rest_until", until, allowed));
-        }
-        let f = &request.filter;
-        let entries = f.countries.len()
-            + f.regions.len()
-            + f.cities.len()
-            + f.circles.len()
-            + f.asns.len()
-            + f.prefixes.len()
-            + f.ports.len()
-            + f.avoid.entries();
-        if entries > MAX_RESTING_ENTRIES {
-            let allowed = format!(
-                "at most {MAX_RESTING_ENTRIES} entries in all lists of a request that rests"
-            );
-            return Err(field("filter", format!("{entries} entries"), allowed));
-        }
-        Ok(())
     }
 
     fn network(&self, network: NetworkId) -> Result<(), Unusable> {
@@ -268,126 +199,6 @@ fn check_terms_of_sale(offer: &Offer) -> Result<(), Unusable> {
     }
     Ok(())
 }
-
-/// What is asked for, how long, and by what it is paid.
-fn check_wish(request: &Request) -> Result<(), Unusable> {
-    if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&request.seconds) {
-        return Err(field(
-            "seconds",
-            request.seconds,
-            format!("from {SHORTEST_LEASE} to {LONGEST_LEASE}"),
-        ));
-    }
-    if request.budget == Amount::ZERO || request.budget.0 > MAX_BUDGET {
-        return Err(field("budget", request.budget, "above 0 and below 2^96"));
-    }
-    if request.payer.is_zero() {
-        return Err(field("payer", request.payer, "the owner of the deposit"));
-    }
-    if request.payer_signer.is_zero() {
-        return Err(field(
-            "payer_signer",
-            request.payer_signer,
-            "the address of a session key",
-        ));
-    }
-    if request.tunnel_key.0.is_zero() {
-        return Err(field(
-            "tunnel_key",
-            request.tunnel_key.0,
-            "a WireGuard public key",
-        ));
-    }
-    check_bundle(request)?;
-    check_filter(&request.filter)
-}
-
-/// What is leased together.
-fn check_bundle(request: &Request) -> Result<(), Unusable> {
-    if request.count() > MAX_LEGS {
-        let allowed = format!("at most {} besides the first", MAX_LEGS - 1);
-        return Err(field(
-            "bundle.legs",
-            format!("a list of {}", request.bundle.legs.len()),
-            allowed,
-        ));
-    }
-    if request.legs().any(|leg| leg.tunnel_key.0.is_zero()) || !request.has_keys_apart() {
-        let allowed = "a tunnel key and a channel salt of its own for each lease";
-        return Err(field(
-            "bundle.legs",
-            "keys that are used twice or zero",
-            allowed,
-        ));
-    }
-    let at_once = request.start.is_now() && request.rest_until.0 == 0;
-    if request.count() > 1 && !at_once {
-        let allowed = "left out where a request rests or starts later: only single leases do";
-        return Err(field(
-            "bundle",
-            format!("{} leases", request.count()),
-            allowed,
-        ));
-    }
-    Ok(())
-}
-
-/// What is asked of an offer.
-fn check_filter(filter: &Filter) -> Result<(), Unusable> {
-    let avoid = &filter.avoid;
-    let lists = [
-        ("filter.countries", filter.countries.len(), MAX_LIST),
-        ("filter.regions", filter.regions.len(), MAX_LIST),
-        ("filter.cities", filter.cities.len(), MAX_LIST),
-        ("filter.circles", filter.circles.len(), MAX_CIRCLES),
-        ("filter.asns", filter.asns.len(), MAX_LIST),
-        ("filter.prefixes", filter.prefixes.len(), MAX_LIST),
-        ("filter.ports", filter.ports.len(), MAX_LIST),
-        ("filter.avoid.prefixes", avoid.prefixes.len(), MAX_LIST),
-        ("filter.avoid.asns", avoid.asns.len(), MAX_LIST),
-        ("filter.avoid.providers", avoid.providers.len(), MAX_LIST),
-        (
-            "filter.address_types",
-            filter.address_types.len(),
-            AddressType::ALL.len(),
-        ),
-    ];
-    for (name, entries, most) in lists {
-        if entries > most {
-            let value = format!("a list of {entries}");
-            return Err(field(name, value, format!("at most {most} entries")));
-        }
-    }
-    let possible = |c: &Circle| c.center.is_valid() && (1..=FURTHEST_KM).contains(&c.km);
-    if let Some(circle) = filter.circles.iter().find(|circle| !possible(circle)) {
-        let allowed = format!("points of the earth, with 1 to {FURTHEST_KM} km around them");
-        return Err(field("filter.circles", circle, allowed));
-    }
-    if filter.ports.contains(&0) {
-        return Err(field("filter.ports", 0, "ports from 1 to 65535"));
-    }
-    if filter.min_reputation > MAX_REPUTATION {
-        let allowed = format!("at most {MAX_REPUTATION}");
-        return Err(field(
-            "filter.min_reputation",
-            filter.min_reputation,
-            allowed,
-        ));
-    }
-    check_services("filter.services", &filter.services)
-}
-
-fn check_services(name: &'static str, services: &[ServiceName]) -> Result<(), Unusable> {
-    let twice = (1..services.len()).any(|at| services[..at].contains(&services[at]));
-    if services.len() > MAX_SERVICES || twice {
-        let allowed = format!("at most {MAX_SERVICES} names, each once");
-        return Err(field(name, format!("{services:?}"), allowed));
-    }
-    Ok(())
-}
-
-/// Deposits fit 96 bits, so no larger budget can be covered.
-const MAX_BUDGET: u128 = (1 << 96) - 1;
 
 /// Checks what a provider adds to a proposal.
 pub fn check_terms(terms: &ProviderTerms) -> Result<(), Unusable> {

@@ -1,6 +1,8 @@
 //! Random histories of a market: whatever anybody does, its promises hold.
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
+
 use ipsx_metering::U256;
 use proptest::prelude::*;
 
@@ -9,8 +11,9 @@ use super::*;
 use crate::avoid::Distinct;
 use crate::deal::{Binding, Deal};
 use crate::messages::EndCause;
-use crate::offer::WeeklyHours;
+use crate::offer::{Placement, WeeklyHours};
 use crate::resting::RequestStatus;
+use crate::status::DealStatus;
 
 #[derive(Clone, Debug)]
 enum Act {

@@ -5,8 +5,9 @@ use ipsx_metering::{Amount, Signature};
 use super::world::*;
 use super::*;
 use crate::deal::Binding;
-use crate::messages::EndCause;
+use crate::messages::{BrokerMessage, EndCause};
 use crate::request::SignedRequest;
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 #[test]
 fn a_deal_goes_from_the_request_to_its_end() {

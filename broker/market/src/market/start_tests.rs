@@ -6,9 +6,10 @@ use ipsx_metering::U256;
 use super::world::*;
 use super::*;
 use crate::deal::Deal;
-use crate::messages::EndCause;
+use crate::messages::{BrokerMessage, EndCause};
 use crate::offer::WeeklyHours;
 use crate::start::StartWindow;
+use crate::status::DealStatus;
 
 impl World {
     /// Asks for a lease that starts from so many seconds on, or so many later.

@@ -10,12 +10,14 @@ use ipsx_metering::{
 
 use super::*;
 use crate::deal::{Binding, Deal, Outcome, ProviderTerms};
-use crate::messages::{EndCause, EndReport, Ready};
-use crate::offer::{Capacity, Offer, Protocols, Tier, WeeklyHours};
+use crate::messages::{BrokerMessage, EndCause, EndReport, Ready};
+use crate::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
+use crate::proof::{Proof, Subject};
 use crate::record::DealRecord;
 use crate::request::{CounterSource, Filter, Request, SignedRequest, TunnelKey};
-use crate::resting::RequestStatus;
+use crate::resting::{RequestRecord, RequestStatus};
 use crate::start::StartWindow;
+use crate::status::DealStatus;
 
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_795_183_200);
 
