@@ -166,6 +166,55 @@ fn several_at_once_take_turns_and_one_that_is_lost_is_left_out() {
     assert_eq!(said.matches("is ended now").count(), 2, "{said}");
 }
 
+/// Too few provide for two leases: the request rests, also while the broker is killed, until somebody else comes.
+#[test]
+fn several_are_waited_for_until_there_are_as_many() {
+    let mut world = World::new(1);
+    let words = "--count 2 --distinct provider --max-price-per-second 0.004 --wait 5m";
+    let mut command = world.market.connect(&world.requester, words);
+    let command = command.args(["--duration", "10m", "--budget", "2"]);
+    let mut given_up = Program::start("connect", command);
+    given_up.wait_for("too few offers fit yet", SOON);
+    given_up.signal("INT");
+    let finished = given_up.finish(SOON);
+    assert_eq!(finished.code, Some(14), "{finished:#?}");
+
+    let mut waiting = Program::start("connect", command);
+    waiting.wait_for("too few offers fit yet", SOON);
+    world.market.broker.take().unwrap().kill();
+    world.market.start_broker();
+    world.providers[0].wait_for("offer placed", SOON);
+    let (wallet, rule) = (world.market.wallet("second"), world.origin.rule());
+    let words = ["--price-per-second", "0.002", "--allow", &rule];
+    let second = world.market.start_provider(&wallet, "127.0.1.2", &words);
+    waiting.wait_for("enough offers have come", SOON);
+    let proxy = waiting.proxy(SOON);
+    let seen: BTreeSet<_> = (0..2).map(|_| world.origin.sees(&proxy)).collect();
+    let each = ["127.0.1.1", "127.0.1.2"].map(String::from);
+    assert_eq!(seen, BTreeSet::from(each));
+    waiting.signal("INT");
+    let finished = waiting.finish(SOON);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
+    assert_eq!(world.leases().len(), 2);
+    drop(second);
+}
+
+/// Whoever works the number out may ask for one, with whatever goes with one.
+#[test]
+fn a_count_of_one_rotates_as_none_does() {
+    let world = World::new(2);
+    let (mut program, proxy) = world.connect("--count 1 --rotate 10s");
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.1");
+    program.wait_for("rotated", SOON);
+    assert_eq!(world.origin.sees(&proxy), "127.0.1.2");
+    program.signal("INT");
+    assert_eq!(program.finish(SOON).code, Some(0));
+    let words = "--count 2 --rotate 10s --budget 1";
+    let refused = world.market.connect(&world.requester, words).output();
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}
+
 #[test]
 fn whoever_wants_another_provider_does_not_get_the_same_one() {
     let world = World::new(1);

@@ -42,6 +42,13 @@ impl Avoid {
         self.prefixes.len() + self.asns.len() + self.providers.len()
     }
 
+    /// Avoids this as well.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.prefixes.extend_from_slice(&other.prefixes);
+        self.asns.extend_from_slice(&other.asns);
+        self.providers.extend_from_slice(&other.providers);
+    }
+
     pub(crate) fn to_sol(&self) -> sol::Avoid {
         sol::Avoid {
             prefixes: self.prefixes.iter().map(ToString::to_string).collect(),

@@ -286,20 +286,18 @@ impl OfferBook {
 
     /// Gives a hold back. False when there is none of that name, so that nothing is given back twice.
     pub fn release(&mut self, hold: HoldId) -> bool {
-        let Some(Hold {
-            slot,
-            mbit_up,
-            mbit_down,
-        }) = self.holds.remove(&hold)
-        else {
+        let Some(slot) = self.give_back(hold) else {
             return false;
         };
-        let mut left = self.held.get(&slot).copied().unwrap_or_default();
-        left.leases -= 1;
-        left.mbit_up -= u64::from(mbit_up);
-        left.mbit_down -= u64::from(mbit_down);
-        self.set_held(slot, left);
+        if let Some(at) = self.rows.of_slot(&slot) {
+            self.changed.mark(at);
+        }
         true
+    }
+
+    /// The same for one of which nobody has heard: no offer fits more than before it was taken.
+    pub(crate) fn undo(&mut self, hold: HoldId) {
+        self.give_back(hold);
     }
 
     /// Offers that are what somebody wants, cheapest first, sold out or not, each with its free leases; at most `limit`.
@@ -412,14 +410,26 @@ impl OfferBook {
         debug_assert!(previous.is_none(), "{id:?} was taken twice");
     }
 
+    /// Returns whose it was.
+    fn give_back(&mut self, hold: HoldId) -> Option<Slot> {
+        let Hold {
+            slot,
+            mbit_up,
+            mbit_down,
+        } = self.holds.remove(&hold)?;
+        let mut left = self.held.get(&slot).copied().unwrap_or_default();
+        left.leases -= 1;
+        left.mbit_up -= u64::from(mbit_up);
+        left.mbit_down -= u64::from(mbit_down);
+        self.set_held(slot.clone(), left);
+        Some(slot)
+    }
+
     /// Counts what is let of a slot, and tells the row that it has.
     fn set_held(&mut self, slot: Slot, held: Held) {
         if let Some(at) = self.rows.of_slot(&slot)
             && let Some(row) = self.rows.get_mut(at)
         {
-            if held.leases < row.held.leases {
-                self.changed.mark(at);
-            }
             let before = row.free_leases();
             let after = row.leases.saturating_sub(held.leases);
             if !row.for_sale {

@@ -146,8 +146,8 @@ pub struct ProposedDeal {
     pub placement: Placement,
 }
 
-/// The other answer to [`PostRequest`], and `GET` and `DELETE /v1/requests/{id}`: a request that found no offer at once. With
-/// `?wait=SECONDS` the answer to `GET` waits until it no longer rests.
+/// The other answer to [`PostRequest`], of `POST /v1/bundles` as well, and `GET` and `DELETE /v1/requests/{id}`: a request that
+/// found no offer at once. With `?wait=SECONDS` the answer to `GET` waits until it no longer rests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RequestView {
@@ -155,6 +155,9 @@ pub struct RequestView {
     pub request: RequestId,
     /// Where it stands.
     pub status: RequestStatus,
+    /// Why it was refused, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Until when it may rest; 0 if it found an offer at once.
     pub rest_until: UnixSeconds,
     /// Since when it stands there.

@@ -14,6 +14,7 @@ mod command;
 mod exit_address;
 mod lease;
 mod proposals;
+mod proposing;
 mod proving;
 mod refusal;
 mod resting;

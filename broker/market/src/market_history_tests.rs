@@ -1,9 +1,10 @@
 //! Random histories of a market: whatever anybody does, its promises hold.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipsx_metering::U256;
+use ipsx_metering::{RequestId, U256};
 use proptest::prelude::*;
 
 use super::world::{NOW, World, key, offer, ready, report};
@@ -21,6 +22,7 @@ enum Act {
     AskAhead(u8, u64),
     AskFor(u8, u8, Distinct, bool),
     Rest(u8, u64),
+    RestFor(u8, u8, Distinct, bool),
     Cancel(u8, usize),
     Accept(u8),
     Decline(u8),
@@ -50,8 +52,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         5 => (50u8..53).prop_map(Act::Ask),
         2 => (50u8..53, prop::sample::select(vec![10, 90, 4_000])).prop_map(|(r, s)| Act::AskAhead(r, s)),
-        5 => (50u8..53, 2u8..4, prop::sample::select(Distinct::ALL.to_vec()), prop::bool::weighted(0.8))
-            .prop_map(|(r, n, by, all)| Act::AskFor(r, n, by, all)),
+        5 => several().prop_map(|(r, n, by, all)| Act::AskFor(r, n, by, all)),
+        6 => several().prop_map(|(r, n, by, all)| Act::RestFor(r, n, by, all)),
         6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
         1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
         6 => (1u8..4).prop_map(Act::Accept),
@@ -71,6 +73,11 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn several() -> impl Strategy<Value = (u8, u8, Distinct, bool)> {
+    let distinct = prop::sample::select(Distinct::ALL.to_vec());
+    (50u8..53, 2u8..4, distinct, prop::bool::weighted(0.8))
+}
+
 impl World {
     fn act(&mut self, act: Act, deals: &mut Vec<(u8, u8, Deal)>) {
         let now = self.now;
@@ -87,6 +94,9 @@ impl World {
             }
             Act::Rest(requester, seconds) => {
                 self.rest(requester, seconds);
+            }
+            Act::RestFor(requester, count, distinct, all_or_nothing) => {
+                self.rest_for(requester, count, distinct, all_or_nothing, 10_000);
             }
             Act::Cancel(requester, n) => {
                 let known: Vec<_> = self.requests.keys().copied().collect();
@@ -222,15 +232,24 @@ impl World {
 
     /// What must hold of requests for several addresses.
     fn check_bundles(&self) {
-        let mut proposed = BTreeSet::new();
-        for (ticket, answer) in &self.answers {
-            let Ok(Answered::Bundle(deals)) = answer else {
+        let mut deals = BTreeMap::<RequestId, Vec<&DealRecord>>::new();
+        for record in self.stored.values() {
+            if record.turned_down {
+                assert_eq!(record.status(), DealStatus::Aborted);
+                assert!(record.requester_signature.is_none(), "nobody saw it");
+            } else {
+                deals.entry(record.deal.request).or_default().push(record);
+            }
+        }
+        for record in self.requests.values() {
+            let matched = record.status == RequestStatus::Matched;
+            assert_eq!(matched, deals.contains_key(&record.id()));
+        }
+        let several = self.posted.values().filter(|request| request.count() > 1);
+        for request in several {
+            let Some(legs) = deals.get(&request.id()) else {
                 continue;
             };
-            let request = &self.posted[ticket];
-            let legs = deals.iter().map(|deal| &self.stored[&deal.deal_id]);
-            let legs: Vec<_> = legs.collect();
-            proposed.extend(legs.iter().map(|leg| leg.deal_id));
             for (at, leg) in legs.iter().enumerate() {
                 for other in &legs[..at] {
                     assert!(is_distinct(request.bundle.distinct, leg, other));
@@ -246,10 +265,6 @@ impl World {
             let over = legs.iter().any(|leg| leg.status().is_over());
             let waits = legs.iter().any(|leg| leg.is_unstarted());
             assert!(!over || !waits, "one is over, and another one can begin");
-        }
-        for record in self.stored.values().filter(|record| record.together > 0) {
-            let seen = proposed.contains(&record.deal_id);
-            assert!(seen || record.status() == DealStatus::Aborted);
         }
     }
 

@@ -97,6 +97,9 @@ pub struct DealRecord {
     /// How many leases are good for anything only together with this one, itself included; 0 if it stands alone.
     #[serde(default)]
     pub together: u8,
+    /// Whether it was given up, for want of others of its bundle, before its requester saw it.
+    #[serde(default)]
+    pub turned_down: bool,
     /// The offer it takes from.
     pub offer: Offer,
     /// Where the address is.
@@ -154,6 +157,7 @@ impl DealRecord {
             deal,
             filter: request.filter.clone(),
             together: request.together(),
+            turned_down: false,
             offer,
             placement,
             provider_signature,

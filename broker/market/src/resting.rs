@@ -3,24 +3,29 @@
 //! A request keeps its age for as long as it rests, also while a provider is asked and after a restart. An offer that
 //! arrives, changes or is free again is held against the requests that ask for such a place, price and length; the
 //! oldest that it fits is matched first, as if it had just been posted.
+//!
+//! A bundle is looked for like a request for what it lacks: offers that are not distinct from those that it would take
+//! already do not find it, so that only what may complete it has all of its leases looked for again.
 
 mod index;
 mod record;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipsx_metering::{Address, B256, OfferId, Prices, RequestId, UnixSeconds, keccak256};
 use roaring::RoaringTreemap;
 
+use crate::avoid::Avoid;
 use crate::matching::Facts;
-use crate::request::SignedRequest;
+use crate::request::{Filter, Request, SignedRequest};
 use index::Index;
 pub use record::{RequestRecord, RequestStatus};
 
 /// Providers that are asked for one resting request before it is given up: each may take its time and refuse.
 pub const MOST_ASKED: usize = 64;
 
-/// Bounds of the book.
+/// Bounds of the book. A request for several leases counts as so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestingLimits {
     /// Requests in all.
@@ -43,12 +48,12 @@ impl Default for RestingLimits {
 pub enum NoRest {
     /// Of this payer.
     #[error(
-        "{0} requests that this payer is to pay rest already, and no more are allowed; cancel one, or post this one without rest_until"
+        "at most {0} leases that this payer is to pay may be waited for, and with these there would be more; cancel a request that rests, or post this one without rest_until"
     )]
     TooMany(usize),
     /// Of anybody.
     #[error(
-        "{0} requests rest already, and the book takes no more; post it without rest_until, or later"
+        "at most {0} leases may be waited for, and with these there would be more; post the request without rest_until, or later"
     )]
     Full(usize),
 }
@@ -59,8 +64,23 @@ pub(crate) struct Resting {
     pub(crate) record: RequestRecord,
     /// Offers whose providers were asked and did not sign.
     pub(crate) tried: Vec<OfferId>,
-    /// The proposal by which one is asked right now.
+    /// The proposal, or the bundle of several, by which some are asked right now.
     pub(crate) asked: Option<u64>,
+    /// For a bundle that too few offers fitted: what is not distinct from those.
+    found: Avoid,
+}
+
+impl Resting {
+    /// What an offer must be like to make a difference.
+    pub(crate) fn lacks(&self) -> Cow<'_, Filter> {
+        let filter = &self.record.request.message.filter;
+        if self.found.is_empty() {
+            return Cow::Borrowed(filter);
+        }
+        let mut filter = filter.clone();
+        filter.avoid.extend(&self.found);
+        Cow::Owned(filter)
+    }
 }
 
 /// The requests that rest.
@@ -69,6 +89,8 @@ pub struct RequestBook {
     limits: RestingLimits,
     /// By age.
     requests: BTreeMap<u64, Resting>,
+    /// What they ask for together.
+    leases: usize,
     by_id: HashMap<RequestId, u64>,
     by_payer: HashMap<Address, BTreeSet<u64>>,
     by_end: BTreeSet<(UnixSeconds, u64)>,
@@ -109,16 +131,20 @@ impl RequestBook {
         self.by_id.keys().copied()
     }
 
-    /// Whether one more may rest.
-    pub(crate) fn check_room(&self, payer: Address) -> Result<(), NoRest> {
+    /// Whether this one may rest as well.
+    pub(crate) fn check_room(&self, request: &Request) -> Result<(), NoRest> {
         let RestingLimits {
             requests,
             requests_per_payer,
         } = self.limits;
-        if self.of_payer(payer).count() >= requests_per_payer {
+        let count = request.count();
+        let own = self.of_payer(request.payer);
+        let own = own.filter_map(|number| self.of_number(number));
+        let own: usize = own.map(|own| own.record.request.message.count()).sum();
+        if own + count > requests_per_payer {
             return Err(NoRest::TooMany(requests_per_payer));
         }
-        if self.requests.len() >= requests {
+        if self.leases + count > requests {
             return Err(NoRest::Full(requests));
         }
         Ok(())
@@ -126,17 +152,19 @@ impl RequestBook {
 
     /// Puts a request in, with the offers that it need not be held against any more.
     pub(crate) fn insert(&mut self, record: RequestRecord, tried: Vec<OfferId>) {
-        let (number, request) = (record.number, &record.request.message);
-        self.by_id.insert(request.id(), number);
-        let own = self.by_payer.entry(request.payer).or_default();
-        own.insert(number);
-        self.by_end.insert((request.rest_until, number));
-        self.index.insert(number, request);
         let resting = Resting {
             record,
             tried,
             asked: None,
+            found: Avoid::default(),
         };
+        let (number, request) = (resting.record.number, &resting.record.request.message);
+        self.leases += request.count();
+        self.by_id.insert(request.id(), number);
+        let own = self.by_payer.entry(request.payer).or_default();
+        own.insert(number);
+        self.by_end.insert((request.rest_until, number));
+        self.index.insert(number, request, &resting.found);
         self.requests.insert(number, resting);
     }
 
@@ -144,6 +172,7 @@ impl RequestBook {
     pub(crate) fn remove(&mut self, number: u64) -> Option<Resting> {
         let resting = self.requests.remove(&number)?;
         let request = &resting.record.request.message;
+        self.leases -= request.count();
         self.by_id.remove(&resting.record.id());
         if let Some(own) = self.by_payer.get_mut(&request.payer) {
             own.remove(&number);
@@ -155,7 +184,7 @@ impl RequestBook {
         self.by_end.remove(&(request.rest_until, number));
         self.awake.remove(&number);
         if resting.asked.is_none() {
-            self.index.remove(number, request);
+            self.index.remove(number, request, &resting.found);
         }
         Some(resting)
     }
@@ -168,24 +197,39 @@ impl RequestBook {
         self.requests.get(&number)
     }
 
-    /// A provider is asked: nobody else is meanwhile.
-    pub(crate) fn ask(&mut self, number: u64, proposal: u64) {
+    /// Providers are asked, by a proposal or a bundle of several: nobody else is meanwhile.
+    pub(crate) fn ask(&mut self, number: u64, by: u64) {
         if let Some(resting) = self.requests.get_mut(&number)
-            && resting.asked.replace(proposal).is_none()
+            && resting.asked.replace(by).is_none()
         {
-            self.index.remove(number, &resting.record.request.message);
+            let found = std::mem::take(&mut resting.found);
+            let request = &resting.record.request.message;
+            self.index.remove(number, request, &found);
             self.awake.remove(&number);
         }
     }
 
-    /// The provider that was asked did not sign: the request waits for another offer than these.
+    /// Too few offers fit a bundle, and nothing is of use to it that is like those that do.
+    pub(crate) fn found_like(&mut self, number: u64, found: Avoid) {
+        if let Some(resting) = self.requests.get_mut(&number)
+            && resting.asked.is_none()
+        {
+            let request = &resting.record.request.message;
+            self.index.remove(number, request, &resting.found);
+            self.index.insert(number, request, &found);
+            resting.found = found;
+        }
+    }
+
+    /// Providers that were asked did not sign: the request waits for other offers than these.
     pub(crate) fn rest_on(&mut self, number: u64, tried: Vec<OfferId>) {
         if let Some(resting) = self.requests.get_mut(&number) {
             resting.asked = None;
             resting.tried = tried;
             // What a proposal is made unique by must not come twice.
             resting.record.seed = keccak256(resting.record.seed);
-            self.index.insert(number, &resting.record.request.message);
+            let request = &resting.record.request.message;
+            self.index.insert(number, request, &resting.found);
         }
     }
 
@@ -254,6 +298,7 @@ pub(crate) fn at_rest(
         seed,
         since: now,
         status: RequestStatus::Resting,
+        reason: None,
         changed_at: now,
     }
 }

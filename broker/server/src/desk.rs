@@ -356,7 +356,7 @@ impl Desk {
     fn report_request(&self, record: &RequestRecord) {
         let (id, status) = (record.id(), record.status.as_str());
         tracing::info!(request = %id, status, "request changed");
-        if record.status != RequestStatus::Resting {
+        if record.status != RequestStatus::Resting && record.has_rested() {
             self.metrics.resting_over(status);
         }
         self.announce(News {

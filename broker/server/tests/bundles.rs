@@ -10,54 +10,24 @@ mod parties;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipsx_market::deal::{Binding, Deal};
+use ipsx_market::deal::Binding;
 use ipsx_market::http::{
-    BoundBundle, BoundDeal, DealSignature, DealView, OfferView, PostWithdrawal, Problem,
-    ProblemKind, ProposedBundle, SignBundle,
+    BoundBundle, BoundDeal, DealView, OfferView, PostWithdrawal, Problem, ProblemKind,
+    ProposedBundle, SignBundle,
 };
 use ipsx_market::messages::{AgentMessage, BrokerMessage};
 use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Amount, B256, Signed, TypedData, Withdrawal};
+use ipsx_metering::{Amount, B256, Signed, Withdrawal};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tests::postgres::Server;
+use parties::bundle::{BUNDLES, ask, path, program, sign, signatures, three_at};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 
-const BUNDLES: &str = "/v1/bundles";
 /// More than the first reservations of three leases, and less than of six.
 const DEPOSIT: u128 = 500_000;
-
-async fn ask(requester: &TestRequester, request: Request) -> Result<ProposedBundle, Problem> {
-    requester.post(BUNDLES, &requester.posted(request)).await
-}
-
-fn path(proposed: &ProposedBundle) -> String {
-    format!("{BUNDLES}/{}/signatures", proposed.request)
-}
-
-/// What binds all of the deals.
-fn signatures(requester: &TestRequester, proposed: &ProposedBundle) -> SignBundle {
-    let sign = |deal: &Deal| DealSignature {
-        deal_id: deal.id(),
-        signature: requester
-            .wallet
-            .sign_hash(deal.signing_hash(&requester.info.domain)),
-    };
-    SignBundle {
-        signatures: proposed.deals.iter().map(|p| sign(&p.deal)).collect(),
-        authorization: Some(requester.authorization(0)),
-    }
-}
-
-async fn sign(
-    requester: &TestRequester,
-    proposed: &ProposedBundle,
-) -> Result<BoundBundle, Problem> {
-    let body = signatures(requester, proposed);
-    requester.post(&path(proposed), &body).await
-}
 
 /// Three providers of one address each.
 async fn agents(broker: &TestBroker) -> [TestAgent; 3] {
@@ -212,9 +182,10 @@ async fn one_refusal_sells_nothing() {
     );
     let view = requester.deal(first.id(), "").await.unwrap();
     assert_eq!(view.status, DealStatus::Aborted);
+    // That is what became of the request, also if it is posted again.
     let view = requester.resting(first.request, "").await.unwrap();
-    let ids: Vec<_> = view.deals.iter().map(|deal| deal.deal_id).collect();
-    assert_eq!(ids, [first.id()]);
+    assert_eq!((view.status, view.deals), (RequestStatus::Refused, vec![]));
+    assert_eq!(view.reason, Some(refused.detail));
     assert_eq!(free_leases(&requester).await, 6);
     take_out(&requester).await.unwrap();
 }
@@ -251,7 +222,7 @@ async fn what_is_no_bundle_is_refused() {
     let broker = TestBroker::start().await;
     let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
     type Change = fn(&mut Request);
-    let changes: [(Change, &str); 5] = [
+    let changes: [(Change, &str); 4] = [
         (|r| r.bundle.legs[1] = r.bundle.legs[0], "bundle.legs"),
         (
             |r| r.bundle.legs[0].tunnel_key = r.tunnel_key,
@@ -261,7 +232,6 @@ async fn what_is_no_bundle_is_refused() {
             |r| r.bundle.legs[0].channel_salt = r.channel_salt,
             "bundle.legs",
         ),
-        (|r| r.rest_until = r.expires_at, "rest_until"),
         (|r| r.start.latest = r.expires_at, "bundle"),
     ];
     for (change, named) in changes {
@@ -307,30 +277,6 @@ async fn a_bundle_of_one_is_a_lease() {
     let (proposed, _) = tokio::join!(ask(&requester, request), agent.accept());
     let bound = sign(&requester, &proposed.unwrap()).await.unwrap();
     assert_eq!(bound.deals.len(), 1);
-}
-
-/// A program with so many requesters that have money, and what it was started with.
-async fn program(
-    directory: &std::path::Path,
-    wallets: &[Wallet],
-    store: &[String],
-) -> (Program, Vec<String>) {
-    let mut options = store.to_vec();
-    for wallet in wallets {
-        options.extend(["--fund".into(), format!("{}=1000", wallet.address())]);
-    }
-    (Program::start(directory, &options), options)
-}
-
-async fn three_at(program: &Program) -> [TestAgent; 3] {
-    let mut agents = Vec::new();
-    for from in ["127.0.1.1", "127.0.1.2", "127.0.1.3"] {
-        let wallet = Wallet::random();
-        let mut agent = TestAgent::connect_as(wallet, program.agents, from).await;
-        agent.publish(agent.offer(1_000, 1)).await;
-        agents.push(agent);
-    }
-    agents.try_into().ok().unwrap()
 }
 
 /// The broker is killed while providers are asked, once all have signed, and while the requester's signatures are bound.

@@ -19,6 +19,7 @@ use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
 use ipsx_metering::DealId;
 use ipsx_settlement::{Signer, Wallet};
+use parties::bundle::rest;
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
 use tokio::time::timeout;
@@ -321,4 +322,19 @@ async fn a_wallet_is_told_what_becomes_of_its_requests() {
     let mut again = Events::of(&requester, "/v1/events", proposed.id).await;
     assert_eq!(again.next().await.unwrap().name, "open");
     assert_eq!(again.next().await.unwrap(), matched);
+    // A request for several is told of in the same way.
+    let mut another = TestAgent::connect(&broker, "127.0.1.2").await;
+    another.publish(another.offer(1_000, 1)).await;
+    let several = requester.several(2);
+    let id = rest(&requester, several).await.unwrap().request;
+    let event = again.next().await.unwrap().request();
+    assert_eq!((event.request, event.status), (id, RequestStatus::Resting));
+    agent.publish(agent.offer(1_000, 2)).await;
+    let deals = [agent.accept().await, another.accept().await].map(|deal| deal.id());
+    for _ in 0..2 {
+        let proposed = again.next().await.unwrap();
+        assert!(deals.contains(&proposed.deal().deal_id));
+    }
+    let event = again.next().await.unwrap().request();
+    assert_eq!(event.status, RequestStatus::Matched);
 }

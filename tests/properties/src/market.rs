@@ -24,8 +24,8 @@ const START: UnixSeconds = UnixSeconds(1_899_990_000);
 /// Deals of one payer that have not started.
 const UNSTARTED: usize = 4;
 const OFFERS: usize = 4;
-/// Requests that wait for an offer.
-const RESTING: usize = 3;
+/// Leases that are waited for.
+const RESTING: usize = 5;
 const PROVIDERS: u8 = 3;
 const REQUESTERS: u8 = 2;
 
@@ -80,7 +80,7 @@ impl World {
             },
             resting: RestingLimits {
                 requests: RESTING,
-                requests_per_payer: 2,
+                requests_per_payer: 3,
             },
             unstarted_deals: UNSTARTED,
             attempts: 3,
@@ -209,7 +209,10 @@ impl World {
         let held = market.book().leases_held();
         assert_eq!(held, market.deals().count() + market.pending());
         assert!(market.pending() <= UNSTARTED * usize::from(REQUESTERS));
-        assert!(market.resting().len() <= RESTING);
+        let waited_for = market.resting().ids();
+        let waited_for = waited_for.filter_map(|id| market.resting().get(id));
+        let leases: usize = waited_for.map(|r| r.request.message.count()).sum();
+        assert!(leases <= RESTING);
         for record in market.deals() {
             assert_eq!(self.records.get(&record.deal_id), Some(record));
             // All of them are bound, or none.

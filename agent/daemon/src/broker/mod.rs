@@ -166,14 +166,14 @@ impl Broker {
     }
 }
 
-/// What comes of a request.
+/// What comes of a request for one lease or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Requested {
-    /// A deal that a provider has signed.
-    Deal(Box<ProposedDeal>),
-    /// It rests until an offer fits it.
+pub enum Requested<T> {
+    /// It rests until offers fit it. Told by its status, which deals do not have.
     Rests(Box<RequestView>),
+    /// What providers have signed.
+    Proposed(Box<T>),
 }
 
 /// A broker, spoken to as one wallet.
@@ -193,7 +193,7 @@ impl Session {
         &self,
         request: &PostRequest,
         probe: Option<B256>,
-    ) -> Result<Requested, BrokerError> {
+    ) -> Result<Requested<ProposedDeal>, BrokerError> {
         let ask = Ask::post("/v1/requests", request)?;
         self.ask(Ask { probe, ..ask }).await
     }
@@ -202,7 +202,7 @@ impl Session {
     pub async fn request_bundle(
         &self,
         request: &PostRequest,
-    ) -> Result<ProposedBundle, BrokerError> {
+    ) -> Result<Requested<ProposedBundle>, BrokerError> {
         self.ask(Ask::post("/v1/bundles", request)?).await
     }
 

@@ -12,12 +12,12 @@ mod wallet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use ipsx_market::avoid::Distinct;
 use ipsx_metering::{Address, Amount, DealId};
 
 use crate::amount;
-use crate::exit_code::ExitCode;
+use crate::exit_code::{ExitCode, Failure};
 use crate::provider::ProvideArgs;
 #[cfg(target_os = "linux")]
 use crate::tunnel::TunnelArgs;
@@ -150,7 +150,10 @@ pub struct SearchArgs {
 
 /// `ipsx connect`
 #[derive(Clone, Debug, Args)]
-#[command(after_long_help = tun::ABOUT)]
+#[command(
+    after_long_help = tun::ABOUT,
+    group(ArgGroup::new("many").args(["rotate", "count"]).multiple(true))
+)]
 pub struct ConnectArgs {
     /// What to lease.
     #[command(flatten)]
@@ -188,7 +191,7 @@ pub struct ConnectArgs {
     /// With --start-in: the start may be so much later, if an offer is not for sale before
     #[arg(long, value_name = "TIME", value_parser = duration::parse_ahead, requires = "start_in", default_value = "0")]
     pub start_within: u32,
-    /// If no offer fits now, wait for one so long, such as 10m, 23h at most; Ctrl-C gives up
+    /// If no offer fits now, or too few for --count, wait for them so long, such as 10m, 23h at most; Ctrl-C gives up
     #[arg(long, value_name = "TIME", value_parser = duration::parse_wait)]
     pub wait: Option<u32>,
     /// Lease another address every so often, such as 60s; the next lease is up before the one before it ends. The budget and
@@ -197,19 +200,16 @@ pub struct ConnectArgs {
         long,
         value_name = "TIME",
         value_parser = duration::parse_rotation,
-        conflicts_with = "export",
-        group = "many"
+        conflicts_with = "export"
     )]
     pub rotate: Option<u32>,
     /// Lease so many addresses at once, all or none: the proxy goes through them in turn. The budget is for all of them
-    /// together
+    /// together. Several go with the proxy only, and start at once
     #[arg(
         long,
         value_name = "N",
         default_value_t = 1,
-        value_parser = clap::value_parser!(u8).range(1..=64),
-        conflicts_with_all = ["rotate", "export", "tun", "start_in", "wait"],
-        group = "many"
+        value_parser = clap::value_parser!(u8).range(1..=64)
     )]
     pub count: u8,
     /// With --rotate or --count: by what the addresses must differ: address, prefix (/24, IPv6 /48), asn or provider
@@ -243,6 +243,26 @@ pub struct ConnectArgs {
     /// The host's own traffic.
     #[command(flatten)]
     pub host: TunArgs,
+}
+
+impl ConnectArgs {
+    /// Refuses what only a single lease can be used with, if there are to be several.
+    pub fn check_count(&self) -> Result<(), Failure> {
+        let ways = [
+            ("--rotate", self.rotate.is_some()),
+            ("--export", self.export.is_some()),
+            ("--tun", self.host.tun.is_some()),
+            ("--start-in", self.start_in.is_some()),
+        ];
+        let single = ways.into_iter().find(|(_, asked)| *asked);
+        match single.filter(|_| self.count > 1) {
+            None => Ok(()),
+            Some((name, _)) => Err(Failure::usage(format!(
+                "--count {} cannot be used with {name}, which takes a single lease; leave one of them out",
+                self.count
+            ))),
+        }
+    }
 }
 
 /// `ipsx demo`
@@ -341,11 +361,23 @@ mod tests {
             ("--distinct asn", "--rotate"),
             ("--count 0", "1..=64"),
             ("--count 65", "1..=64"),
-            ("--count 2 --wait 5m", "--wait"),
         ] {
             let refused = parse(words).unwrap_err();
             assert!(refused.contains(hint), "{words}: {refused}");
         }
+        // What only a single lease can be used with, one can be.
+        for words in ["--rotate 60s", "--export wg file", "--tun", "--start-in 5m"] {
+            let [one, two] = [1, 2].map(|count| parse(&format!("--count {count} {words}")));
+            let (one, alone) = (one.unwrap(), parse(words).unwrap());
+            assert_eq!(format!("{one:?}"), format!("{alone:?}"));
+            one.check_count().unwrap();
+            let refused = two.unwrap().check_count().unwrap_err();
+            let named = words.split(' ').next().unwrap();
+            assert!(refused.message.contains(named), "{words}: {refused:?}");
+        }
+        let waits = parse("--count 2 --wait 5m").unwrap();
+        waits.check_count().unwrap();
+        assert_eq!(waits.wait, Some(300));
     }
 
     #[test]

@@ -8,32 +8,37 @@ use ipsx_market::request::{Request, SignedRequest, TunnelKey};
 use ipsx_metering::{Authorization, B256, RequestId, Signed, U256};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tunnel_core::PrivateKey;
-use rand::RngCore;
 use rand::rngs::OsRng;
 
-use super::requester::{Bound, REQUEST_SECS, Requester};
-use crate::broker::BrokerError;
+use super::requester::{Bound, Requester};
+use super::waiting::Patience;
+use crate::broker::{BrokerError, Requested};
 use crate::clock::unix_now;
 use crate::exit_code::{ExitCode, Failure};
 use crate::store::{LeaseRecord, Slot};
 
 impl Requester {
-    /// Asks for so many deals, checks them, signs all of them and waits until they are bound.
+    /// Asks for so many deals, checks them, signs all of them and waits until they are bound. With patience, the request rests
+    /// until there are as many offers.
     pub(super) async fn sign_bundle(
         &self,
         slot: Slot,
         wishes: &Wishes,
         count: u8,
         distinct: Distinct,
+        patience: Option<Patience<'_>>,
     ) -> Result<Vec<Bound>, Failure> {
         let keys: Vec<_> = (0..count)
             .map(|_| PrivateKey::generate(&mut OsRng))
             .collect();
         let session_key = slot.key(&self.wallet, self.network.info.network);
-        let (key, seconds) = (session_key.address(), u64::from(wishes.seconds));
-        let authorization = self.authorization(key, seconds).await?;
-        let request = self.bundle_request(wishes, &session_key, &keys, distinct)?;
-        let proposed = self.propose_bundle(&request, &session_key).await?;
+        let waits = patience.as_ref().map_or(0, |patience| patience.seconds);
+        let longest = u64::from(wishes.seconds) + u64::from(waits);
+        let authorization = self.authorization(session_key.address(), longest).await?;
+        let mut request = self.first_of(wishes, &session_key, &keys, patience.as_ref())?;
+        request.bundle = bundle(&keys, distinct);
+        let proposed = self.propose_bundle(&request, &session_key, patience);
+        let proposed = proposed.await?;
         let records = proposed.iter().map(|one| self.record(one, slot.number()));
         let mut records: Vec<_> = records.collect();
         let bound = self
@@ -54,19 +59,15 @@ impl Requester {
         Ok(bound.collect())
     }
 
-    fn bundle_request(
+    /// A request for the lease of the first key.
+    fn first_of(
         &self,
         wishes: &Wishes,
         session_key: &Wallet,
         keys: &[PrivateKey],
-        distinct: Distinct,
+        patience: Option<&Patience<'_>>,
     ) -> Result<Request, Failure> {
-        let legs = keys.iter().enumerate().map(|(number, key)| Leg {
-            tunnel_key: TunnelKey(B256::new(*key.public_key().as_bytes())),
-            channel_salt: B256::from(U256::from(number)),
-        });
-        let mut legs = legs.collect::<Vec<_>>().into_iter();
-        let first = legs.next();
+        let first = legs(keys).next();
         let first = first.ok_or_else(|| Failure::internal("no lease is asked for"))?;
         let identity = Identity {
             requester: self.wallet.address(),
@@ -75,26 +76,22 @@ impl Requester {
             channel_salt: first.channel_salt,
             tunnel_key: first.tunnel_key,
         };
-        let (network, expires_at) = (self.network.info.network, unix_now().after(REQUEST_SECS));
-        let request = wishes.request(network, &identity, OsRng.next_u64(), expires_at);
-        let mut request = request.map_err(Failure::usage)?;
-        request.bundle = Bundle {
-            legs: legs.collect(),
-            distinct,
-            all_or_nothing: true,
-        };
-        Ok(request)
+        self.request(wishes, &identity, patience)
     }
 
     async fn propose_bundle(
         &self,
         request: &Request,
         session_key: &Wallet,
+        patience: Option<Patience<'_>>,
     ) -> Result<Vec<ProposedDeal>, Failure> {
         let (domain, wallet) = (&self.network.info.domain, self.wallet.key());
         let signed = SignedRequest::sign(request.clone(), domain, wallet, session_key.key());
         let asked = PostRequest { request: signed };
-        let proposed = self.session.request_bundle(&asked).await?.deals;
+        let proposed = match self.session.request_bundle(&asked).await? {
+            Requested::Proposed(bundle) => bundle.deals,
+            Requested::Rests(view) => self.wait(&view, patience).await?,
+        };
         check_bundle(request, &self.network.rules, &proposed, unix_now())
             .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
         Ok(proposed)
@@ -138,4 +135,20 @@ impl Requester {
         }
         Ok(())
     }
+}
+
+/// What all of the leases but the first have for themselves.
+fn bundle(keys: &[PrivateKey], distinct: Distinct) -> Bundle {
+    Bundle {
+        legs: legs(keys).skip(1).collect(),
+        distinct,
+        all_or_nothing: true,
+    }
+}
+
+fn legs(keys: &[PrivateKey]) -> impl Iterator<Item = Leg> + '_ {
+    keys.iter().enumerate().map(|(number, key)| Leg {
+        tunnel_key: TunnelKey(B256::new(*key.public_key().as_bytes())),
+        channel_salt: B256::from(U256::from(number)),
+    })
 }

@@ -65,6 +65,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
         return restore(settings, output).await;
     }
     // Whatever can be found out without the network is found out first.
+    args.check_count()?;
     let usage = Use::from_args(&args, settings, output)?;
     usage.check(args.rotate.is_some())?;
     let requester = open_via(settings, output, usage.connector()).await?;
@@ -76,6 +77,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
         let several = Several {
             count: args.count,
             distinct: args.distinct,
+            wait: args.wait,
             listen: *listen,
             bind: args.bind,
             exit_page: usage.exit_page().cloned(),
@@ -87,14 +89,8 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     }
     wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
     let shown = Shown::new(output);
-    // Who waits may give up; without that, an interrupt ends the program until the lease begins.
-    let mut early = args.wait.map(|_| interrupts());
-    let patience = early.as_mut().zip(args.wait);
-    let patience = patience.map(|(interrupts, seconds)| Patience {
-        seconds,
-        interrupts,
-        shown: &shown,
-    });
+    let mut early = None;
+    let patience = Patience::of(args.wait, args.count, &mut early, &shown);
     let bound = requester.sign(slot, &wishes, patience).await?;
     let checked = usage.exit_page().is_some();
     shown.agreed(&bound.record);

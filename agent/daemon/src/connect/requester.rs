@@ -26,8 +26,6 @@ use crate::exit_code::{ExitCode, Failure};
 use crate::network::{Network, contract_failure};
 use crate::store::{Ended, LeaseRecord, Slot, Stage, Store};
 
-pub(super) use signing::REQUEST_SECS;
-
 /// A wallet that leases on one network.
 pub struct Requester {
     /// The wallet.

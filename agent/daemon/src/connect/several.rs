@@ -19,6 +19,7 @@ use super::requester::{Agreed, Bound, Requester};
 use super::running::{News, RunningLease};
 use super::show::Shown;
 use super::usage::port_in_use;
+use super::waiting::Patience;
 use super::{budget, interrupts, leave, not_wanted, unfinished};
 use crate::exit_code::Failure;
 use crate::output::Output;
@@ -29,6 +30,8 @@ pub(super) struct Several {
     pub(super) count: u8,
     /// By what any two addresses differ.
     pub(super) distinct: Distinct,
+    /// How long to wait for as many offers, in seconds.
+    pub(super) wait: Option<u32>,
     /// Where the proxy listens.
     pub(super) listen: SocketAddr,
     /// Source address of the tunnels.
@@ -70,12 +73,14 @@ impl Several {
         self.distinct.prepare(&mut wishes.filter.avoid);
         wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
         let shown = Shown::new(output);
-        let bound = requester.sign_bundle(slot, &wishes, self.count, self.distinct);
+        let mut early = None;
+        let patience = Patience::of(self.wait, self.count, &mut early, &shown);
+        let bound = requester.sign_bundle(slot, &wishes, self.count, self.distinct, patience);
         let bound = bound.await?;
         let mut records: Vec<_> = bound.iter().map(|bound| bound.record.clone()).collect();
         records.iter().for_each(|record| shown.agreed(record));
         shown.together(&records);
-        let mut wishes_to_end = interrupts();
+        let mut wishes_to_end = early.unwrap_or_else(interrupts);
         let opened = tokio::select! {
             opened = open(&requester, bound) => opened,
             _ = wishes_to_end.recv() => Err(not_wanted(&records[0])),

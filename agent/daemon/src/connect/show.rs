@@ -38,20 +38,25 @@ impl<'a> Shown<'a> {
         }
     }
 
-    /// Where a request stands that found no offer at once.
-    pub fn rests(&self, view: &RequestView) {
+    /// Where a request for so many leases stands that found too few offers at once.
+    pub fn rests(&self, view: &RequestView, count: u8) {
         self.output.json(&json!({
             "event": "request",
             "request": view.request,
             "status": view.status,
+            "reason": view.reason,
             "rest_until": view.rest_until,
         }));
+        let (too_few, enough) = match count {
+            1 => ("no offer fits yet", "an offer has come"),
+            _ => ("too few offers fit yet", "enough offers have come"),
+        };
         match view.status {
             RequestStatus::Resting => self.line(format!(
-                "request   {}\nwaiting   no offer fits yet; Ctrl-C takes the request back",
+                "request   {}\nwaiting   {too_few}; Ctrl-C takes the request back",
                 view.request
             )),
-            RequestStatus::Matched => self.line("matched   an offer has come"),
+            RequestStatus::Matched => self.line(format!("matched   {enough}")),
             _ => self.line(format!("request   {}", view.status.as_str())),
         }
     }

@@ -9,8 +9,8 @@ use ipsx_metering::{Amount, RequestId};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep};
 
-use super::Requester;
 use super::show::Shown;
+use super::{Requester, interrupts};
 use crate::broker::BrokerError;
 use crate::clock::unix_now;
 use crate::exit_code::{ExitCode, Failure};
@@ -20,25 +20,47 @@ const POLL: Duration = Duration::from_secs(25);
 /// Pause before a broker that did not answer is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long somebody waits for an offer, and how that is seen and given up.
+/// How long somebody waits for offers, and how that is seen and given up.
 pub struct Patience<'a> {
     /// How long the request may rest.
     pub seconds: u32,
+    /// How many leases are wanted.
+    pub count: u8,
     /// The user's wishes to end.
     pub interrupts: &'a mut mpsc::Receiver<u32>,
     /// Where the waiting is shown.
     pub shown: &'a Shown<'a>,
 }
 
+impl<'a> Patience<'a> {
+    /// Patience of whoever waits at all, with the wishes to end of `early`, until there are leases that hear them.
+    pub fn of(
+        wait: Option<u32>,
+        count: u8,
+        early: &'a mut Option<mpsc::Receiver<u32>>,
+        shown: &'a Shown<'a>,
+    ) -> Option<Self> {
+        // Without patience, an interrupt ends the program until a lease begins.
+        let seconds = wait?;
+        Some(Self {
+            seconds,
+            count,
+            interrupts: early.get_or_insert_with(interrupts),
+            shown,
+        })
+    }
+}
+
 impl Requester {
-    /// Waits until a deal came of a request that rests. Takes it back if the user wishes to end.
+    /// Waits until deals came of a request that rests. Takes it back if the user wishes to end.
     pub(super) async fn wait(
         &self,
         view: &RequestView,
-        patience: Patience<'_>,
-    ) -> Result<ProposedDeal, Failure> {
+        patience: Option<Patience<'_>>,
+    ) -> Result<Vec<ProposedDeal>, Failure> {
+        let patience = patience.ok_or_else(|| unasked(view))?;
         let (id, until) = (view.request, view.rest_until);
-        patience.shown.rests(view);
+        patience.shown.rests(view, patience.count);
         let mut second = interval(Duration::from_secs(1));
         let asking = self.ask_after(id);
         tokio::pin!(asking);
@@ -47,7 +69,7 @@ impl Requester {
                 answer = &mut asking => {
                     match answer {
                         Ok(view) if view.status != RequestStatus::Resting => {
-                            patience.shown.rests(&view);
+                            patience.shown.rests(&view, patience.count);
                             return outcome(view);
                         }
                         Ok(_) => {}
@@ -107,25 +129,43 @@ impl Requester {
 }
 
 /// What came of a request that no longer rests.
-fn outcome(mut view: RequestView) -> Result<ProposedDeal, Failure> {
+fn outcome(view: RequestView) -> Result<Vec<ProposedDeal>, Failure> {
     let nothing = |code, what: &str| Err(Failure::new(code, what));
-    match (view.status, view.deals.pop()) {
-        (RequestStatus::Matched, Some(deal)) => Ok(deal),
-        (RequestStatus::Expired, _) => nothing(
+    match view.status {
+        RequestStatus::Matched => Ok(view.deals),
+        RequestStatus::Expired => nothing(
             ExitCode::NoMatch,
-            "no offer came that fits; wait longer with --wait, or widen the filters",
+            "not enough offers came that fit; wait longer with --wait, or widen the filters",
         ),
-        (RequestStatus::Refused, _) => nothing(
-            ExitCode::LeaseFailed,
-            "many offers fitted, and no provider signed; try again",
-        ),
-        (RequestStatus::Cancelled, _) => nothing(
+        RequestStatus::Refused => {
+            let reason = view.reason.unwrap_or_default();
+            Err(Failure::new(
+                ExitCode::LeaseFailed,
+                format!("many offers fitted, and too few providers signed: {reason}"),
+            ))
+        }
+        RequestStatus::Cancelled => nothing(
             ExitCode::Interrupted,
             "the request was taken back elsewhere",
         ),
-        (RequestStatus::Matched | RequestStatus::Resting, _) => nothing(
-            ExitCode::Refused,
-            "the broker says that the request is matched, and shows no deal; nothing was signed",
-        ),
+        RequestStatus::Resting => Err(no_deal()),
     }
+}
+
+/// The broker shows nothing of what it says there is.
+pub(super) fn no_deal() -> Failure {
+    Failure::new(
+        ExitCode::Refused,
+        "the broker says that the request is matched, and shows no deal; nothing was signed",
+    )
+}
+
+fn unasked(view: &RequestView) -> Failure {
+    Failure::new(
+        ExitCode::Refused,
+        format!(
+            "the broker lets the request {} rest, which was not asked for; nothing was signed",
+            view.request
+        ),
+    )
 }

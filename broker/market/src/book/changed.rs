@@ -15,6 +15,9 @@ use crate::resting::RequestBook;
 pub(super) struct Changed {
     watched: bool,
     rows: RoaringBitmap,
+    /// Rows that some requests were held against already, and from which age on the others were not.
+    left: RoaringBitmap,
+    from: u64,
     /// Rows that are not for sale at every hour.
     part_time: RoaringBitmap,
 }
@@ -39,6 +42,7 @@ impl Changed {
     /// A row is gone.
     pub(super) fn forget(&mut self, at: RowId) {
         self.rows.remove(at);
+        self.left.remove(at);
         self.part_time.remove(at);
     }
 }
@@ -49,12 +53,13 @@ impl OfferBook {
         self.changed.watched = watched;
         if !watched {
             self.changed.rows.clear();
+            self.changed.left.clear();
         }
     }
 
     /// Whether some may, that nobody has looked at.
     pub(crate) fn has_changed(&self) -> bool {
-        !self.changed.rows.is_empty()
+        !self.changed.rows.is_empty() || !self.changed.left.is_empty()
     }
 
     /// Whether some offers are for sale at some hours only.
@@ -82,6 +87,17 @@ impl OfferBook {
     /// Some of them that were not looked at, after all.
     pub(crate) fn leave_changed(&mut self, rows: RoaringBitmap) {
         self.changed.rows |= rows;
+    }
+
+    /// Some of them that requests from this age on were not held against.
+    pub(crate) fn leave_from(&mut self, rows: RoaringBitmap, age: u64) {
+        self.changed.left = rows;
+        self.changed.from = age;
+    }
+
+    /// Those, and that age.
+    pub(crate) fn take_left(&mut self) -> (RoaringBitmap, u64) {
+        (std::mem::take(&mut self.changed.left), self.changed.from)
     }
 
     /// Requests that one of some offers may fit, in the order of age.

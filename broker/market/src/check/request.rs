@@ -133,9 +133,8 @@ fn check_bundle(request: &Request) -> Result<(), Unusable> {
             allowed,
         ));
     }
-    let at_once = request.start.is_now() && request.rest_until.0 == 0;
-    if request.count() > 1 && !at_once {
-        let allowed = "left out where a request rests or starts later: only single leases do";
+    if request.count() > 1 && !request.start.is_now() {
+        let allowed = "left out where a lease starts later: only single ones do";
         return Err(field(
             "bundle",
             format!("{} leases", request.count()),

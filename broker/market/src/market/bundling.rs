@@ -7,17 +7,31 @@
 
 use ipsx_metering::{B256, OfferId, UnixSeconds};
 
-use super::signing::refuse;
+use super::proposing::refuse;
+use super::refusal::in_short;
+use super::resting::Look;
 use super::{Answered, Asker, Command, Market, Pending, RequestFailure, Ticket};
+use crate::avoid::{Avoid, Distinct};
 use crate::book::HoldId;
 use crate::record::{Cause, DealRecord};
 use crate::request::{Filter, SignedRequest};
+use crate::resting::at_rest;
+use crate::sold::sold_at;
 use crate::status::RequesterStatus;
+
+/// Who waits for what comes of it.
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    /// Whoever posted it, for an answer.
+    Ticket(Ticket),
+    /// The request, which rests, by its number.
+    Resting(u64),
+}
 
 /// A request for several addresses.
 #[derive(Clone, Debug)]
 pub(super) struct Bundling {
-    ticket: Ticket,
+    waits: Waits,
     request: SignedRequest,
     seed: B256,
     /// For all legs, however many providers were asked before.
@@ -38,6 +52,25 @@ struct Leg {
     proposal: Option<u64>,
 }
 
+/// The book has too few offers for a request: nobody was asked.
+struct TooFew {
+    found: usize,
+    /// What is not distinct from these.
+    like: Avoid,
+    /// Why there are no more.
+    reason: String,
+}
+
+impl TooFew {
+    fn failure(self, wanted: usize) -> RequestFailure {
+        RequestFailure::Incomplete {
+            found: self.found,
+            wanted,
+            reason: self.reason,
+        }
+    }
+}
+
 impl Bundling {
     fn is_all_or_nothing(&self) -> bool {
         self.request.message.bundle.all_or_nothing
@@ -50,7 +83,7 @@ impl Bundling {
 }
 
 impl Market {
-    /// Asks providers for each of several addresses.
+    /// Asks providers for each of several addresses, for whoever posts the request.
     pub(super) fn request_bundle(
         &mut self,
         ticket: Ticket,
@@ -58,35 +91,43 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let (count, bundle) = (request.message.count(), self.next_number());
-        let timers = self.config.timers;
-        let sign_by = now.after(timers.propose * self.config.attempts as u64 + timers.sign);
-        let bundling = Bundling {
-            ticket,
-            request,
-            seed,
-            sign_by,
-            start_by: sign_by.after(timers.start.saturating_sub(timers.sign)),
-            legs: vec![Leg::default(); count],
-            tried: Vec::new(),
-        };
-        let all_or_nothing = bundling.is_all_or_nothing();
-        self.bundles.insert(bundle, bundling);
-        let (mut commands, mut reason) = (Vec::new(), String::new());
-        for leg in 0..count as u8 {
-            match self.ask_for_leg(bundle, leg, now) {
-                Ok(asked) => commands.extend(asked),
-                // Nobody has heard of those before it.
-                Err(none) if all_or_nothing => return self.drop_bundle(bundle, &none, now),
-                Err(none) => {
-                    // What does not fit this one fits none after it.
-                    reason = none;
-                    break;
+        let (waits, wanted) = (Waits::Ticket(ticket), request.message.count());
+        let asked = self.ask_for_all(waits, request.clone(), seed, Vec::new(), now);
+        match asked {
+            Ok((_, commands)) => commands,
+            Err(few) if self.lets_rest(&request, now) => {
+                self.rest(ticket, request, seed, Vec::new(), few.like, now)
+            }
+            Err(few) => vec![refuse(ticket, few.failure(wanted))],
+        }
+    }
+
+    /// The same for a request that rests.
+    pub(super) fn match_bundle(
+        &mut self,
+        number: u64,
+        request: SignedRequest,
+        seed: B256,
+        tried: Vec<OfferId>,
+        now: UnixSeconds,
+    ) -> Look {
+        let count = request.message.count();
+        match self.ask_for_all(Waits::Resting(number), request, seed, tried, now) {
+            Ok((bundle, commands)) => {
+                self.resting.ask(number, bundle);
+                Look {
+                    searches: count,
+                    commands,
+                }
+            }
+            Err(few) => {
+                self.resting.found_like(number, few.like);
+                Look {
+                    searches: few.found + 1,
+                    commands: Vec::new(),
                 }
             }
         }
-        commands.extend(self.settle(bundle, &reason, now));
-        commands
     }
 
     /// The bundle that a proposal is for.
@@ -145,6 +186,44 @@ impl Market {
         }
     }
 
+    /// Asks a provider for each leg, and returns by which number all of them are known; or nobody, if there are too few
+    /// offers.
+    fn ask_for_all(
+        &mut self,
+        waits: Waits,
+        request: SignedRequest,
+        seed: B256,
+        tried: Vec<OfferId>,
+        now: UnixSeconds,
+    ) -> Result<(u64, Vec<Command>), TooFew> {
+        let (count, bundle) = (request.message.count(), self.next_number());
+        let timers = self.config.timers;
+        let sign_by = now.after(timers.propose * self.config.attempts as u64 + timers.sign);
+        let bundling = Bundling {
+            waits,
+            request,
+            seed,
+            sign_by,
+            start_by: sign_by.after(timers.start.saturating_sub(timers.sign)),
+            legs: vec![Leg::default(); count],
+            tried,
+        };
+        let all_or_nothing = bundling.is_all_or_nothing();
+        self.bundles.insert(bundle, bundling);
+        let mut commands = Vec::new();
+        for leg in 0..count as u8 {
+            match self.ask_for_leg(bundle, leg, now) {
+                Ok(asked) => commands.extend(asked),
+                Err(reason) if all_or_nothing || leg == 0 => {
+                    return Err(self.undo_bundle(bundle, reason));
+                }
+                // What does not fit this one fits none after it.
+                Err(_) => break,
+            }
+        }
+        Ok((bundle, commands))
+    }
+
     fn ask_for_leg(
         &mut self,
         bundle: u64,
@@ -166,6 +245,32 @@ impl Market {
             leg.proposal = Some(proposal);
         }
         Ok(commands)
+    }
+
+    /// Takes back what nobody has heard of.
+    fn undo_bundle(&mut self, bundle: u64, reason: String) -> TooFew {
+        let (mut found, mut like) = (0, Avoid::default());
+        if let Some(bundling) = self.bundles.remove(&bundle) {
+            let distinct = bundling.request.message.bundle.distinct;
+            distinct.prepare(&mut like);
+            for number in bundling.proposals() {
+                let Some(pending) = self.pending.remove(number) else {
+                    continue;
+                };
+                self.book.undo(pending.hold);
+                found += 1;
+                // An offer of several addresses may give another one next time, and another offer this one.
+                if distinct != Distinct::Address || !pending.is_of_several() {
+                    let placement = &pending.listing.placement;
+                    distinct.avoid_like(&mut like, placement, pending.provider);
+                }
+            }
+        }
+        TooFew {
+            found,
+            like,
+            reason,
+        }
     }
 
     /// Answers a request once nobody is asked any more: what is signed becomes deals, all at once.
@@ -193,24 +298,76 @@ impl Market {
                 commands.extend(self.insert_signed(*record, hold, now));
             }
         }
-        commands.push(Command::Answer {
-            ticket: bundling.ticket,
-            answer: Ok(Answered::Bundle(deals)),
-        });
+        match bundling.waits {
+            Waits::Ticket(ticket) => commands.push(Command::Answer {
+                ticket,
+                answer: Ok(Answered::Bundle(deals)),
+            }),
+            Waits::Resting(number) => commands.extend(self.matched(number, now)),
+        }
         commands
     }
 
-    /// Gives a request up: whoever is asked for it is not needed any more, and what is signed is aborted.
+    /// Gives up what providers are asked for: the request rests on, or comes to rest, or is refused.
     fn drop_bundle(&mut self, bundle: u64, reason: &str, now: UnixSeconds) -> Vec<Command> {
         let Some(bundling) = self.bundles.remove(&bundle) else {
             return Vec::new();
         };
-        let (mut commands, mut found) = (Vec::new(), 0);
+        let mut failure = RequestFailure::Incomplete {
+            found: bundling.proposals().count(),
+            wanted: bundling.request.message.count(),
+            reason: in_short(reason),
+        };
+        let mut commands = self.take_bundle_back(&bundling, now);
+        let Bundling {
+            waits,
+            request,
+            seed,
+            tried,
+            ..
+        } = bundling;
+        let ticket = match waits {
+            Waits::Ticket(ticket) => ticket,
+            Waits::Resting(number) => {
+                commands.extend(self.rest_on(number, tried, &failure, now));
+                return commands;
+            }
+        };
+        if self.lets_rest(&request, now) {
+            match self.resting.check_room(&request.message) {
+                Ok(()) => {
+                    let found = Avoid::default();
+                    commands.extend(self.rest(ticket, request, seed, tried, found, now));
+                    return commands;
+                }
+                Err(full) => failure = full.into(),
+            }
+        }
+        if !commands.is_empty() {
+            // Deals of it are known, so it is told what became of it.
+            let record = at_rest(self.next_number(), request, seed, now);
+            let record = Box::new(record.refused(failure.to_string(), now));
+            commands.push(Command::StoreRequest { record });
+        }
+        commands.push(refuse(ticket, failure));
+        commands
+    }
+
+    /// Takes back a bundle of proposals, if that is what is known by this number.
+    pub(super) fn take_back_bundle(&mut self, number: u64, now: UnixSeconds) -> Vec<Command> {
+        match self.bundles.remove(&number) {
+            Some(bundling) => self.take_bundle_back(&bundling, now),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whoever is asked is not needed any more, and what is signed is aborted.
+    fn take_bundle_back(&mut self, bundling: &Bundling, now: UnixSeconds) -> Vec<Command> {
+        let mut commands = Vec::new();
         for number in bundling.proposals() {
             let Some(pending) = self.pending.remove(number) else {
                 continue;
             };
-            found += 1;
             match pending.signed {
                 Some(record) => commands.extend(self.turn_down(*record, pending.hold, now)),
                 None => {
@@ -219,25 +376,18 @@ impl Market {
             }
         }
         self.resting.wake(bundling.request.message.payer);
-        // What people say may be long, and goes into logs and answers.
-        let words = reason.chars().filter(|c| !c.is_control()).take(200);
-        let failure = RequestFailure::Incomplete {
-            found,
-            wanted: bundling.request.message.count(),
-            reason: words.collect(),
-        };
-        commands.push(refuse(bundling.ticket, failure));
         commands
     }
 
     /// Aborts a deal that its provider has signed and its requester has not seen.
     pub(super) fn turn_down(
         &mut self,
-        record: DealRecord,
+        mut record: DealRecord,
         hold: HoldId,
         now: UnixSeconds,
     ) -> Vec<Command> {
         let id = record.deal_id;
+        record.turned_down = true;
         let mut commands = self.insert_signed(record, hold, now);
         if let Some(live) = self.deals.get_mut(&id) {
             let (next, cause) = (RequesterStatus::Failed, Cause::Incomplete);
@@ -247,7 +397,8 @@ impl Market {
         commands
     }
 
-    /// Forgets a request one of whose providers is another broker's now. What is signed of it was never bound.
+    /// Forgets a request one of whose providers is another broker's now, but for one that rests. What is signed of it was
+    /// never bound.
     pub(super) fn forget_bundle(&mut self, bundle: u64) -> Option<Ticket> {
         let bundling = self.bundles.remove(&bundle)?;
         for number in bundling.proposals() {
@@ -255,10 +406,25 @@ impl Market {
                 self.book.release(pending.hold);
             }
         }
-        Some(bundling.ticket)
+        match bundling.waits {
+            Waits::Ticket(ticket) => Some(ticket),
+            Waits::Resting(number) => {
+                self.resting.rest_on(number, bundling.tried);
+                self.resting.wake_one(number);
+                None
+            }
+        }
+    }
+}
+
+impl Pending {
+    /// Whether the offer sells several addresses.
+    fn is_of_several(&self) -> bool {
+        let address = self.listing.placement.address;
+        sold_at(&self.listing.offer.prefixes, address) != address.into()
     }
 }
 
 #[cfg(test)]
 #[path = "bundling_tests.rs"]
-mod tests;
+pub(crate) mod tests;

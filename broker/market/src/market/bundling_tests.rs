@@ -43,14 +43,6 @@ impl World {
         }))
     }
 
-    fn refuse(&mut self, provider: u8) {
-        let address = key(provider).address();
-        let at = self.proposals.iter().position(|(p, ..)| *p == address);
-        let (_, number, _) = self.proposals.remove(at.unwrap());
-        let commands = self.market.decline(address, number, "no", self.now);
-        self.run(commands);
-    }
-
     fn bundled(&self, ticket: Ticket) -> &[ProposedDeal] {
         match self.answers.get(&ticket) {
             Some(Ok(Answered::Bundle(deals))) => deals,
@@ -117,8 +109,8 @@ fn a_leg_that_is_refused_goes_on_and_the_last_refusal_gives_all_back() {
     let free = world.free();
     let ticket = world.ask_for(50, 2, Distinct::Provider, true);
     let signed = world.accept(2);
-    world.refuse(1);
-    world.refuse(3);
+    world.decline(1);
+    world.decline(3);
     assert_eq!(world.incomplete(ticket), (1, 2));
     assert_eq!(world.status(&signed), DealStatus::Aborted);
     assert_eq!(world.free(), free);
@@ -147,14 +139,14 @@ fn a_provider_that_leaves_after_its_signature_is_replaced() {
 fn one_that_stands_alone_is_filled_without_those_that_refuse() {
     let mut world = World::with_offers(&[(1, 1, 1), (2, 2, 1)]);
     let ticket = world.ask_for(50, 2, Distinct::Provider, false);
-    world.refuse(1);
+    world.decline(1);
     let deal = world.accept(2);
     assert_eq!(world.bundled(ticket)[0].deal, deal);
     // It is signed like any other.
     world.sign(50, &deal);
     world.bind(&deal);
     let ticket = world.ask_for(51, 2, Distinct::Provider, false);
-    world.refuse(1);
+    world.decline(1);
     assert_eq!(world.incomplete(ticket), (0, 2));
 }
 

@@ -81,3 +81,9 @@ pub enum DealRefusal {
     #[error("the deal's signature: {0}")]
     Signature(#[from] ipsx_metering::VerifyError),
 }
+
+/// What people say may be long, and goes into logs and answers.
+pub(super) fn in_short(reason: &str) -> String {
+    let words = reason.chars().filter(|c| !c.is_control());
+    words.take(200).collect()
+}

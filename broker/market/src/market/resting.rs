@@ -3,14 +3,16 @@
 use ipsx_metering::{Address, B256, OfferId, RequestId, UnixSeconds};
 use roaring::{RoaringBitmap, RoaringTreemap};
 
-use super::signing::refuse;
-use super::{Answered, Asker, Command, Market, Ticket};
+use super::proposing::refuse;
+use super::{Answered, Asker, Command, Market, RequestFailure, Ticket};
+use crate::avoid::Avoid;
 use crate::matching::Wanted;
 use crate::request::SignedRequest;
 use crate::resting::{MOST_ASKED, RequestRecord, RequestStatus, at_rest};
 
-/// Proposals that one look makes at most: an agent must be able to take them. The next look goes on.
-const PROPOSALS: usize = 64;
+/// How often one look searches the book at most, and so proposals: whoever comes next must not wait long, and an agent must
+/// be able to take them. The next look goes on.
+const SEARCHES: usize = 64;
 /// Changed offers that one look holds requests against: whoever comes next must not wait long.
 const OFFERS: usize = 16;
 
@@ -26,6 +28,13 @@ pub enum RequestRefusal {
     /// Nothing of it is left to cancel.
     #[error("request {0} can't be cancelled: it is {status}", status = .1.as_str())]
     Over(RequestId, RequestStatus),
+}
+
+/// What it took to look whether a request fits by now, and what came of it.
+#[derive(Default)]
+pub(super) struct Look {
+    pub(super) searches: usize,
+    pub(super) commands: Vec<Command>,
 }
 
 impl Market {
@@ -47,32 +56,37 @@ impl Market {
             return commands;
         }
         let mut awake: RoaringTreemap = self.resting.take_awake().into_iter().collect();
+        let (left, from) = self.book.take_left();
         let mut offers = self.book.take_changed();
-        if offers.is_empty() && awake.is_empty() {
+        if offers.is_empty() && left.is_empty() && awake.is_empty() {
             return commands;
         }
-        let later: RoaringBitmap = offers.iter().skip(OFFERS).collect();
+        let room = OFFERS.saturating_sub(left.len() as usize);
+        let later: RoaringBitmap = offers.iter().skip(room).collect();
         offers -= &later;
-        let waiting = self.book.waiting_for(&offers, &self.resting) | &awake;
-        let mut proposals = 0;
+        self.book.leave_changed(later);
+        let mut waiting = self.book.waiting_for(&left, &self.resting);
+        waiting.remove_range(..from);
+        waiting |= self.book.waiting_for(&offers, &self.resting) | &awake;
+        offers |= left;
+        let mut searches = 0;
         for number in waiting {
             self.book.keep_free(&mut offers);
             if offers.is_empty() && awake.is_empty() {
                 break;
             }
-            if proposals == PROPOSALS {
+            if searches >= SEARCHES {
                 awake
                     .iter()
                     .for_each(|number| self.resting.wake_one(number));
-                self.book.leave_changed(offers);
+                self.book.leave_from(offers, number);
                 break;
             }
             let woken = awake.remove(number);
-            let proposed = self.match_one(number, woken, &offers, now);
-            proposals += usize::from(!proposed.is_empty());
-            commands.extend(proposed);
+            let look = self.match_one(number, woken, &offers, now);
+            searches += look.searches;
+            commands.extend(look.commands);
         }
-        self.book.leave_changed(later);
         commands
     }
 
@@ -88,20 +102,21 @@ impl Market {
             return Err(RequestRefusal::NotYours(id));
         }
         let number = resting.record.number;
-        let over = self.rests_no_more(number, RequestStatus::Cancelled, now);
-        Ok(over.into_iter().collect())
+        let cancelled = |record: RequestRecord| record.becomes(RequestStatus::Cancelled, now);
+        Ok(self.rests_no_more(number, cancelled, now))
     }
 
-    /// Puts a request that was just posted to rest.
+    /// Puts a request that was just posted to rest, with what is like the offers that were found if those are too few.
     pub(super) fn rest(
         &mut self,
         ticket: Ticket,
         request: SignedRequest,
         seed: B256,
         tried: Vec<OfferId>,
+        found: Avoid,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        if let Err(full) = self.resting.check_room(request.message.payer) {
+        if let Err(full) = self.resting.check_room(&request.message) {
             return vec![refuse(ticket, full.into())];
         }
         if self.resting.is_empty() {
@@ -114,6 +129,7 @@ impl Market {
         // Whoever was posted with asks so many providers only; who rests may ask the others.
         let others = !tried.is_empty();
         self.resting.insert(record.clone(), tried);
+        self.resting.found_like(number, found);
         if others {
             self.resting.wake_one(number);
         }
@@ -124,25 +140,27 @@ impl Market {
         ]
     }
 
-    /// The provider that was asked for a resting request did not sign.
+    /// Providers that were asked for a resting request did not sign.
     pub(super) fn rest_on(
         &mut self,
         number: u64,
         tried: Vec<OfferId>,
+        why: &RequestFailure,
         now: UnixSeconds,
     ) -> Vec<Command> {
         if tried.len() >= MOST_ASKED {
-            let over = self.rests_no_more(number, RequestStatus::Refused, now);
-            return over.into_iter().collect();
+            let refused = |record: RequestRecord| record.refused(why.to_string(), now);
+            return self.rests_no_more(number, refused, now);
         }
         self.resting.rest_on(number, tried);
         self.resting.wake_one(number);
         Vec::new()
     }
 
-    /// A deal came of a resting request.
-    pub(super) fn matched(&mut self, number: u64, now: UnixSeconds) -> Option<Command> {
-        self.rests_no_more(number, RequestStatus::Matched, now)
+    /// Deals came of a resting request.
+    pub(super) fn matched(&mut self, number: u64, now: UnixSeconds) -> Vec<Command> {
+        let matched = |record: RequestRecord| record.becomes(RequestStatus::Matched, now);
+        self.rests_no_more(number, matched, now)
     }
 
     /// When something about resting requests is to be done next.
@@ -159,7 +177,8 @@ impl Market {
     pub(super) fn rest_is_over(&mut self, now: UnixSeconds) -> Vec<Command> {
         let mut commands = Vec::new();
         while let Some(number) = self.resting.ended(now) {
-            commands.extend(self.rests_no_more(number, RequestStatus::Expired, now));
+            let expired = |record: RequestRecord| record.becomes(RequestStatus::Expired, now);
+            commands.extend(self.rests_no_more(number, expired, now));
         }
         let hour = now.0 / 3_600;
         if hour != self.hour {
@@ -169,59 +188,92 @@ impl Market {
         commands
     }
 
-    /// Proposes a resting request to the best offer, if there is one.
+    /// Proposes a resting request to the best offer, if there is one; a bundle to several, if there are as many as it needs.
     fn match_one(
         &mut self,
         number: u64,
         woken: bool,
         offers: &RoaringBitmap,
         now: UnixSeconds,
-    ) -> Vec<Command> {
+    ) -> Look {
         let Some(resting) = self.resting.of_number(number) else {
-            return Vec::new();
+            return Look::default();
         };
-        let request = &resting.record.request;
-        let payer = request.message.payer;
-        if resting.asked.is_some() || !request.message.may_rest(now) {
-            return Vec::new();
+        let request = &resting.record.request.message;
+        let (payer, count) = (request.payer, request.count());
+        // Of several brokers none has all that a bundle is chosen from.
+        let is_elsewhere = self.shared && count > 1;
+        if resting.asked.is_some() || is_elsewhere || !request.may_rest(now) {
+            return Look::default();
         }
-        let conditions = Wanted::from(&request.message).conditions(now);
-        if !woken && !self.book.any_fits(offers, &conditions, &resting.tried) {
-            return Vec::new();
+        let lacks = resting.lacks();
+        let wanted = Wanted {
+            filter: &lacks,
+            ..Wanted::from(request)
+        };
+        let fits = |offers| {
+            let conditions = wanted.conditions(now);
+            self.book.any_fits(offers, &conditions, &resting.tried)
+        };
+        if !woken && !fits(offers) {
+            return Look::default();
         }
-        if self.unstarted(payer) >= self.config.unstarted_deals {
-            self.resting.hold_back(payer);
-            return Vec::new();
-        }
-        let (request, seed) = (request.clone(), resting.record.seed);
+        let (request, seed) = (resting.record.request.clone(), resting.record.seed);
         let tried = resting.tried.clone();
-        self.propose(Asker::Resting(number), request, seed, tried, now)
-            .unwrap_or_default()
+        if self.unstarted(payer) + count > self.config.unstarted_deals {
+            self.resting.hold_back(payer);
+            return Look::default();
+        }
+        if count > 1 {
+            return self.match_bundle(number, request, seed, tried, now);
+        }
+        let proposed = self.propose(Asker::Resting(number), request, seed, tried, now);
+        Look {
+            searches: 1,
+            commands: proposed.unwrap_or_default(),
+        }
     }
 
-    /// Takes a request out of the book, and a proposal for it back.
+    /// Takes a request out of the book, and proposals for it back, and writes down what it `becomes`.
     fn rests_no_more(
         &mut self,
         number: u64,
-        status: RequestStatus,
+        becomes: impl FnOnce(RequestRecord) -> RequestRecord,
         now: UnixSeconds,
-    ) -> Option<Command> {
-        let record = self.take_from_rest(number)?.becomes(status, now);
-        let record = Box::new(record);
-        Some(Command::StoreRequest { record })
+    ) -> Vec<Command> {
+        let Some((record, mut commands)) = self.take_from_rest(number, now) else {
+            return Vec::new();
+        };
+        let record = Box::new(becomes(record));
+        commands.push(Command::StoreRequest { record });
+        commands
     }
 
-    /// The same, and nobody is told.
-    pub(super) fn take_from_rest(&mut self, number: u64) -> Option<RequestRecord> {
+    /// The same, and nothing is written of the request.
+    pub(super) fn take_from_rest(
+        &mut self,
+        number: u64,
+        now: UnixSeconds,
+    ) -> Option<(RequestRecord, Vec<Command>)> {
         let resting = self.resting.remove(number)?;
-        if let Some(pending) = resting.asked.and_then(|asked| self.pending.remove(asked)) {
-            self.book.release(pending.hold);
-            self.resting.wake(pending.proposal.request.message.payer);
-        }
-        Some(resting.record)
+        let Some(by) = resting.asked else {
+            return Some((resting.record, Vec::new()));
+        };
+        let commands = match self.pending.remove(by) {
+            None => self.take_back_bundle(by, now),
+            Some(pending) => {
+                self.book.release(pending.hold);
+                self.resting.wake(pending.proposal.request.message.payer);
+                Vec::new()
+            }
+        };
+        Some((resting.record, commands))
     }
 }
 
+#[cfg(test)]
+#[path = "resting_bundles_tests.rs"]
+mod bundles_tests;
 #[cfg(test)]
 #[path = "resting_tests.rs"]
 mod tests;

@@ -5,10 +5,10 @@ use ipsx_metering::{RequestId, U256};
 use super::super::world::{World, config, key, offer, placement, resting};
 use super::super::{MarketConfig, RequestFailure};
 use super::*;
-use crate::book::HoldId;
+use crate::book::{HoldId, OfferBook};
 use crate::messages::BrokerMessage;
 use crate::offer::WeeklyHours;
-use crate::resting::{NoRest, RestingLimits};
+use crate::resting::{NoRest, Resting, RestingLimits};
 
 impl World {
     /// Posts a request that may rest for so long.
@@ -22,14 +22,14 @@ impl World {
     }
 
     /// An agent comes with an offer.
-    fn come(&mut self, provider: u8, per_second: u128, leases: u32) {
+    pub(crate) fn come(&mut self, provider: u8, per_second: u128, leases: u32) {
         self.publish(provider, |offer| {
             offer.prices.per_second.0.0 = per_second;
             offer.capacity.leases = leases;
         });
     }
 
-    fn publish(&mut self, provider: u8, change: impl FnOnce(&mut crate::offer::Offer)) {
+    pub(crate) fn publish(&mut self, provider: u8, change: impl FnOnce(&mut crate::offer::Offer)) {
         let (_, commands) = self.market.agent_joined(key(provider).address());
         self.run(commands);
         let mut offer = offer(provider, 5, 1);
@@ -39,17 +39,17 @@ impl World {
         self.run(Vec::new());
     }
 
-    fn stands(&self, id: RequestId) -> RequestStatus {
+    pub(crate) fn stands(&self, id: RequestId) -> RequestStatus {
         self.requests[&id].status
     }
 
     /// Whom providers are asked for, in the order of the proposals.
-    fn asked(&self) -> Vec<RequestId> {
+    pub(crate) fn asked(&self) -> Vec<RequestId> {
         let proposals = self.proposals.iter();
         proposals.map(|(.., p)| p.request.message.id()).collect()
     }
 
-    fn decline(&mut self, provider: u8) {
+    pub(crate) fn decline(&mut self, provider: u8) {
         let address = key(provider).address();
         let at = self.proposals.iter().position(|(p, ..)| *p == address);
         let (_, number, _) = self.proposals.remove(at.unwrap());
@@ -57,7 +57,7 @@ impl World {
         self.run(commands);
     }
 
-    fn cancel(&mut self, requester: u8, id: RequestId) -> Result<(), RequestRefusal> {
+    pub(crate) fn cancel(&mut self, requester: u8, id: RequestId) -> Result<(), RequestRefusal> {
         let address = key(requester).address();
         let commands = self.market.cancel(address, id, self.now)?;
         self.run(commands);
@@ -81,19 +81,47 @@ impl World {
         for resting in rest {
             let request = &resting.record.request.message;
             let own = more.entry(request.payer).or_default();
-            if market.unstarted(request.payer) + *own >= config().unstarted_deals
-                || request.rest_until < self.now
+            let (unstarted, count) = (market.unstarted(request.payer), request.count());
+            if unstarted + *own + count > config().unstarted_deals || request.rest_until < self.now
             {
                 continue;
             }
-            let hold = HoldId(1 << 60 | resting.record.number);
-            if let Ok(listing) = book.take(hold, &request.into(), self.now, &resting.tried) {
-                *own += 1;
-                matches.push((request.id(), listing.id));
-            }
+            let found = take_each(&mut book, resting, self.now);
+            *own += found.len();
+            matches.extend(found.into_iter().map(|offer| (request.id(), offer)));
         }
         matches
     }
+}
+
+/// Takes one lease after the other for a request, or none if there are too few.
+fn take_each(book: &mut OfferBook, resting: &Resting, now: UnixSeconds) -> Vec<OfferId> {
+    let request = &resting.record.request.message;
+    let (mut filter, distinct) = (request.filter.clone(), request.bundle.distinct);
+    if request.count() > 1 {
+        distinct.prepare(&mut filter.avoid);
+    }
+    let hold = |leg: usize| HoldId(1 << 60 | resting.record.number << 8 | leg as u64);
+    let mut found = Vec::new();
+    for leg in 0..request.count() {
+        let wanted = Wanted {
+            filter: &filter,
+            ..Wanted::from(request)
+        };
+        let Ok(listing) = book.take(hold(leg), &wanted, now, &resting.tried) else {
+            break;
+        };
+        let provider = listing.offer.provider;
+        distinct.avoid_like(&mut filter.avoid, &listing.placement, provider);
+        found.push(listing.id);
+    }
+    if request.bundle.all_or_nothing && found.len() < request.count() {
+        for leg in 0..found.len() {
+            book.release(hold(leg));
+        }
+        found.clear();
+    }
+    found
 }
 
 #[test]
@@ -328,7 +356,7 @@ fn many_are_asked_in_parts() {
         .place(offer(1, 5, 140), placement(1), world.now);
     placed.unwrap();
     let first = world.market.match_resting(world.now);
-    assert_eq!(first.len(), PROPOSALS);
+    assert_eq!(first.len(), SEARCHES);
     assert_eq!(world.market.poll_timeout(), Some(UnixSeconds(0)));
     world.run(first);
     assert_eq!(world.asked(), ids[..140]);

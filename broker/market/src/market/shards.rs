@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use ipsx_metering::{Address, B256, DealId, RequestId, UnixSeconds};
 
-use super::{Asker, Live, Market, Ticket};
+use super::{Asker, Command, Live, Market, Ticket};
 use crate::book::HoldId;
 use crate::fleet::ShardId;
 use crate::record::DealRecord;
@@ -30,7 +30,7 @@ impl Market {
         seed: B256,
         now: UnixSeconds,
     ) -> Result<RequestRecord, NoRest> {
-        self.resting.check_room(request.message.payer)?;
+        self.resting.check_room(&request.message)?;
         let number = (now.0 << 24) | u64::from_be_bytes([0, 0, 0, 0, 0, seed[0], seed[1], seed[2]]);
         Ok(at_rest(number, request, seed, now))
     }
@@ -54,10 +54,10 @@ impl Market {
     }
 
     /// Drops a request that rests no more, by another broker's word, and what a provider is asked for it.
-    pub fn drop_request(&mut self, id: RequestId) {
-        if let Some(number) = self.resting.of_id(id).map(|resting| resting.record.number) {
-            self.take_from_rest(number);
-        }
+    pub fn drop_request(&mut self, id: RequestId, now: UnixSeconds) -> Vec<Command> {
+        let number = self.resting.of_id(id).map(|resting| resting.record.number);
+        let dropped = number.and_then(|number| self.take_from_rest(number, now));
+        dropped.map_or_else(Vec::new, |(_, commands)| commands)
     }
 
     /// The request that rests for which a provider is asked by a proposal.

@@ -148,11 +148,11 @@ fn a_request_rests_at_each_broker_and_the_first_word_counts() {
     one.accept(1);
     assert_eq!(one.requests[&id].status, RequestStatus::Matched);
     // The other one hears of it: its provider is free again, and what it signs leads to nothing.
-    other.market.drop_request(id);
+    other.market.drop_request(id, other.now);
     assert_eq!((other.free(), other.market.pending()), (1, 0));
     other.accept(2);
     assert!(other.stored.is_empty());
-    other.market.drop_request(id);
+    other.market.drop_request(id, other.now);
     other.wait(1_000);
     assert_eq!(other.requests[&id].status, RequestStatus::Resting);
 }

@@ -181,26 +181,28 @@ pub(super) struct Index {
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, number: u64, request: &Request) {
+    /// Enters a request to which nothing is of use either that is like what was `found`.
+    pub(super) fn insert(&mut self, number: u64, request: &Request, found: &Avoid) {
         for place in Where::of(&request.filter) {
             self.places.entry(place).or_default().insert(number);
         }
         for (classes, class) in self.classes.iter_mut().zip(classes_of(request)) {
             classes.insert(class, number);
         }
-        for avoided in Avoiding::of(&request.filter.avoid) {
+        for avoided in Avoiding::of(&request.filter.avoid).chain(Avoiding::of(found)) {
             self.avoiding.entry(avoided).or_default().insert(number);
         }
     }
 
-    pub(super) fn remove(&mut self, number: u64, request: &Request) {
+    /// Strikes it out again.
+    pub(super) fn remove(&mut self, number: u64, request: &Request, found: &Avoid) {
         for place in Where::of(&request.filter) {
             take_out(&mut self.places, &place, number);
         }
         for (classes, class) in self.classes.iter_mut().zip(classes_of(request)) {
             classes.remove(class, number);
         }
-        for avoided in Avoiding::of(&request.filter.avoid) {
+        for avoided in Avoiding::of(&request.filter.avoid).chain(Avoiding::of(found)) {
             take_out(&mut self.avoiding, &avoided, number);
         }
     }

@@ -13,13 +13,13 @@ use crate::request::SignedRequest;
 pub enum RequestStatus {
     /// It waits for an offer.
     Resting,
-    /// A provider has signed a deal for it.
+    /// Its providers have signed.
     Matched,
     /// Its requester took it back.
     Cancelled,
     /// Its time was up.
     Expired,
-    /// As many providers as may be asked for one request were, and none signed.
+    /// Providers were asked, as many as may be, and none signed, or too few.
     Refused,
 }
 
@@ -58,7 +58,10 @@ pub struct RequestRecord {
     pub since: UnixSeconds,
     /// Where it stands.
     pub status: RequestStatus,
-    /// Since when.
+    /// Why it was refused, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when it stands there.
     pub changed_at: UnixSeconds,
 }
 
@@ -75,11 +78,25 @@ impl RequestRecord {
         self
     }
 
+    /// The same, refused.
+    pub fn refused(self, reason: String, now: UnixSeconds) -> Self {
+        Self {
+            reason: Some(reason),
+            ..self.becomes(RequestStatus::Refused, now)
+        }
+    }
+
+    /// Whether it rests, or did; one that was refused at once never has.
+    pub fn has_rested(&self) -> bool {
+        self.request.message.rest_until.0 > 0
+    }
+
     /// As its requester sees it, with the deals that came of it.
     pub fn view(&self, deals: Vec<ProposedDeal>) -> RequestView {
         RequestView {
             request: self.id(),
             status: self.status,
+            reason: self.reason.clone(),
             rest_until: self.request.message.rest_until,
             changed_at: self.changed_at,
             deals,

@@ -248,6 +248,7 @@ fn resting_request() -> RequestView {
     RequestView {
         request: examples::request().id(),
         status: RequestStatus::Resting,
+        reason: None,
         rest_until: examples::request().rest_until,
         changed_at: NOW,
         deals: Vec::new(),

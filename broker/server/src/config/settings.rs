@@ -176,7 +176,7 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_unstarted_deals: Option<u64>,
-    /// Requests that wait for an offer, 0 to 1000000; 0 for none [default: 100000]
+    /// Requests that wait for an offer, 0 to 1000000; 0 for none, one for several leases counts as so many [default: 100000]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_resting_requests: Option<u64>,

@@ -46,6 +46,9 @@ pub(crate) enum DeskError {
     /// The request was posted before.
     #[error("a request with nonce {0} was posted before; sign one with another nonce")]
     Replayed(u64),
+    /// The same came to nothing, once and for all.
+    #[error("it was posted before, and refused: {0}")]
+    WasRefused(String),
     /// No deal came of a request.
     #[error(transparent)]
     Failure(#[from] RequestFailure),

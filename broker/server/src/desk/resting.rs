@@ -7,7 +7,6 @@ use ipsx_market::market::{Answered, RequestFailure, RequestRefusal};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::resting::{RequestRecord, RequestStatus};
-use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
 use super::{Desk, DeskError};
@@ -24,11 +23,12 @@ impl Desk {
     ) -> Result<RequestView, DeskError> {
         let Some(record) = self.store.request(id).await? else {
             // It never rested, if there was one.
-            let deals = self.store.deals_of_request(requester, id).await?;
+            let deals = self.deals_of_request(requester, id).await?;
             let changed_at = deals.iter().map(|record| record.proposed_at).max();
             return Ok(RequestView {
                 request: id,
                 status: RequestStatus::Matched,
+                reason: None,
                 rest_until: UnixSeconds(0),
                 changed_at: changed_at.ok_or(RequestRefusal::Unknown(id))?,
                 deals: deals.iter().map(DealRecord::proposed).collect(),
@@ -76,24 +76,36 @@ impl Desk {
     /// What came of a request that was posted before, if anything did.
     pub(crate) async fn answered(&self, request: &Request) -> Result<Option<Answered>, DeskError> {
         let (requester, id) = (request.requester, request.id());
-        let deals = self.store.deals_of_request(requester, id).await?;
-        if request.count() > 1 {
-            // Its requester has never heard of those that were given up unsigned.
-            let unseen = |r: &DealRecord| {
-                r.status() == DealStatus::Aborted && r.requester_signature.is_none()
-            };
-            let deals = deals.iter().filter(|record| !unseen(record));
-            let deals: Vec<_> = deals.map(DealRecord::proposed).collect();
-            return Ok((!deals.is_empty()).then_some(Answered::Bundle(deals)));
-        }
-        if let Some(record) = deals.last() {
-            return Ok(Some(Answered::Deal(Box::new(record.proposed()))));
+        let deals = self.deals_of_request(requester, id).await?;
+        if let Some(last) = deals.last() {
+            let all = deals.iter().map(DealRecord::proposed);
+            return Ok(Some(match request.count() {
+                1 => Answered::Deal(Box::new(last.proposed())),
+                _ => Answered::Bundle(all.collect()),
+            }));
         }
         let Some(record) = self.store.request(id).await? else {
             return Ok(None);
         };
-        let view = self.view(&record).await?;
-        Ok(Some(Answered::Rests(Box::new(view))))
+        match record.reason {
+            Some(reason) if !record.has_rested() => Err(DeskError::WasRefused(reason)),
+            _ => {
+                let view = self.view(&record).await?;
+                Ok(Some(Answered::Rests(Box::new(view))))
+            }
+        }
+    }
+
+    /// The deals of a request that its requester has heard of, or may: in the order of its legs, and of each leg the oldest
+    /// first.
+    async fn deals_of_request(
+        &self,
+        requester: Address,
+        id: RequestId,
+    ) -> Result<Vec<DealRecord>, DeskError> {
+        let mut deals = self.store.deals_of_request(requester, id).await?;
+        deals.retain(|record| !record.turned_down);
+        Ok(deals)
     }
 
     /// Takes a request back that rests at several brokers, if none of them has matched it.
@@ -142,11 +154,14 @@ impl Desk {
         let record = self.store.request(id).await?;
         let now = clock::now();
         let mut books = self.books().await?;
-        match record.filter(|record| books.concerns(record)) {
-            Some(record) => books.market.put_to_rest(record, now),
-            None => books.market.drop_request(id),
-        }
-        self.execute(books, Vec::new(), now).await
+        let commands = match record.filter(|record| books.concerns(record)) {
+            Some(record) => {
+                books.market.put_to_rest(record, now);
+                Vec::new()
+            }
+            None => books.market.drop_request(id, now),
+        };
+        self.execute(books, commands, now).await
     }
 
     /// The same for all requests.
@@ -158,13 +173,14 @@ impl Desk {
         let records: Vec<_> = records.collect();
         let ids: HashSet<_> = records.iter().map(RequestRecord::id).collect();
         let over: Vec<_> = books.market.resting().ids().collect();
+        let mut commands = Vec::new();
         for id in over.into_iter().filter(|id| !ids.contains(id)) {
-            books.market.drop_request(id);
+            commands.extend(books.market.drop_request(id, now));
         }
         for record in records {
             books.market.put_to_rest(record, now);
         }
-        self.execute(books, Vec::new(), now).await
+        self.execute(books, commands, now).await
     }
 
     /// Waits until no other broker decides on the request that a proposal is for, if it is one that rests. What is returned
@@ -186,7 +202,9 @@ impl Desk {
         };
         let turn = shared.request_turn(id).await?;
         if turn.is_none() {
-            self.books().await?.market.drop_request(id);
+            let (mut books, now) = (self.books().await?, clock::now());
+            let commands = books.market.drop_request(id, now);
+            self.execute(books, commands, now).await?;
         }
         Ok(turn)
     }
@@ -194,7 +212,7 @@ impl Desk {
     async fn view(&self, record: &RequestRecord) -> Result<RequestView, DeskError> {
         let requester = record.request.message.requester;
         let deals = match record.status {
-            RequestStatus::Matched => self.store.deals_of_request(requester, record.id()).await?,
+            RequestStatus::Matched => self.deals_of_request(requester, record.id()).await?,
             _ => Vec::new(),
         };
         Ok(record.view(deals.iter().map(DealRecord::proposed).collect()))

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use ipsx_market::http::{BoundBundle, PostRequest, ProposedBundle, SignBundle};
+use ipsx_market::http::{BoundBundle, PostRequest, ProposedBundle, RequestView, SignBundle};
 use ipsx_market::market::Answered;
 
 use super::App;
@@ -12,9 +14,7 @@ use super::app::finish;
 use super::extract::{Body, RequestPath, SignedIn};
 use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
-use crate::clock;
 
-const NO_REST: &str = "what is posted to /v1/bundles is answered at once: leave `rest_until` out";
 const NOT_SHARED: &str = "several brokers share this network's market, and none of them has all of it: lease addresses one by one, with `avoid`";
 
 /// `POST /v1/bundles`
@@ -24,7 +24,10 @@ const NOT_SHARED: &str = "several brokers share this network's market, and none 
     operation_id = "postBundle",
     summary = "Asks for several addresses at once.",
     request_body = PostRequest,
-    responses((status = 200, description = "Deals that their providers have signed.", body = ProposedBundle)),
+    responses(
+        (status = 200, description = "Deals that their providers have signed.", body = ProposedBundle),
+        (status = 202, description = "Too few offers fit now: the request rests until there are enough.", body = RequestView)
+    ),
     security(("session" = [])),
 )]
 pub(super) async fn post(
@@ -32,11 +35,8 @@ pub(super) async fn post(
     SignedIn(wallet): SignedIn,
     keyed: Option<Extension<Keyed>>,
     Body(body): Body<PostRequest>,
-) -> Answer<ProposedBundle> {
+) -> Result<Response, ProblemResponse> {
     let request = body.request.message.id();
-    if body.request.message.may_rest(clock::now()) {
-        return Err(ProblemResponse::invalid(NO_REST));
-    }
     if app.desk.fleet.is_some() {
         return Err(ProblemResponse::unavailable(NOT_SHARED));
     }
@@ -46,9 +46,9 @@ pub(super) async fn post(
     let deals = match answer.await?.0 {
         Answered::Bundle(deals) => deals,
         Answered::Deal(deal) => vec![*deal],
-        Answered::Rests(_) => return Err(ProblemResponse::invalid(NO_REST)),
+        Answered::Rests(view) => return Ok((StatusCode::ACCEPTED, Json(view)).into_response()),
     };
-    Ok(Json(ProposedBundle { request, deals }))
+    Ok(Json(ProposedBundle { request, deals }).into_response())
 }
 
 /// `POST /v1/bundles/{id}/signatures`

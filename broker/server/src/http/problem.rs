@@ -225,6 +225,7 @@ impl From<DeskError> for ProblemResponse {
             | DeskError::Voucher(_)
             | DeskError::Invalid(_) => Self::invalid(detail),
             DeskError::Failure(failure) => Self::from_failure(failure, detail),
+            DeskError::WasRefused(_) => with(StatusCode::NOT_FOUND, ProblemKind::NoMatch),
             DeskError::Request(refusal) => match refusal {
                 RequestRefusal::Unknown(_) => Self::not_found(detail),
                 RequestRefusal::NotYours(_) => with(StatusCode::FORBIDDEN, ProblemKind::Forbidden),

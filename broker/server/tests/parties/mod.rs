@@ -8,6 +8,7 @@
 )]
 
 pub mod agent;
+pub mod bundle;
 pub mod program;
 pub mod requester;
 

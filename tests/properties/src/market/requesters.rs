@@ -70,7 +70,7 @@ impl World {
             128.. => self.context.now.after(u64::from(who)),
             _ => UnixSeconds(0),
         };
-        if (64..128).contains(&who) {
+        if (64..192).contains(&who) {
             message.start = StartWindow::NOW;
             message.bundle = bundle(who);
         }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipsx_agent_core::requester::{Identity, Wishes, check_bound, check_proposal};
 use ipsx_market::deal::Deal;
-use ipsx_market::http::{BoundDeal, PostRequest, ProposedDeal, RequestView, SignDeal};
-use ipsx_market::request::SignedRequest;
+use ipsx_market::http::{BoundDeal, PostRequest, ProposedDeal, SignDeal};
+use ipsx_market::request::{Request, SignedRequest};
 use ipsx_metering::{
     Address, Amount, Authorization, B256, DealProgress, Signed, TypedData, UnixSeconds, Usage,
     Voucher,
@@ -15,6 +15,7 @@ use rand::RngCore;
 use rand::rngs::OsRng;
 
 use super::super::explain;
+use super::super::waiting::no_deal;
 use super::{Patience, Requester};
 use crate::broker::{BrokerError, Requested};
 use crate::clock::unix_now;
@@ -23,7 +24,7 @@ use crate::network::contract_failure;
 use crate::store::{LeaseRecord, Stage};
 
 /// How long the broker may look for an offer, in seconds.
-pub(in crate::connect) const REQUEST_SECS: u64 = 60;
+const REQUEST_SECS: u64 = 60;
 /// A session key is authorised this much longer than its lease, in seconds: claims and the next leases need it.
 const KEY_MARGIN_SECS: u64 = 7 * 24 * 3_600;
 /// A session key that lasts this much longer than its lease is not authorised anew: one that lasts a day or less may be
@@ -78,18 +79,7 @@ impl Requester {
         session_key: &Wallet,
         patience: Option<Patience<'_>>,
     ) -> Result<ProposedDeal, Failure> {
-        let (now, seconds) = (unix_now(), patience.as_ref().map(|p| u64::from(p.seconds)));
-        let expires_at = now.after(REQUEST_SECS.max(seconds.unwrap_or(0)));
-        let request = wishes.request(
-            self.network.info.network,
-            identity,
-            OsRng.next_u64(),
-            expires_at,
-        );
-        let mut request = request.map_err(Failure::usage)?;
-        if let Some(seconds) = seconds {
-            request.rest_until = now.after(seconds);
-        }
+        let request = self.request(wishes, identity, patience.as_ref())?;
         let signed = SignedRequest::sign(
             request.clone(),
             &self.network.info.domain,
@@ -99,16 +89,34 @@ impl Requester {
         let asked = PostRequest { request: signed };
         let answer = self.session.request(&asked, self.probe).await;
         let proposed = match answer {
-            Ok(Requested::Deal(proposed)) => *proposed,
-            Ok(Requested::Rests(view)) => match patience {
-                Some(patience) => self.wait(&view, patience).await?,
-                None => return Err(unasked(&view)),
-            },
+            Ok(Requested::Proposed(proposed)) => *proposed,
+            Ok(Requested::Rests(view)) => {
+                let mut deals = self.wait(&view, patience).await?;
+                deals.pop().ok_or_else(no_deal)?
+            }
             Err(error) => return Err(explain::no_deal(error, self.session.broker(), wishes).await),
         };
         check_proposal(&request, &self.network.rules, &proposed, unix_now())
             .map_err(|fault| Failure::new(ExitCode::Refused, fault.to_string()))?;
         Ok(proposed)
+    }
+
+    /// What asks for wishes, and may rest for as long as somebody has patience.
+    pub(in crate::connect) fn request(
+        &self,
+        wishes: &Wishes,
+        identity: &Identity,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<Request, Failure> {
+        let (now, seconds) = (unix_now(), patience.map(|p| u64::from(p.seconds)));
+        let expires_at = now.after(REQUEST_SECS.max(seconds.unwrap_or(0)));
+        let (network, nonce) = (self.network.info.network, OsRng.next_u64());
+        let request = wishes.request(network, identity, nonce, expires_at);
+        let mut request = request.map_err(Failure::usage)?;
+        if let Some(seconds) = seconds {
+            request.rest_until = now.after(seconds);
+        }
+        Ok(request)
     }
 
     pub(in crate::connect) fn record(&self, proposed: &ProposedDeal, slot: u32) -> LeaseRecord {
@@ -209,16 +217,6 @@ impl Requester {
             }
         }
     }
-}
-
-fn unasked(view: &RequestView) -> Failure {
-    Failure::new(
-        ExitCode::Refused,
-        format!(
-            "the broker lets the request {} rest, which was not asked for; nothing was signed",
-            view.request
-        ),
-    )
 }
 
 fn not_appointed(payer: Address, key: Address, known: UnixSeconds, needed: UnixSeconds) -> Failure {

@@ -125,7 +125,7 @@ impl Requester {
             .request(&PostRequest { request }, None)
             .await
             .unwrap();
-        let Requested::Deal(proposed) = proposed else {
+        let Requested::Proposed(proposed) = proposed else {
             panic!("{proposed:?}")
         };
         let signed = SignDeal {

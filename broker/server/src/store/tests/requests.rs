@@ -23,6 +23,7 @@ async fn requests_that_rest_are_kept_with_what_became_of_them(place: Place) {
             seed: B256::repeat_byte(1),
             since: NOW,
             status: RequestStatus::Resting,
+            reason: None,
             changed_at: NOW,
         }
     };
