@@ -10,13 +10,14 @@ use std::fs;
 use std::path::Path;
 
 /// Where tests are.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "agent",
     "broker",
     "metering",
     "tests",
     "tunnel/core",
     "tunnel/os",
+    "tunnel/stun",
 ];
 
 /// The names of all functions below a folder.

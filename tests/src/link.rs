@@ -73,6 +73,7 @@ impl Link {
             BrokerMessage::Authenticated {
                 observed,
                 unfinished,
+                ..
             } => Ok(Self {
                 connection,
                 send,

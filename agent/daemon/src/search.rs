@@ -36,6 +36,7 @@ pub(crate) async fn run(
         "down/up Mbit/s",
         "free",
         "lease",
+        "reached",
         "protocols",
     ];
     let rows: Vec<Vec<String>> = offers.iter().map(row).collect();
@@ -66,6 +67,7 @@ fn row(offer: &OfferView) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let protocols: Vec<ipsx_market::offer::Protocol> = offer.protocols.into();
     let names: Vec<_> = protocols.iter().map(ToString::to_string).collect();
+    let measured = offer.placement.measured;
     let (shortest, longest) = (u64::from(offer.min_seconds), u64::from(offer.max_seconds));
     vec![
         offer.placement.address.to_string(),
@@ -82,6 +84,7 @@ fn row(offer: &OfferView) -> Vec<String> {
             duration::format(shortest),
             duration::format(longest)
         ),
+        or_dash(measured.reachability.map(|way| way.to_string())),
         names.join(","),
     ]
 }

@@ -310,6 +310,7 @@ async fn lease(provider: &Provider) -> Result<ClientTunnel, Failure> {
         control_port: 4411,
         keepalive: None,
         handshake_timeout: Duration::from_secs(5),
+        punch: None,
     })
     .await?;
     Ok(client)

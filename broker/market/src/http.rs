@@ -42,6 +42,10 @@ pub struct NetworkInfo {
     /// Where agents connect by QUIC.
     #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
     pub agents: SocketAddr,
+    /// UDP address that says what it sees of who asks it (STUN); absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<ipsx_metering::openapi::SocketText>))]
+    pub reflector: Option<SocketAddr>,
     /// URL of the chain's JSON-RPC: absolute, or a path on this server for the embedded chain.
     pub chain_rpc: String,
 }
@@ -320,6 +324,15 @@ pub enum StreamEndReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Connected {}
+
+/// `POST /v1/deals/{id}/endpoint`: from where the requester's tunnel sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RequesterEndpoint {
+    /// As the reflector sees it; of the address that asks.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
+    pub endpoint: SocketAddr,
+}
 
 /// `POST /v1/deals/{id}/end`: the requester's end of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ pub mod payment;
 pub mod place;
 pub mod ports;
 pub mod proof;
+mod reach;
 pub mod record;
 pub mod request;
 pub mod resting;

@@ -16,6 +16,7 @@ mod lease;
 mod proposals;
 mod proposing;
 mod proving;
+mod reaching;
 mod refusal;
 mod resting;
 mod shards;
@@ -29,6 +30,7 @@ use ipsx_metering::{Address, B256, DealId, Domain, NetworkId, OfferId, UnixSecon
 use crate::book::{BookLimits, HoldId, Listing, OfferBook};
 use crate::deal::Proposal;
 use crate::proof::Proofs;
+use crate::reach::Reach;
 use crate::record::DealRecord;
 use crate::resting::{RequestBook, RestingLimits};
 use crate::status::{DealTimers, Side, silence_deadline};
@@ -145,6 +147,7 @@ pub struct Market {
     deadlines: BTreeSet<(UnixSeconds, DealId)>,
     counter: u64,
     proofs: Proofs,
+    reach: Reach,
 }
 
 impl Market {
@@ -167,6 +170,7 @@ impl Market {
             deadlines: BTreeSet::new(),
             counter: 0,
             proofs: Proofs::default(),
+            reach: Reach::default(),
         };
         market.adopt(records, now);
         market

@@ -77,6 +77,8 @@ pub enum Condition {
     Latency,
     /// Reputation.
     Reputation,
+    /// How requesters reach the provider.
+    Reachability,
     /// Shortest and longest lease.
     Duration,
     /// Hours of the week.
@@ -102,6 +104,7 @@ impl fmt::Display for Condition {
             Self::Rate => "the rate in Mbit/s",
             Self::Latency => "the latency",
             Self::Reputation => "the reputation",
+            Self::Reachability => "how the provider is reached",
             Self::Duration => "the length of the lease",
             Self::Hours => "the hours at which it is for sale",
         })
@@ -342,6 +345,11 @@ impl<'a> Conditions<'a> {
                     || measured
                         .reputation
                         .is_some_and(|score| score >= f.min_reputation),
+            ),
+            (
+                Condition::Reachability,
+                f.reachability
+                    .is_none_or(|way| measured.reachability.is_some_and(|found| found <= way)),
             ),
         ])
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome, Proposal, ProviderTerms};
 use crate::offer::{Offer, Placement};
+use crate::place::Reachability;
 use crate::proof::Withheld;
 use crate::typed_data::sol;
 
@@ -158,6 +159,18 @@ pub enum AgentMessage {
         /// Over [`AgentAuthentication`].
         signature: Signature,
     },
+    /// Where requesters reach the agent's WireGuard; said again when it changes.
+    Endpoint {
+        /// Without what follows.
+        endpoint: SocketAddr,
+        /// As the reflector sees it, if the agent asks from there.
+        mapped: Option<SocketAddr>,
+    },
+    /// A token came to that endpoint.
+    Token {
+        /// The number that it carries.
+        token: u64,
+    },
     /// Offers, or replaces an offer of the same agent.
     PublishOffer {
         /// The offer.
@@ -252,6 +265,15 @@ pub enum BrokerMessage {
         observed: IpAddr,
         /// Deals of this provider that the broker holds for unfinished: the agent ends those that it does not serve.
         unfinished: Vec<DealId>,
+        /// UDP address that says what it sees of who asks it (STUN), and from whose address the agent's endpoint is tried;
+        /// absent if there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reflector: Option<SocketAddr>,
+    },
+    /// What came of trying the agent's endpoint: whoever is not reached directly asks the reflector from there.
+    Reached {
+        /// How requesters reach it; `None` if nobody knows.
+        reachability: Option<Reachability>,
     },
     /// The offer is in the book.
     OfferPlaced {
@@ -315,6 +337,13 @@ pub enum BrokerMessage {
         deal_id: DealId,
         /// The voucher for the first slice.
         voucher: Signed<Voucher>,
+    },
+    /// The requester of a bound deal sends from here: the provider sends something towards it, which opens a NAT.
+    Punch {
+        /// The deal.
+        deal_id: DealId,
+        /// Its address as the broker sees it, and its port by its own word.
+        endpoint: SocketAddr,
     },
     /// The other side has ended the lease.
     EndLease {

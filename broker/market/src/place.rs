@@ -240,6 +240,40 @@ pub enum Reachability {
     Relayed,
 }
 
+impl Reachability {
+    /// All of them, the best first.
+    pub const ALL: [Self; 3] = [Self::Direct, Self::Punched, Self::Relayed];
+
+    /// The name that people and signed messages use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Punched => "punched",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// Nothing is reached in a way of this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no way to reach a provider; use direct, punched or relayed")]
+pub struct UnknownReachability(String);
+
+impl FromStr for Reachability {
+    type Err = UnknownReachability;
+
+    fn from_str(name: &str) -> Result<Self, UnknownReachability> {
+        let found = Self::ALL.into_iter().find(|way| way.as_str() == name);
+        found.ok_or_else(|| UnknownReachability(name.chars().take(40).collect()))
+    }
+}
+
+impl fmt::Display for Reachability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Best reputation.
 pub const MAX_REPUTATION: u16 = 1_000;
 

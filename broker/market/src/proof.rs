@@ -17,7 +17,7 @@ use ipsx_metering::{Address, Signed, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
 use crate::offer::Offer;
-use crate::place::{Measured, Placement, Reachability};
+use crate::place::{Measured, Placement};
 use crate::sold::sold_at;
 
 pub use appeal::{Appeal, LONGEST_TEXT, Ruling};
@@ -382,8 +382,6 @@ impl Proof {
     /// Takes what was measured on the way: one value may be an accident, so each counts for a quarter.
     pub fn measure(&mut self, timed: &Timed) {
         let measured = &mut self.measured;
-        // Whoever opened the tunnel sent to it first.
-        measured.reachability = Some(Reachability::Direct);
         let latency = measured.latency_ms.map(u32::from);
         let latency = blend(latency, timed.latency_ms.map(u32::from));
         measured.latency_ms = latency.and_then(|ms| u16::try_from(ms).ok());

@@ -13,7 +13,7 @@ use crate::avoid::Avoid;
 use crate::bundle::Bundle;
 use crate::geo::Circle;
 use crate::offer::{Protocols, Tier, price_per_gib, price_per_second};
-use crate::place::{AddressType, City, Country, Region};
+use crate::place::{AddressType, City, Country, Reachability, Region};
 use crate::services::ServiceName;
 use crate::start::StartWindow;
 use crate::typed_data::{sol, uint40};
@@ -96,6 +96,9 @@ pub struct Filter {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub min_reputation: u16,
+    /// Reached in this way or a better one, as it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachability: Option<Reachability>,
     /// Nothing of this.
     #[serde(default, skip_serializing_if = "Avoid::is_empty")]
     pub avoid: Avoid,
@@ -140,6 +143,7 @@ impl Filter {
             mbitDown: self.mbit_down,
             maxLatencyMs: self.max_latency_ms,
             minReputation: self.min_reputation,
+            reachability: texts(self.reachability.as_slice()).concat(),
             avoid: self.avoid.to_sol(),
         }
     }

@@ -20,7 +20,7 @@ use crate::services::ServiceName;
 use crate::start::StartWindow;
 
 /// Every name.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 26] = [
     "country",
     "region",
     "city",
@@ -37,6 +37,7 @@ pub const NAMES: [&str; 25] = [
     "mbit_down",
     "max_latency_ms",
     "min_reputation",
+    "reachability",
     "avoid_prefix",
     "avoid_asn",
     "avoid_provider",
@@ -186,6 +187,7 @@ impl OfferQuery {
             ("mbit_down", number(f.mbit_down.into())),
             ("max_latency_ms", number(f.max_latency_ms.into())),
             ("min_reputation", number(f.min_reputation.into())),
+            ("reachability", list(f.reachability.as_slice())),
             ("avoid_prefix", list(&f.avoid.prefixes)),
             ("avoid_asn", list(&f.avoid.asns)),
             ("avoid_provider", list(&f.avoid.providers)),
@@ -260,6 +262,9 @@ impl OfferQuery {
                     return Err(bad("min_reputation", value, allowed));
                 }
                 f.min_reputation = least;
+            }
+            "reachability" => {
+                f.reachability = Some(one("reachability", value, "direct, punched or relayed")?);
             }
             "max_price_per_second" => {
                 self.max_prices.per_second = one("max_price_per_second", value, number)?;
@@ -387,6 +392,7 @@ mod tests {
             ("port", "25,8080"),
             ("service", "insurance"),
             ("max_latency_ms", "50"),
+            ("reachability", "punched"),
             ("min_reputation", "700"),
             ("avoid_prefix", "203.0.113.7/32"),
             ("avoid_asn", "64501,64502"),

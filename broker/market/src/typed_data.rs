@@ -17,7 +17,7 @@ pub(crate) mod sol {
             string[] countries; string[] regions; string[] cities; Circle[] circles; uint32[] asns;
             string[] prefixes; string[] addressTypes; uint8 ipVersion; uint32 protocols; string tier;
             uint16[] ports; string[] services; uint32 mbitUp; uint32 mbitDown; uint16 maxLatencyMs;
-            uint16 minReputation; Avoid avoid;
+            uint16 minReputation; string reachability; Avoid avoid;
         }
         struct Avoid { string[] prefixes; uint32[] asns; address[] providers; }
         struct Circle { int32 latitude; int32 longitude; uint32 km; }

@@ -115,12 +115,14 @@ fn every_variant_has_an_example() {
         AgentMessage::LeaseEnded { .. } => 9,
         AgentMessage::CloseChannel { .. } => 10,
         AgentMessage::Frame { .. } => 11,
+        AgentMessage::Endpoint { .. } => 12,
+        AgentMessage::Token { .. } => 13,
     };
     let found: Vec<_> = examples::agent_messages()
         .iter()
         .map(|(_, m)| agent(m))
         .collect();
-    assert_eq!(found, (0..12).collect::<Vec<_>>());
+    assert_eq!(found, (0..14).collect::<Vec<_>>());
     let broker = |message: &BrokerMessage| match message {
         BrokerMessage::Welcome { .. } => 0,
         BrokerMessage::Authenticated { .. } => 1,
@@ -135,12 +137,14 @@ fn every_variant_has_an_example() {
         BrokerMessage::EndLease { .. } => 10,
         BrokerMessage::Frame { .. } => 11,
         BrokerMessage::Refused { .. } => 12,
+        BrokerMessage::Reached { .. } => 13,
+        BrokerMessage::Punch { .. } => 14,
     };
     let found: Vec<_> = examples::broker_messages()
         .iter()
         .map(|(_, m)| broker(m))
         .collect();
-    assert_eq!(found, (0..13).collect::<Vec<_>>());
+    assert_eq!(found, (0..15).collect::<Vec<_>>());
 }
 
 #[test]
@@ -303,6 +307,7 @@ fn offers_and_requests_are_hashed_as_ever() {
             "mbitDown": 20,
             "maxLatencyMs": 80,
             "minReputation": 700,
+            "reachability": "punched",
             "avoid": {
                 "prefixes": ["203.0.113.7/32"],
                 "asns": [64_501],

@@ -8,7 +8,7 @@ mod resets;
 mod session;
 mod tls;
 
-pub(crate) use gate::Limits;
+pub(crate) use gate::{Limits, prefix};
 pub(crate) use listener::{Listener, close, run};
 pub(crate) use outbox::Outbox;
 pub(crate) use registry::{Farewell, Line, Registry, code};

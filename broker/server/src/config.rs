@@ -17,6 +17,9 @@ pub use error::ConfigError;
 pub use load::{ENV_PREFIX, PASSPHRASE_ENV, load};
 pub use settings::Settings;
 
+/// Where agents connect if nothing else is said.
+const AGENTS_PORT: u16 = 8481;
+
 /// Where deposits and claims are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChainConfig {
@@ -153,6 +156,34 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where the reflector listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReflectorConfig {
+    /// At the agents' address: on [`ReflectorConfig::PORT`] beside their default port, else on any that is free.
+    Beside,
+    /// There.
+    At(SocketAddr),
+    /// Nowhere: nobody behind a NAT is reached.
+    Off,
+}
+
+impl ReflectorConfig {
+    /// The reflector's port beside 8481.
+    pub const PORT: u16 = 8483;
+
+    /// The address, for who listens to agents at this one.
+    pub fn listen(self, agents: SocketAddr) -> Option<SocketAddr> {
+        match self {
+            Self::Beside if agents.port() == AGENTS_PORT => {
+                Some(SocketAddr::new(agents.ip(), Self::PORT))
+            }
+            Self::Beside => Some(SocketAddr::new(agents.ip(), 0)),
+            Self::At(address) => Some(address),
+            Self::Off => None,
+        }
+    }
+}
+
 /// Everything that [`Broker::start`](crate::Broker::start) needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerConfig {
@@ -166,6 +197,8 @@ pub struct BrokerConfig {
     pub http_listen: SocketAddr,
     /// Where agents connect (QUIC); port 0 takes a free one.
     pub agents_listen: SocketAddr,
+    /// Where agents and requesters ask what a NAT shows of them (STUN over UDP).
+    pub reflector: ReflectorConfig,
     /// Where the operator looks at the broker and steers it (HTTP); nobody but the operator should reach it. `None` for
     /// nowhere.
     pub admin_listen: Option<SocketAddr>,
@@ -218,7 +251,8 @@ impl BrokerConfig {
             store: StoreConfig::Sqlite,
             fleet: None,
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
-            agents_listen: SocketAddr::from(([127, 0, 0, 1], 8481)),
+            agents_listen: SocketAddr::from(([127, 0, 0, 1], AGENTS_PORT)),
+            reflector: ReflectorConfig::Beside,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),
             admin_hosts: Vec::new(),
             agents_public: None,

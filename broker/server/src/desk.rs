@@ -39,6 +39,7 @@ use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operator::{Operator, random};
 use crate::placement::Placer;
+use crate::reflector::Reflector;
 use crate::store::{Entries, Entry, FleetStore, Store, StoreError};
 
 pub(crate) use deals::Page;
@@ -93,6 +94,15 @@ pub(crate) struct Books {
     part: Option<shards::Part>,
 }
 
+/// What a desk works with besides its books.
+pub(crate) struct Surroundings {
+    pub(crate) operator: Arc<Operator>,
+    pub(crate) placer: Placer,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) fleet: Option<Arc<Fleet>>,
+    pub(crate) reflector: Option<Arc<Reflector>>,
+}
+
 /// The broker's desk.
 pub(crate) struct Desk {
     books: Mutex<Books>,
@@ -109,6 +119,7 @@ pub(crate) struct Desk {
     pub(crate) mailboxes: Mailboxes,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) placer: Arc<Placer>,
+    reflector: Option<Arc<Reflector>>,
     news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
@@ -128,11 +139,15 @@ impl Desk {
         config: &BrokerConfig,
         store: Store,
         vouchers: VoucherStore,
-        operator: Arc<Operator>,
-        placer: Placer,
-        metrics: Arc<Metrics>,
-        fleet: Option<Arc<Fleet>>,
+        surroundings: Surroundings,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StoreError> {
+        let Surroundings {
+            operator,
+            placer,
+            metrics,
+            fleet,
+            reflector,
+        } = surroundings;
         let now = clock::now();
         let (line, released) = mpsc::unbounded_channel();
         let market_config = MarketConfig {
@@ -204,6 +219,7 @@ impl Desk {
             mailboxes: Mailboxes::default(),
             metrics,
             placer: Arc::new(placer),
+            reflector,
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),

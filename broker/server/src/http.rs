@@ -27,4 +27,4 @@ pub(crate) use extract::SignedIn;
 pub(crate) use idempotency::InFlight;
 pub(crate) use limits::{Limiter, Limits};
 pub(crate) use openapi::text as openapi;
-pub(crate) use server::HttpServer;
+pub(crate) use server::{HttpServer, Peer};

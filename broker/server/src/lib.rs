@@ -21,6 +21,7 @@ mod mailbox;
 mod metrics;
 mod operator;
 pub mod placement;
+mod reflector;
 mod store;
 
 use std::fs::{File, TryLockError};
@@ -44,12 +45,13 @@ pub use operator::Unsealed;
 
 use agents::Listener;
 use config::ChainConfig;
-use desk::Desk;
+use desk::{Desk, Surroundings};
 use fleet::Fleet;
 use http::{App, HttpServer, InFlight, Limiter, Limits, Streams};
 use metrics::Metrics;
 use operator::{Operator, random};
 use placement::{Databases, Placer};
+use reflector::Reflector;
 use store::Store;
 
 /// The requesters' interface as an OpenAPI 3.1 document, as `GET /openapi.json` has it.
@@ -106,6 +108,7 @@ impl Broker {
         };
         let admin_addr = admin.as_ref().map(HttpServer::address);
         let listener = Listener::bind(config.agents_listen)?;
+        let reflector = bind_reflector(&config).await?;
         let left_alone = config.fleet.as_ref().map(|_| LEFT_ALONE);
         let store = Store::open_shared(&config.store, &config.data_dir, left_alone).await?;
         let operator = Arc::new(Operator::open(&config, &store, unsealed).await?);
@@ -113,7 +116,8 @@ impl Broker {
         let metrics = Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?;
         let nonce_key = nonce_key(&store).await?;
         let (http_addr, agents_addr) = (http.address(), listener.address());
-        let info = network_info(&config, &operator, agents_addr);
+        let asked = reflector.as_deref().map(Reflector::address);
+        let info = network_info(&config, &operator, agents_addr, asked);
         let metrics = Arc::new(metrics);
         let (fleet, carrying) = match &config.fleet {
             None => (None, None),
@@ -122,16 +126,14 @@ impl Broker {
                 (Some(fleet), Some(carrying))
             }
         };
-        let opened = Desk::open(
-            &config,
-            store,
-            vouchers,
+        let surroundings = Surroundings {
             operator,
             placer,
             metrics,
-            fleet.clone(),
-        )
-        .await?;
+            fleet: fleet.clone(),
+            reflector: reflector.clone(),
+        };
+        let opened = Desk::open(&config, store, vouchers, surroundings).await?;
         let (desk, releasing) = opened;
         // What ran out while the broker was away is settled before anybody can ask.
         if let Err(error) = desk.tick().await {
@@ -178,6 +180,7 @@ impl Broker {
             releasing,
         ];
         tasks.extend(carrying);
+        tasks.extend(reflector.map(|reflector| tokio::spawn(reflector.run())));
         if let (Some(fleet), Some(store)) = (fleet, desk.shared.clone()) {
             let answers = http::brokers_router(Arc::clone(&app));
             tasks.extend(fleet.join(&desk, store, answers).await?);
@@ -332,6 +335,16 @@ fn open_placer(config: &BrokerConfig) -> Result<Placer, StartError> {
     })
 }
 
+async fn bind_reflector(config: &BrokerConfig) -> Result<Option<Arc<Reflector>>, StartError> {
+    let Some(listen) = config.reflector.listen(config.agents_listen) else {
+        return Ok(None);
+    };
+    let public = config.agents_public.map(|public| public.ip());
+    let agents = config.agents_listen.ip();
+    let public = public.or(listen.ip().is_unspecified().then_some(agents));
+    Ok(Some(Arc::new(Reflector::bind(listen, public).await?)))
+}
+
 async fn open_vouchers(
     config: &BrokerConfig,
     operator: &Operator,
@@ -344,7 +357,12 @@ async fn open_vouchers(
     })
 }
 
-fn network_info(config: &BrokerConfig, operator: &Operator, agents: SocketAddr) -> NetworkInfo {
+fn network_info(
+    config: &BrokerConfig,
+    operator: &Operator,
+    agents: SocketAddr,
+    reflector: Option<SocketAddr>,
+) -> NetworkInfo {
     let (deployment, state) = (operator.centralizer().deployment(), operator.state());
     NetworkInfo {
         version: PROTOCOL_VERSION,
@@ -355,6 +373,7 @@ fn network_info(config: &BrokerConfig, operator: &Operator, agents: SocketAddr) 
         fee_bps: state.fee_bps,
         treasury: state.treasury,
         agents: config.agents_public.unwrap_or(agents),
+        reflector,
         chain_rpc: match &config.chain {
             ChainConfig::Embedded => "/rpc".into(),
             ChainConfig::Rpc {

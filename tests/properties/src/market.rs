@@ -6,6 +6,7 @@ mod examples;
 mod requesters;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipsx_market::book::BookLimits;
 use ipsx_market::check::CheckContext;
@@ -26,6 +27,8 @@ const UNSTARTED: usize = 4;
 const OFFERS: usize = 4;
 /// Leases that are waited for.
 const RESTING: usize = 5;
+/// Where every agent is seen.
+const SEEN: [u8; 4] = [203, 0, 113, 5];
 const PROVIDERS: u8 = 3;
 const REQUESTERS: u8 = 2;
 
@@ -178,6 +181,8 @@ impl World {
                     let rests = self.market.resting().get(record.id()).is_some();
                     assert!(rests || record.status != RequestStatus::Resting);
                 }
+                // Nobody is sent anything who is not an agent here.
+                Command::Try { to, .. } => assert_eq!(to.ip(), IpAddr::from(SEEN)),
                 Command::Answer { .. } | Command::Forfeit { .. } | Command::StoreProof { .. } => {}
             }
         }

@@ -192,6 +192,7 @@ async fn lease(slot: u8, number: u64) {
         control_port: CONTROL_PORT,
         keepalive: None,
         handshake_timeout: PATIENCE,
+        punch: None,
     })
     .await
     .unwrap();

@@ -13,6 +13,7 @@ mod timers;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
     time::Instant,
 };
 
@@ -247,6 +248,11 @@ impl Device {
                 Side::Client { .. } | Side::Bare => peer.usage.bytes_down += bytes as u64,
             }
         }
+    }
+
+    /// Sends a datagram that is none of WireGuard's from the same socket: a STUN message.
+    pub fn send_stun(&mut self, destination: SocketAddr, message: &[u8]) {
+        self.transmits.push(destination, message);
     }
 
     /// The next batch of datagrams to send; give its buffer back with [`recycle`](Self::recycle).

@@ -7,6 +7,7 @@
 //! - [`Device`]: peers, sessions, routing, gates, usage, control datagrams.
 //! - [`ExitPolicy`] and [`Matcher`]: which destinations an exit may open.
 //! - [`KnownFlows`]: which packets that come back somebody asked for.
+//! - [`Reflection`]: what a NAT shows of the socket.
 //! - [`packet`]: reading and building inner IP packets.
 //! - [`offload`]: cutting and joining the super-packets of a TUN interface.
 //! - [`uapi`]: the text by which `wg` configures an interface.
@@ -27,6 +28,7 @@ mod own_numbers;
 pub mod packet;
 mod peer;
 mod policy;
+mod reflection;
 mod routes;
 mod share;
 mod transmit;
@@ -47,8 +49,9 @@ pub use known_flows::KnownFlows;
 pub use own_flows::{FlowProtocol, OwnFlow, OwnTraffic};
 pub use policy::{
     DomainError, DomainList, DomainSet, DomainSetBuilder, ExitPolicy, Matcher, PolicyError,
-    PortRange, Rule, RuleProtocol, Tier,
+    PortRange, Rule, RuleProtocol, Tier, is_public,
 };
+pub use reflection::{Reflected, Reflection};
 pub use transmit::Transmit;
 pub use usage::Usage;
 

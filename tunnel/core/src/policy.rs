@@ -27,6 +27,11 @@ const MAIL_PORTS: [u16; 3] = [25, 465, 587];
 /// DNS, and DNS over TLS or QUIC (RFC 7858, RFC 9250).
 const NAME_PORTS: [u16; 2] = [53, 853];
 
+/// Whether an address is of the public internet, rather than private, local or special.
+pub fn is_public(address: IpAddr) -> bool {
+    ranges::refused(address).is_none()
+}
+
 /// How much of the public internet an exit opens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Tier {

@@ -128,6 +128,7 @@ async fn lease(server: SocketAddr) -> Result<(Provider, ClientTunnel), Box<dyn E
         control_port: 4411,
         keepalive: None,
         handshake_timeout: Duration::from_secs(5),
+        punch: None,
     })
     .await?;
     Ok((provider, client))

@@ -62,6 +62,18 @@ pub struct ClientConfig {
     pub keepalive: Option<u16>,
     /// How long to wait for the first handshake.
     pub handshake_timeout: Duration,
+    /// How to come through NATs, if the provider may be behind one.
+    pub punch: Option<Punch>,
+}
+
+/// How a client comes to a provider behind a NAT: it finds out what its own NAT shows of its socket, tells, and calls
+/// often, while the provider, who is told, sends towards it.
+#[derive(Debug, Clone)]
+pub struct Punch {
+    /// Who says what is seen of the socket.
+    pub reflector: SocketAddr,
+    /// Told what is seen, until the first handshake is complete.
+    pub mapped: mpsc::Sender<SocketAddr>,
 }
 
 impl ClientConfig {
@@ -96,14 +108,13 @@ impl ClientConfig {
 pub(crate) async fn answered(
     handshake: oneshot::Receiver<Duration>,
     endpoint: SocketAddr,
-    patience: Duration,
+    after: Duration,
+    punched: bool,
 ) -> Result<Duration, TunnelError> {
-    match timeout(patience, handshake).await {
+    match timeout(after, handshake).await {
         Ok(measured) => measured.map_err(|_| TunnelError::Stopped),
-        Err(_) => Err(TunnelError::HandshakeTimeout {
-            endpoint,
-            after: patience,
-        }),
+        Err(_) if punched => Err(TunnelError::NotPunched { endpoint, after }),
+        Err(_) => Err(TunnelError::HandshakeTimeout { endpoint, after }),
     }
 }
 
@@ -190,6 +201,7 @@ impl ClientTunnel {
         let now = Instant::now();
         let (device, peer) = config.device(now)?;
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
+        let punched = config.punch.is_some();
         let (events, receiver) = mpsc::channel(EVENTS);
         let (ready, handshake) = oneshot::channel();
         let (engine, link) = Engine::new(device, config.bind)?;
@@ -201,7 +213,13 @@ impl ClientTunnel {
         };
         engine.spawn(
             "ipsx-client",
-            ClientRole::new(peer, addresses, window, events, Calling::new(ready, now)),
+            ClientRole::new(
+                peer,
+                addresses,
+                window,
+                events,
+                Calling::new(ready, config.punch, now),
+            ),
         )?;
         // From here on, leaving early ends the loop.
         let mut inner = Inner {
@@ -210,7 +228,7 @@ impl ClientTunnel {
             round_trip: Duration::ZERO,
             next_stream: AtomicU64::new(1),
         };
-        inner.round_trip = answered(handshake, endpoint, patience).await?;
+        inner.round_trip = answered(handshake, endpoint, patience, punched).await?;
         Ok((
             Self {
                 inner: Arc::new(inner),

@@ -10,9 +10,11 @@ use std::{
 };
 
 use ipsx_tunnel_core::{
-    Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, PeerId, Transmit, offload::Segments,
+    Device, DeviceEvent, DropCounts, INNER_MTU, Inbound, PeerId, Reflection, Transmit,
+    offload::Segments,
 };
 use mio::{Events, Poll, Registry, Token, event::Event};
+use rand::RngCore;
 
 use crate::{error::TunnelError, link::Link, stack::Outgoing, udp::UdpIo};
 
@@ -61,6 +63,18 @@ impl Context<'_> {
             // The stack writes whole headers.
             Err(_) => return,
         };
+    }
+
+    /// Asks a reflector what a NAT shows of the socket, if it is time.
+    pub(crate) fn ask(&mut self, reflection: &mut Reflection) {
+        let draw = || {
+            let mut transaction = [0; 12];
+            rand::rngs::OsRng.fill_bytes(&mut transaction);
+            transaction
+        };
+        if let Some((reflector, question)) = reflection.handle_timeout(draw, self.now) {
+            self.device.send_stun(reflector, &question);
+        }
     }
 
     /// Whether so much waits for the network that making more packets is pointless.

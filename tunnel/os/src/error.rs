@@ -50,6 +50,16 @@ pub enum TunnelError {
         /// How long we waited.
         after: Duration,
     },
+    /// The provider is behind a NAT, and did not answer the handshake.
+    #[error(
+        "no handshake with {endpoint} within {after:?}: the provider is behind a NAT, and no way through it was found; from behind a NAT that shows each destination another port (a symmetric one) there is none"
+    )]
+    NotPunched {
+        /// Whom we called.
+        endpoint: SocketAddr,
+        /// How long we waited.
+        after: Duration,
+    },
     /// The echo to the gateway was not answered.
     #[error("the tunnel's gateway did not answer an echo within {0:?}")]
     EchoTimeout(Duration),

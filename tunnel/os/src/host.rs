@@ -55,7 +55,7 @@ pub struct HostPlan {
     pub inner_v6: Option<Ipv6Addr>,
     /// The gateway's address inside the tunnel, which answers names.
     pub gateway: Ipv4Addr,
-    /// Where the provider listens, and the next lease's, while that one begins.
+    /// Where the provider listens, and the next lease's, while that one begins, and what a NAT's mapping is asked of.
     pub endpoints: Vec<SocketAddr>,
     /// What the program itself has to reach outside the tunnel, by TCP: broker and chain.
     pub control: Vec<SocketAddr>,
@@ -251,12 +251,15 @@ impl HostTraffic {
     }
 
     /// Lets a further tunnel reach its provider, beside the one that is in use.
-    pub fn admit(&mut self, endpoint: SocketAddr) -> Result<(), HostError> {
+    pub fn admit(
+        &mut self,
+        endpoints: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<(), HostError> {
         let Some(record) = &mut self.claim.record else {
             return Ok(());
         };
         record.plan.endpoints.truncate(1);
-        record.plan.endpoints.push(endpoint);
+        record.plan.endpoints.extend(endpoints);
         record.write(&self.claim.file)?;
         Ok(nft::apply(&ruleset::ruleset(TABLE, MARK, &record.plan))?)
     }

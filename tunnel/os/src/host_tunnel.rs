@@ -61,6 +61,8 @@ impl HostTunnel {
         mark: u32,
     ) -> Result<(Self, mpsc::Receiver<ClientEvent>), TunnelError> {
         let now = Instant::now();
+        let punched = config.punch.is_some();
+        let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
         let (device, peer) = config.device(now)?;
         let mut tun = Tun::open(interface)?;
         let (engine, link) = Engine::new(device, config.bind)?;
@@ -75,7 +77,7 @@ impl HostTunnel {
             tun,
             flows: KnownFlows::new(config.inner_v4, config.inner_v6, now),
             events: Some(events),
-            calling: Calling::new(ready, now),
+            calling: Calling::new(ready, config.punch, now),
             gone: Arc::clone(&gone),
             shutdown: None,
         };
@@ -87,7 +89,7 @@ impl HostTunnel {
             gone,
             round_trip: Duration::ZERO,
         };
-        inner.round_trip = answered(handshake, config.endpoint, config.handshake_timeout).await?;
+        inner.round_trip = answered(handshake, endpoint, patience, punched).await?;
         let inner = Arc::new(inner);
         Ok((Self { inner }, receiver))
     }

@@ -44,7 +44,7 @@ mod watch;
 #[cfg(target_os = "linux")]
 pub use bare::{BareDevice, BareError};
 pub use client::{
-    ClientConfig, ClientEvent, ClientTunnel, ConnectError, ResolveError, TunnelStatus,
+    ClientConfig, ClientEvent, ClientTunnel, ConnectError, Punch, ResolveError, TunnelStatus,
     TunnelStream, TunnelUdp,
 };
 pub use error::TunnelError;

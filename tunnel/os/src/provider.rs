@@ -11,7 +11,7 @@ use std::{
 
 use ipsx_tunnel_core::{
     AddPeerError, Device, DeviceConfig, DropCounts, ExitPolicy, Gate, MAX_CONTROL_PAYLOAD,
-    PeerConfig, PeerId, PeerStatus, PrivateKey, PublicKey, Rates, Side, Usage,
+    PeerConfig, PeerId, PeerStatus, PrivateKey, PublicKey, Rates, Reflected, Side, Usage,
 };
 use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
@@ -87,6 +87,8 @@ pub enum ProviderEvent {
         /// To what.
         endpoint: SocketAddr,
     },
+    /// The reflector, or whoever tries the endpoint from its address, was heard.
+    Reflected(Reflected),
 }
 
 /// What the handle asks of the loop.
@@ -103,6 +105,8 @@ pub(crate) enum Command {
     SetWeights(PeerId, Rates),
     Status(PeerId, oneshot::Sender<Option<PeerStatus>>),
     SendControl(PeerId, Vec<u8>),
+    Reflect(SocketAddr, bool),
+    Punch(SocketAddr),
     Dropped(oneshot::Sender<DropCounts>),
     Describe(u16, oneshot::Sender<Zeroizing<String>>),
     Shutdown(Option<oneshot::Sender<()>>),
@@ -319,6 +323,19 @@ impl Provider {
     pub fn send_control(&self, peer: PeerId, payload: Vec<u8>) -> Result<(), TunnelError> {
         check_control(&payload)?;
         self.inner.link.send(Command::SendControl(peer, payload))
+    }
+
+    /// Hears what comes from a reflector's address from now on, in place of an earlier one, and, if `asks`, keeps asking it
+    /// for this endpoint's address and port as they are seen from outside, by which a NAT keeps them. Each answer is an
+    /// event.
+    pub fn reflect(&self, reflector: SocketAddr, asks: bool) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::Reflect(reflector, asks))
+    }
+
+    /// Sends one small datagram that wants no answer and that WireGuard ignores, so that a NAT before this endpoint lets
+    /// through what comes from there.
+    pub fn punch(&self, to: SocketAddr) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::Punch(to))
     }
 
     /// The peers and their counters as `wg show` reads them, without any secret.

@@ -1,6 +1,6 @@
 //! What the provider asks its shell to do, and what the shell keeps for it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsx_market::deal::{Deal, Outcome, ProviderTerms};
 use ipsx_market::messages::{AgentMessage, EndReport};
@@ -55,6 +55,18 @@ pub enum Command {
         lease: DealId,
         /// The gate.
         gate: Gate,
+    },
+    /// Hear what comes to the WireGuard socket from this reflector's address, and hand it to `handle_reflected`.
+    Reflect {
+        /// The reflector.
+        reflector: SocketAddr,
+        /// Whether to keep asking it.
+        asks: bool,
+    },
+    /// Send something from the WireGuard socket that the other end ignores.
+    Punch {
+        /// Where a requester sends from.
+        to: SocketAddr,
     },
     /// Close the peer.
     ClosePeer {

@@ -1,9 +1,10 @@
 //! What happens, for people and for the programs that they watch it with.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsx_market::messages::EndCause;
+use ipsx_market::place::Reachability;
 use ipsx_metering::{Address, Amount, B256, DealId, OfferId, Prices, UnixSeconds, Usage};
 use serde::Serialize;
 
@@ -15,6 +16,13 @@ pub enum ProviderEvent {
     Connected {
         /// Address that the broker sees.
         observed: IpAddr,
+    },
+    /// The broker has found out how requesters reach the WireGuard endpoint.
+    Reached {
+        /// The endpoint that they are told.
+        endpoint: SocketAddr,
+        /// How they reach it; `None` if nobody knows.
+        reachability: Option<Reachability>,
     },
     /// The broker is gone; running leases go on.
     Disconnected {

@@ -17,6 +17,7 @@ use super::command::{Command, LeaseRecord, PaymentPath};
 use super::event::ProviderEvent;
 use super::gate::GateKeeper;
 use super::judge::Taken;
+use super::punching::Punching;
 use super::settings::{Network, Now};
 use super::shown::{RecordedConnections, Unseen};
 
@@ -88,6 +89,7 @@ pub(crate) struct Lease {
     answers: Option<(Instant, u32)>,
     stored: Amount,
     unseen: Unseen,
+    pub(super) punching: Punching,
 }
 
 impl Lease {
@@ -122,6 +124,7 @@ impl Lease {
             answers: None,
             stored: Amount::ZERO,
             unseen: Unseen::default(),
+            punching: Punching::default(),
             deal,
         }
     }
@@ -307,6 +310,7 @@ impl Lease {
             commands.push(self.read_chain());
         }
         self.open_if_due(now, commands);
+        self.punch(now, commands);
         if self.deadline().is_some_and(|at| at <= now.instant) {
             self.end(EndCause::NotStarted, MeterEnd::NotPaid, now, commands);
         }
@@ -322,10 +326,14 @@ impl Lease {
             return Some(until);
         }
         let meter = self.meter.as_ref().and_then(ProviderMeter::poll_timeout);
-        [self.deadline(), meter, self.chain_at, self.opens_at()]
-            .into_iter()
-            .flatten()
-            .min()
+        let times = [
+            self.deadline(),
+            meter,
+            self.chain_at,
+            self.opens_at(),
+            self.punching.poll_timeout(),
+        ];
+        times.into_iter().flatten().min()
     }
 
     /// Ends it, if it has not ended. `cause` is what is reported.

@@ -20,7 +20,8 @@ use super::keys::ProviderKeys;
 use super::lease::{Lease, Stage};
 use super::month::MonthTraffic;
 use super::offers::Offers;
-use super::settings::{EndpointHint, Network, Now, Settings};
+use super::reaching::Reaching;
+use super::settings::{Network, Now, Settings};
 use super::shown::RecordedConnections;
 
 /// The month's traffic is stored when it has grown by this much, and at the end of each lease.
@@ -56,8 +57,7 @@ pub struct Provider {
     pub(super) month_stored: u64,
     /// Address that the broker sees, while there is a link.
     pub(super) observed: Option<IpAddr>,
-    /// The same, the last time that there was one.
-    pub(super) seen: Option<IpAddr>,
+    pub(super) reaching: Reaching,
     pub(super) offered: bool,
     pub(super) offer_at: Option<Instant>,
     pub(super) claim_at: Option<Instant>,
@@ -78,7 +78,7 @@ impl Provider {
             month: restored.month,
             month_stored: restored.month.bytes,
             observed: None,
-            seen: None,
+            reaching: Reaching::default(),
             offered: false,
             offer_at: None,
             claim_at: None,
@@ -91,11 +91,17 @@ impl Provider {
         provider
     }
 
-    /// A link to the broker is up: both sides are proven.
-    pub fn handle_link_up(&mut self, observed: IpAddr, unfinished: &[DealId], now: Now) {
+    /// A link to the broker is up: both sides are proven. `reflector` is the broker's, if it has one.
+    pub fn handle_link_up(
+        &mut self,
+        observed: IpAddr,
+        reflector: Option<SocketAddr>,
+        unfinished: &[DealId],
+        now: Now,
+    ) {
         self.observed = Some(observed);
-        self.seen = Some(observed);
         self.tell(ProviderEvent::Connected { observed });
+        self.begin_reaching(observed, reflector);
         for deal_id in unfinished {
             self.account_for(*deal_id);
         }
@@ -159,6 +165,13 @@ impl Provider {
                     let cause = lease.requester_cause(cause);
                     lease.end(cause, MeterEnd::PayerEnded, now, commands);
                     lease.drain(network, now, commands);
+                });
+            }
+            BrokerMessage::Reached { reachability } => self.handle_reached(reachability),
+            BrokerMessage::Punch { deal_id, endpoint } => {
+                let own = self.observed;
+                self.with_lease(deal_id, |lease, _, commands| {
+                    lease.handle_punch(endpoint, own, now, commands);
                 });
             }
             BrokerMessage::Forfeited { deal_id, voucher } => {
@@ -425,13 +438,6 @@ impl Provider {
             self.commands.push_back(Command::Claim { urgent: false });
         }
         Some(result)
-    }
-
-    fn endpoint(&self) -> Option<SocketAddr> {
-        match self.settings.endpoint {
-            EndpointHint::Advertised(endpoint) => Some(endpoint),
-            EndpointHint::ObservedWithPort(port) => Some(SocketAddr::new(self.seen?, port)),
-        }
     }
 
     pub(super) fn tell(&mut self, event: ProviderEvent) {

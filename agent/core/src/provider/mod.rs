@@ -21,6 +21,8 @@ mod machine;
 mod month;
 mod offers;
 mod ports;
+mod punching;
+mod reaching;
 mod reserving;
 mod selling;
 mod service;

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use ipsx_market::http::{
     BoundBundle, BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView,
     PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle, ProposedDeal, RequestView,
-    SignBundle, SignDeal, SignedWithdrawal,
+    RequesterEndpoint, SignBundle, SignDeal, SignedWithdrawal,
 };
 use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
@@ -268,6 +268,16 @@ impl Session {
             &Connected {},
         )?)
         .await
+    }
+
+    /// The tunnel sends from here, as a NAT shows it.
+    pub async fn endpoint(
+        &self,
+        deal: DealId,
+        told: &RequesterEndpoint,
+    ) -> Result<(), BrokerError> {
+        self.ask_and_forget(Ask::post(&format!("/v1/deals/{deal}/endpoint"), told)?)
+            .await
     }
 
     /// The lease is over on this side.

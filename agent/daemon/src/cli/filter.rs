@@ -7,7 +7,7 @@ use ipsx_market::IpNet;
 use ipsx_market::avoid::Avoid;
 use ipsx_market::geo::Circle;
 use ipsx_market::offer::{Country, Protocol, Tier};
-use ipsx_market::place::{AddressType, City, Region};
+use ipsx_market::place::{AddressType, City, Reachability, Region};
 use ipsx_market::request::{Filter, IpVersion};
 use ipsx_market::services::ServiceName;
 use ipsx_metering::{Address, Amount};
@@ -67,6 +67,9 @@ pub struct FilterArgs {
     /// Least reputation, 0 to 1000
     #[arg(long, value_name = "SCORE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub min_reputation: u16,
+    /// How the provider is reached at worst: direct, punched (through its NAT) or relayed; --export asks for direct
+    #[arg(long, value_name = "WAY")]
+    pub reachability: Option<Reachability>,
     /// Address or prefix that the leased address must not lie in
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_prefix)]
     pub avoid_prefix: Vec<IpNet>,
@@ -98,6 +101,7 @@ impl FilterArgs {
             mbit_down: self.mbit_down,
             max_latency_ms: self.max_latency,
             min_reputation: self.min_reputation,
+            reachability: self.reachability,
             avoid: Avoid {
                 prefixes: self.avoid_prefix.clone(),
                 asns: self.avoid_asn.clone(),

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipsx_agent_core::requester::{Lease, LeaseSettings, PaymentPath};
+use ipsx_market::http::RequesterEndpoint;
+use ipsx_market::place::Reachability;
 use ipsx_market::sealed::FrameSealer;
 use ipsx_metering::SecretKey;
 use ipsx_tunnel_core::PublicKey;
-use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, TunnelError};
+use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, Punch, TunnelError};
 use rand::RngCore;
 use rand::rngs::OsRng;
+use tokio::sync::mpsc;
 
 use super::Use;
 use super::exit_check::ExitPage;
@@ -53,10 +56,12 @@ async fn bring_up(
 ) -> Result<(RunningLease, Place), Failure> {
     let exit_page = usage.exit_page().cloned();
     let (transport, place) = match usage {
-        Use::Proxy { listen, bind, .. } => proxy(&agreed, listen, bind).await?,
+        Use::Proxy { listen, bind, .. } => {
+            proxy(tunnel_config(requester, &agreed, bind), listen).await?
+        }
         #[cfg(target_os = "linux")]
         Use::Host { mode, bind, .. } => {
-            let (place, events) = mode.begin(tunnel_config(&agreed, bind)).await?;
+            let (place, events) = mode.begin(tunnel_config(requester, &agreed, bind)).await?;
             let tunnel = place.tunnel().clone();
             (
                 Transport::Host { tunnel, events },
@@ -97,7 +102,9 @@ pub(super) async fn begin_beside(
 ) -> Result<(RunningLease, NextTunnel), Failure> {
     let mut record = agreed.record.clone();
     let begun = async {
-        let (transport, next) = beside.connect(tunnel_config(&agreed, bind)).await?;
+        let (transport, next) = beside
+            .connect(tunnel_config(&requester, &agreed, bind))
+            .await?;
         let checks = exit_page.is_some();
         match lease(&requester, &agreed, PaymentPath::Tunnel, checks) {
             Ok(lease) => Ok((transport, next, lease)),
@@ -127,12 +134,8 @@ pub(super) async fn begin_beside(
 }
 
 /// The tunnel, with a local proxy in front of it.
-async fn proxy(
-    agreed: &Agreed,
-    listen: SocketAddr,
-    bind: Option<IpAddr>,
-) -> Result<(Transport, Place), Failure> {
-    let connected = ClientTunnel::connect(tunnel_config(agreed, bind)).await;
+async fn proxy(config: ClientConfig, listen: SocketAddr) -> Result<(Transport, Place), Failure> {
+    let connected = ClientTunnel::connect(config).await;
     let (tunnel, events) = connected.map_err(tunnel_failure)?;
     let proxy = Proxy::start(ProxyConfig::new(listen), tunnel.clone())
         .await
@@ -191,7 +194,11 @@ fn lease(
         .map_err(|error| Failure::new(ExitCode::Refused, error.to_string()))
 }
 
-fn tunnel_config(agreed: &Agreed, bind: Option<IpAddr>) -> ClientConfig {
+fn tunnel_config(
+    requester: &Arc<Requester>,
+    agreed: &Agreed,
+    bind: Option<IpAddr>,
+) -> ClientConfig {
     let (deal, ready) = (&agreed.record.deal, &agreed.ready);
     let anywhere: IpAddr = match ready.endpoint {
         SocketAddr::V4(_) => IpAddr::from([0, 0, 0, 0]),
@@ -209,15 +216,46 @@ fn tunnel_config(agreed: &Agreed, bind: Option<IpAddr>) -> ClientConfig {
         control_port: ready.control_port,
         keepalive: Some(KEEPALIVE_SECS),
         handshake_timeout: CONNECT_WITHIN,
+        punch: punch(requester, agreed),
     }
+}
+
+/// How to come to a provider that not everybody reaches: what a NAT shows of this side is passed on by the broker.
+fn punch(requester: &Arc<Requester>, agreed: &Agreed) -> Option<Punch> {
+    let reachability = agreed.record.placement.measured.reachability;
+    let reflector = requester.network.info.reflector?;
+    let same_version = reflector.is_ipv4() == agreed.ready.endpoint.is_ipv4();
+    if reachability == Some(Reachability::Direct) || !same_version {
+        return None;
+    }
+    let (mapped, mut told) = mpsc::channel(1);
+    let (requester, deal) = (requester.clone(), agreed.record.deal.id());
+    // Until the tunnel is up, or given up.
+    tokio::spawn(async move {
+        while let Some(endpoint) = told.recv().await {
+            let told = RequesterEndpoint { endpoint };
+            if let Err(error) = requester.session.endpoint(deal, &told).await {
+                tracing::info!(%endpoint, %error, "the provider was not told from where this side calls");
+            }
+        }
+    });
+    Some(Punch { reflector, mapped })
 }
 
 /// A tunnel that did not come up.
 pub(super) fn tunnel_failure(error: TunnelError) -> Failure {
     let code = match error {
         TunnelError::Bind { .. } => ExitCode::PortInUse,
-        TunnelError::HandshakeTimeout { .. } => ExitCode::LeaseFailed,
+        TunnelError::HandshakeTimeout { .. } | TunnelError::NotPunched { .. } => {
+            ExitCode::LeaseFailed
+        }
         _ => ExitCode::Internal,
     };
-    Failure::new(code, error.to_string())
+    let remedy = match error {
+        TunnelError::NotPunched { .. } => {
+            "; nothing was paid, take an offer that everybody reaches with --reachability direct"
+        }
+        _ => "",
+    };
+    Failure::new(code, format!("{error}{remedy}"))
 }

@@ -128,6 +128,9 @@ fn asked(filter: &Filter, seconds: u32) -> String {
     if filter.min_reputation > 0 {
         asked.push(format!("a reputation of {}", filter.min_reputation));
     }
+    if let Some(way) = filter.reachability {
+        asked.push(format!("reached {way}"));
+    }
     if filter.mbit_down > 0 || filter.mbit_up > 0 {
         asked.push(format!(
             "{}/{} Mbit/s down/up",

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipsx_agent_core::requester::Wishes;
+use ipsx_market::place::Reachability;
 use ipsx_market::request::CounterSource;
 use ipsx_market::start::StartWindow;
 use ipsx_metering::{Amount, PricePerGib, PricePerSecond, Prices};
@@ -229,8 +230,13 @@ fn wishes(args: &ConnectArgs) -> Wishes {
     if exported && !args.trust_provider_bytes {
         max_prices.per_gib = PricePerGib(Amount::ZERO);
     }
+    let mut filter = args.filter.filter();
+    if exported {
+        // Other clients know nothing of NATs.
+        filter.reachability = Some(Reachability::Direct);
+    }
     Wishes {
-        filter: args.filter.filter(),
+        filter,
         max_prices,
         budget: each,
         seconds: args.duration,

@@ -94,6 +94,7 @@ async fn stock_client(file: &std::path::Path, control_port: u16) -> ClientTunnel
         control_port,
         keepalive: Some(25),
         handshake_timeout: Duration::from_secs(10),
+        punch: None,
     };
     ClientTunnel::connect(config).await.unwrap().0
 }

@@ -1,5 +1,6 @@
 //! The host's own traffic through a lease.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -132,7 +133,7 @@ impl Asked {
             inner_v4: config.inner_v4,
             inner_v6: config.inner_v6,
             gateway: config.gateway_v4,
-            endpoints: vec![config.endpoint],
+            endpoints: outside(config).collect(),
             control: self.dialer.reached(),
             routes: self.args.route.clone(),
             direct: self.args.direct.clone(),
@@ -140,6 +141,12 @@ impl Asked {
             resolver: resolves(&self.args),
         }
     }
+}
+
+/// What the tunnel sends to beside whatever goes through it.
+fn outside(config: &ClientConfig) -> impl Iterator<Item = SocketAddr> {
+    let reflector = config.punch.as_ref().map(|punch| punch.reflector);
+    [config.endpoint].into_iter().chain(reflector)
 }
 
 /// The host's traffic in a lease, as long as this is kept; dropped, everything holds as it is.
@@ -190,11 +197,11 @@ impl HostBeside {
         &self,
         config: ClientConfig,
     ) -> Result<(HostNext, mpsc::Receiver<ClientEvent>), Failure> {
-        let (shared, endpoint) = (&self.0, config.endpoint);
+        let (shared, endpoints) = (&self.0, outside(&config).collect::<Vec<_>>());
         let base = shared.asked.interface.clone();
         let interface = shared
             .change(move |traffic| {
-                traffic.admit(endpoint)?;
+                traffic.admit(endpoints)?;
                 let beside = format!("{base}{BESIDE}");
                 let is_used = traffic.interface() == Some(base.as_str());
                 Ok(if is_used { beside } else { base })

@@ -108,10 +108,11 @@ impl Agent {
             Happening::Link(LinkEvent::Up {
                 observed,
                 unfinished,
+                reflector,
                 outbox,
             }) => {
                 self.io.outbox = Some(outbox);
-                provider.handle_link_up(observed, &unfinished, now());
+                provider.handle_link_up(observed, reflector, &unfinished, now());
             }
             Happening::Link(LinkEvent::Down { reason, retry_in }) => {
                 self.io.outbox = None;
@@ -126,6 +127,7 @@ impl Agent {
             Happening::Payment(lease, message, path) => {
                 provider.handle_payment(lease, message, path, now());
             }
+            Happening::Reflected(reflected) => provider.handle_reflected(reflected),
             Happening::LeaseKept(lease, kept) => {
                 if let Some(opened) = self.io.open_peer(lease, kept).await {
                     self.provider.handle_peer(lease, opened, now());

@@ -61,6 +61,8 @@ pub(super) enum LinkEvent {
         observed: IpAddr,
         /// Deals that the broker holds for unfinished.
         unfinished: Vec<DealId>,
+        /// Who says what a NAT shows of the WireGuard socket.
+        reflector: Option<SocketAddr>,
         /// Takes messages for this connection only: an answer must not reach a later one.
         outbox: mpsc::Sender<AgentMessage>,
     },
@@ -230,6 +232,7 @@ impl Dialer {
         let BrokerMessage::Authenticated {
             observed,
             unfinished,
+            reflector,
         } = up
         else {
             return Err(ipsx_agent_core::provider::NotTheBroker::Unexpected.into());
@@ -237,6 +240,7 @@ impl Dialer {
         let announced = LinkEvent::Up {
             observed,
             unfinished,
+            reflector,
             outbox,
         };
         if self.events.send(announced).await.is_err() {

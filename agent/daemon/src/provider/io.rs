@@ -18,7 +18,7 @@ use ipsx_metering::{
 use ipsx_settlement::{Centralizer, ContractError, Wallet};
 use ipsx_tunnel_core::{
     Bucket, DropCounts, DropReason, ExitPolicy, Gate, INNER_MTU, PeerConfig, PeerId, PrivateKey,
-    PublicKey, Usage,
+    PublicKey, Reflected, Usage,
 };
 use ipsx_tunnel_os as tunnel;
 use rand::RngCore;
@@ -49,6 +49,8 @@ const KEEP_RECEIPT: Duration = Duration::from_secs(20);
 pub(super) enum Happening {
     /// The link to the broker.
     Link(LinkEvent),
+    /// A reflector was heard at the WireGuard socket.
+    Reflected(Reflected),
     /// A payment message came by this path.
     Payment(DealId, PayerMessage, PaymentPath),
     /// A lease is on disk, or could not be written.
@@ -138,8 +140,8 @@ impl Io {
                 Some(event) = self.link.next() => return Some(Happening::Link(event)),
                 Some(happening) = self.happenings.recv() => return Some(happening),
                 event = self.tunnel_events.recv() => {
-                    if let Some(payment) = self.payment(event?) {
-                        return Some(payment);
+                    if let Some(happening) = self.heard(event?) {
+                        return Some(happening);
                     }
                 }
             }
@@ -179,6 +181,11 @@ impl Io {
                 }
             }
             Command::SetGate { lease, gate } => self.set_gate(lease, gate),
+            Command::Reflect { reflector, asks } => {
+                // A tunnel that is gone is reached by nobody.
+                let _ = self.tunnel.reflect(reflector, asks);
+            }
+            Command::Punch { to } => drop(self.tunnel.punch(to)),
             Command::ClosePeer { lease } => self.close_peer(lease).await,
             Command::Pay {
                 lease,
@@ -480,9 +487,15 @@ impl Io {
         }
     }
 
-    fn payment(&self, event: tunnel::ProviderEvent) -> Option<Happening> {
-        let tunnel::ProviderEvent::Control { peer, payload } = event else {
-            return None;
+    fn heard(&self, event: tunnel::ProviderEvent) -> Option<Happening> {
+        let (peer, payload) = match event {
+            tunnel::ProviderEvent::Control { peer, payload } => (peer, payload),
+            tunnel::ProviderEvent::Reflected(reflected) => {
+                return Some(Happening::Reflected(reflected));
+            }
+            tunnel::ProviderEvent::Handshaked { .. } | tunnel::ProviderEvent::Roamed { .. } => {
+                return None;
+            }
         };
         let lease = *self.peers.by_id.get(&peer)?;
         match codec::decode(&payload) {

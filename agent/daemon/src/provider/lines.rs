@@ -1,8 +1,9 @@
 //! Events as people read them: one line each.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsx_agent_core::provider::{ProviderEvent, cause_in_words};
+use ipsx_market::place::Reachability;
 use ipsx_metering::DealId;
 
 use crate::amount::{format, tokens};
@@ -13,6 +14,10 @@ pub fn line(event: &ProviderEvent) -> String {
         ProviderEvent::Connected { observed } => {
             format!("connected to the broker, which sees {observed}")
         }
+        ProviderEvent::Reached {
+            endpoint,
+            reachability,
+        } => reached(*endpoint, *reachability),
         ProviderEvent::Disconnected {
             reason,
             retry_in_ms,
@@ -65,6 +70,17 @@ pub fn line(event: &ProviderEvent) -> String {
             format!("the claim did not go through: {reason}; trying again in {retry_in} s")
         }
         lease => lease_line(lease),
+    }
+}
+
+fn reached(endpoint: SocketAddr, reachability: Option<Reachability>) -> String {
+    match reachability {
+        Some(Reachability::Direct) => format!("anybody reaches {endpoint}"),
+        Some(Reachability::Punched) => format!(
+            "behind a NAT: the ipsx client reaches {endpoint} through it, other WireGuard clients only once the UDP port is forwarded"
+        ),
+        Some(Reachability::Relayed) => format!("{endpoint} is reached through others only"),
+        None => format!("whether {endpoint} is reached from outside is not known yet"),
     }
 }
 

@@ -31,6 +31,7 @@ impl Market {
                 Some(proof) => proof.complete(&mut placement),
                 None => placement.measured = listing.placement.measured,
             }
+            placement.measured.reachability = self.reach.found(listing.offer.provider);
             if placement == listing.placement {
                 continue;
             }
@@ -82,6 +83,7 @@ impl Market {
     /// An agent's connection is gone: its offers leave at once, its leases wait for its return.
     pub fn agent_left(&mut self, provider: Address, now: UnixSeconds) -> Vec<Command> {
         self.book.withdraw_all(provider);
+        self.reach.left(provider);
         let mut commands = Vec::new();
         for id in self.deals_of(provider) {
             let Some(live) = self.deals.get_mut(&id) else {

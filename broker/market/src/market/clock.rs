@@ -19,7 +19,14 @@ impl Market {
         let proposal = self.proposal_deadlines().map(|(at, _)| after(at)).min();
         let offer = self.book.next_expiry().map(after);
         let proof = self.proofs.next_end().map(after);
-        let times = [deal, proposal, offer, proof, self.resting_timeout()];
+        let times = [
+            deal,
+            proposal,
+            offer,
+            proof,
+            self.resting_timeout(),
+            self.reach.poll_timeout(),
+        ];
         times.into_iter().flatten().min()
     }
 
@@ -41,6 +48,7 @@ impl Market {
             commands.extend(self.time_is_up(id, at, now));
         }
         commands.extend(self.rest_is_over(now));
+        commands.extend(self.try_endpoints(now));
         commands
     }
 

@@ -1,5 +1,7 @@
 //! What the market has its caller do.
 
+use std::net::SocketAddr;
+
 use ipsx_metering::{Address, Channel, DealId, Signed, Voucher};
 
 use super::RequestFailure;
@@ -48,6 +50,13 @@ pub enum Command {
         subject: Subject,
         /// What is known of it now.
         proof: Box<Proof>,
+    },
+    /// Send a token, if there is from where; a lost one does no harm.
+    Try {
+        /// A provider's endpoint.
+        to: SocketAddr,
+        /// The token.
+        token: u64,
     },
     /// Answer a request.
     Answer {

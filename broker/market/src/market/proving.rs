@@ -70,6 +70,7 @@ impl Market {
         if let Some(proof) = self.proofs.get(&subject) {
             proof.complete(&mut placement);
         }
+        placement.measured.reachability = self.reach.found(offer.provider);
         let withheld = self.proofs.withheld(&subject, now);
         let listing = Listing {
             id: offer.id(),
@@ -294,6 +295,7 @@ impl Market {
             }
             let offer = listing.id;
             proof.complete(&mut listing.placement);
+            listing.placement.measured.reachability = self.reach.found(subject.provider);
             let placement = listing.placement.clone();
             let moved = self.book.is_for_sale(offer) != withheld.is_none();
             if self.book.put_as(listing, withheld.is_none()).is_ok() && (moved || was != withheld) {

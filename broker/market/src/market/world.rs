@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use ipsx_metering::{
     Amount, ChannelId, NetworkId, PricePerGib, PricePerSecond, Prices, RequestId, Reservation,
@@ -168,6 +169,8 @@ pub(super) struct World {
     /// What was prepaid and is the provider's, by channel.
     pub(super) forfeited: BTreeMap<ChannelId, Voucher>,
     pub(super) told: Vec<(Address, BrokerMessage)>,
+    /// Tokens, and where they were sent.
+    pub(super) tried: Vec<(SocketAddr, u64)>,
     pub(super) proofs: BTreeMap<Subject, Proof>,
     pub(super) tickets: u64,
 }
@@ -185,6 +188,7 @@ impl World {
             outcomes: BTreeMap::new(),
             forfeited: BTreeMap::new(),
             told: Vec::new(),
+            tried: Vec::new(),
             proofs: BTreeMap::new(),
             tickets: 0,
         }
@@ -256,6 +260,7 @@ impl World {
                 Command::StoreProof { subject, proof } => {
                     self.proofs.insert(subject, *proof);
                 }
+                Command::Try { to, token } => self.tried.push((to, token)),
                 Command::Answer { ticket, answer } => {
                     let again = self.answers.insert(ticket, answer);
                     assert!(again.is_none(), "answered twice");

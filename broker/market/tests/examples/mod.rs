@@ -128,6 +128,7 @@ pub(crate) fn request() -> Request {
             mbit_down: 20,
             max_latency_ms: 80,
             min_reputation: 700,
+            reachability: Some(Reachability::Punched),
             avoid: Avoid {
                 prefixes: vec!["203.0.113.7/32".parse().unwrap()],
                 asns: vec![64_501],
@@ -472,6 +473,19 @@ pub(crate) fn agent_messages() -> Vec<(&'static str, AgentMessage)> {
                 sealed: vec![1, 2, 3],
             },
         ),
+        (
+            "endpoint",
+            M::Endpoint {
+                endpoint: "203.0.113.5:51820".parse().unwrap(),
+                mapped: Some("203.0.113.5:40123".parse().unwrap()),
+            },
+        ),
+        (
+            "token",
+            M::Token {
+                token: 0x1122_3344_5566_7788,
+            },
+        ),
     ]
 }
 
@@ -498,6 +512,7 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             M::Authenticated {
                 observed: "203.0.113.5".parse().unwrap(),
                 unfinished: vec![deal_id()],
+                reflector: Some("198.51.100.1:8483".parse().unwrap()),
             },
         ),
         (
@@ -582,6 +597,19 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             "refused",
             M::Refused {
                 reason: "the second message must be Authenticate".into(),
+            },
+        ),
+        (
+            "reached",
+            M::Reached {
+                reachability: Some(Reachability::Punched),
+            },
+        ),
+        (
+            "punch",
+            M::Punch {
+                deal_id: deal_id(),
+                endpoint: "192.0.2.77:40321".parse().unwrap(),
             },
         ),
     ]

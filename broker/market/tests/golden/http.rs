@@ -9,7 +9,8 @@ use ipsx_market::deal::{Binding, Deal, Outcome};
 use ipsx_market::http::{
     BoundBundle, BoundDeal, Connected, DealEvent, DealSignature, DealView, EndDeal, Frames,
     NetworkInfo, OfferView, PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle,
-    ProposedDeal, RequestEvent, RequestView, Session, SessionNonce, SignBundle, SignDeal,
+    ProposedDeal, RequestEvent, RequestView, RequesterEndpoint, Session, SessionNonce, SignBundle,
+    SignDeal,
 };
 use ipsx_market::messages::PROTOCOL_VERSION;
 use ipsx_market::offer::Placement;
@@ -75,6 +76,10 @@ fn http_bodies_are_written_as_ever() {
     let appeal = examples::signed(examples::appeal(), &examples::provider());
     bodies.check("appeal", &appeal);
     bodies.check("connected", &Connected {});
+    let endpoint = RequesterEndpoint {
+        endpoint: "192.0.2.77:40321".parse().unwrap(),
+    };
+    bodies.check("endpoint", &endpoint);
     let report = examples::report();
     bodies.check("end-deal", &EndDeal { report });
     bodies.check("frames", &frames());
@@ -165,6 +170,7 @@ fn network_info() -> NetworkInfo {
         fee_bps: 100,
         treasury: Address::repeat_byte(0x71),
         agents: "127.0.0.1:8481".parse().unwrap(),
+        reflector: Some("127.0.0.1:8483".parse().unwrap()),
         chain_rpc: "/rpc".into(),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 26] = [
+pub(super) const TEXTS: [(&str, &str, &str); 27] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -46,6 +46,11 @@ pub(super) const TEXTS: [(&str, &str, &str); 26] = [
         "agents_public",
         "an IP address and a port",
         "\"203.0.113.7:8481\"",
+    ),
+    (
+        "reflector_listen",
+        "an IP address and a port, or nothing",
+        "\"0.0.0.0:8483\"",
     ),
     (
         "public_url",

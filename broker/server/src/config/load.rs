@@ -13,7 +13,10 @@ use ipsx_metering::{Address, Amount};
 use ipsx_settlement::FINALITY;
 
 use super::keys::{NUMBERS, allowed, bad_value};
-use super::{BrokerConfig, ChainConfig, ConfigError, FleetConfig, Secret, Settings, StoreConfig};
+use super::{
+    BrokerConfig, ChainConfig, ConfigError, FleetConfig, ReflectorConfig, Secret, Settings,
+    StoreConfig,
+};
 
 /// Before every key in the environment.
 pub const ENV_PREFIX: &str = "IPSX_BROKER_";
@@ -145,6 +148,12 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
         None => config.admin_listen,
     };
     config.agents_public = parsed("agents_public", &settings.agents_public)?;
+    config.reflector = match settings.reflector_listen.as_deref() {
+        Some("") => ReflectorConfig::Off,
+        Some(_) => parsed("reflector_listen", &settings.reflector_listen)?
+            .map_or(ReflectorConfig::Off, ReflectorConfig::At),
+        None => ReflectorConfig::Beside,
+    };
     if config.agents_listen.ip().is_unspecified() && config.agents_public.is_none() {
         return Err(ConfigError::Missing {
             key: "agents_public".into(),

@@ -42,6 +42,11 @@ pub struct Settings {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agents_public: Option<String>,
+    /// Address and port (UDP) where agents and requesters ask what a NAT shows of them, and from whose address agents'
+    /// endpoints are tried; "" for nowhere [default: agents-listen's address, with port 8483 beside 8481, else any free one]
+    #[arg(long, value_name = "IP:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reflector_listen: Option<String>,
     /// URL by which requesters reach this broker; sign-in messages name it [default: http://<http-listen>]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -15,6 +15,7 @@ use super::release::Step;
 use super::{Books, Desk, DeskError};
 use crate::agents::{Line, Outbox, code};
 use crate::clock;
+use crate::reflector::Reflector;
 use crate::store::Entry;
 
 /// What a provider is told whose address was placed elsewhere since it connected.
@@ -47,6 +48,7 @@ impl Desk {
         let welcome = BrokerMessage::Authenticated {
             observed,
             unfinished,
+            reflector: self.reflector.as_deref().map(Reflector::address),
         };
         self.registry.send(provider, welcome);
         self.execute(books, commands, now).await?;
@@ -80,6 +82,17 @@ impl Desk {
                 // A second handshake changes nothing.
                 self.metrics.refused("handshake_repeated");
                 Ok(())
+            }
+            AgentMessage::Endpoint { endpoint, mapped } => {
+                let mut books = self.books().await?;
+                let agent = (provider, observed);
+                let commands = books.market.endpoint_named(agent, endpoint, mapped, now);
+                self.execute(books, commands, now).await
+            }
+            AgentMessage::Token { token } => {
+                let mut books = self.books().await?;
+                let commands = books.market.token_heard(provider, token, now);
+                self.execute(books, commands, now).await
             }
             AgentMessage::PublishOffer { offer } => self.publish(provider, observed, offer).await,
             AgentMessage::WithdrawOffer { offer } => {

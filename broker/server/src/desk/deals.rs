@@ -1,5 +1,7 @@
 //! What requesters do.
 
+use std::net::SocketAddr;
+
 use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::fleet::Quote;
@@ -201,6 +203,18 @@ impl Desk {
             self.execute(books, commands, now).await?;
         }
         self.deal(requester, id).await
+    }
+
+    /// The requester's tunnel sends from here, as it was seen: its provider is told.
+    pub(crate) async fn requester_endpoint(
+        &self,
+        requester: Address,
+        id: DealId,
+        endpoint: SocketAddr,
+    ) -> Result<(), DeskError> {
+        let books = self.books().await?;
+        let commands = books.market.requester_endpoint(requester, id, endpoint)?;
+        self.execute(books, commands, clock::now()).await
     }
 
     /// The requester ended the lease. Said again, or after the deal was closed, it changes nothing.

@@ -2,6 +2,7 @@
 //! it leads to is said once it is on disk, in the same order, while others change the books already.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ipsx_market::deal::Binding;
@@ -23,6 +24,7 @@ type Vouchers = JoinHandle<Result<(), VouchersError>>;
 pub(super) enum Effect {
     Send(Address, Box<BrokerMessage>),
     Answer(oneshot::Sender<Answer>, Answer),
+    Try(SocketAddr, u64),
     Report(Box<DealRecord>, Vec<Transition>),
     ReportRequest(Box<RequestRecord>),
 }
@@ -46,6 +48,7 @@ impl Step {
         let light = |effect: &Effect| match effect {
             Effect::Send(_, message) => matches!(**message, BrokerMessage::Propose { .. }),
             Effect::Answer(_, answer) => answer.is_err(),
+            Effect::Try(..) => true,
             Effect::Report(..) | Effect::ReportRequest(_) => false,
         };
         let written = self.entries.len() + self.reservations.len() + self.forfeited.len();
@@ -131,6 +134,7 @@ impl Desk {
                 Command::StoreProof { subject, proof } => {
                     step.entries.push(Entry::Proof(subject, Some(proof)));
                 }
+                Command::Try { to, token } => step.effects.push(Effect::Try(to, token)),
                 Command::Answer { ticket, answer } => {
                     if let Some(waiting) = books.answers.remove(&ticket) {
                         step.effects.push(Effect::Answer(waiting, answer));
@@ -250,6 +254,11 @@ impl Desk {
             Effect::Answer(waiting, answer) => {
                 // Whoever asked may have gone.
                 let _ = waiting.send(answer);
+            }
+            Effect::Try(to, token) => {
+                if let Some(reflector) = &self.reflector {
+                    reflector.try_endpoint(to, token);
+                }
             }
             Effect::Report(record, transitions) => self.report(&record, &transitions),
             Effect::ReportRequest(record) => self.report_request(&record),

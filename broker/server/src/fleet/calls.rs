@@ -1,6 +1,7 @@
 //! What one broker asks another: a request of the requesters' interface, or of the few that are only for brokers, whose
 //! answer comes back. Who asks has been found out already.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tower_service::Service;
 
 use super::{Fleet, pack, unpack};
 use crate::desk::Desk;
-use crate::http::SignedIn;
+use crate::http::{Peer, SignedIn};
 
 /// A request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     /// Who asks.
     pub(crate) wallet: Option<Address>,
+    /// From where, as the broker sees it that was asked first.
+    pub(crate) seen: Option<SocketAddr>,
     /// The shard that the broker is asked for.
     pub(crate) shard: Option<ShardId>,
 }
@@ -165,6 +168,9 @@ async fn respond(desk: &Desk, mut router: Router, asked: Asked, body: Bytes) -> 
     };
     if let Some(wallet) = asked.wallet {
         request.extensions_mut().insert(SignedIn(wallet));
+    }
+    if let Some(seen) = asked.seen {
+        request.extensions_mut().insert(Peer(seen));
     }
     let Ok(response) = router.call(request).await;
     // What is refused may be so because the shard has just gone.

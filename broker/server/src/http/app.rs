@@ -109,6 +109,7 @@ fn of_deals() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(deals::sign))
         .routes(routes!(deals::connected))
+        .routes(routes!(deals::endpoint))
         .routes(routes!(deals::end))
         .routes(routes!(deals::receive, deals::send))
 }

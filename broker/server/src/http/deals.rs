@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ipsx_market::http::{BoundDeal, Connected, DealView, EndDeal, Frames, SignDeal};
+use ipsx_market::http::{
+    BoundDeal, Connected, DealView, EndDeal, Frames, RequesterEndpoint, SignDeal,
+};
 use ipsx_market::record::DealRecord;
 use ipsx_market::sealed::{MAX_SEALED, NONCE_BYTES};
 use ipsx_metering::{Address, DealId};
@@ -21,6 +23,7 @@ use super::App;
 use super::app::finish;
 use super::extract::{Body, DealPath, Page, SignedIn, Wait, link_next};
 use super::problem::{Answer, ProblemResponse};
+use super::server::Peer;
 use crate::desk::{Changed, News};
 
 /// Frames in one post.
@@ -163,6 +166,37 @@ pub(super) async fn connected(
 ) -> Answer<DealView> {
     let desk = Arc::clone(&app.desk);
     finish(async move { Ok(desk.connected(wallet, id).await?.view()) }).await
+}
+
+/// `POST /v1/deals/{id}/endpoint`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/endpoint",
+    operation_id = "reportEndpoint",
+    summary = "From where the requester's tunnel sends, for the provider's NAT.",
+    request_body = RequesterEndpoint,
+    responses((status = 204, description = "The provider was told, or is away.")),
+    security(("session" = [])),
+)]
+pub(super) async fn endpoint(
+    State(app): State<Arc<App>>,
+    SignedIn(wallet): SignedIn,
+    DealPath(id): DealPath,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    Body(body): Body<RequesterEndpoint>,
+) -> Result<StatusCode, ProblemResponse> {
+    let (named, seen) = (body.endpoint, app.limits.seen(peer.ip(), &headers));
+    // A provider sends only to whom the broker has seen, whatever the requester says.
+    if named.ip().to_canonical() != seen || named.port() == 0 {
+        return Err(ProblemResponse::invalid(format!(
+            "endpoint is {named}, and the request comes from {seen}: it must be a port of the same address"
+        )));
+    }
+    let desk = Arc::clone(&app.desk);
+    let told = finish(async move { desk.requester_endpoint(wallet, id, named).await });
+    let Json(()) = told.await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v1/deals/{id}/end`

@@ -1,6 +1,7 @@
 //! What concerns a shard that another broker has is asked of that broker, and a search of all that have a part of it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::app::{MAX_BODY, finish};
 use super::extract::{Body, DealPath, MAX_WAIT, SignedIn};
 use super::offers;
 use super::problem::{Answer, ProblemResponse};
+use super::server::Peer;
 use crate::clock;
 use crate::desk::{Desk, DeskError, Page};
 use crate::fleet::{Asked, Fleet, Unanswered};
@@ -72,6 +74,9 @@ pub(super) async fn pass_on(
         method: parts.method.to_string(),
         path: parts.uri.path_and_query().map_or("", |p| p.as_str()).into(),
         wallet: Some(wallet),
+        seen: parts.extensions.get().map(|Peer(peer)| {
+            SocketAddr::new(app.limits.seen(peer.ip(), &parts.headers), peer.port())
+        }),
         shard: Some(shard),
     };
     let patience = match parts.method {
@@ -228,6 +233,7 @@ async fn try_place(
         method: "POST".into(),
         path: path.into(),
         wallet: Some(request.message.requester),
+        seen: None,
         shard: None,
     };
     let (quote, place) = (asked(QUOTE), asked(PLACE));

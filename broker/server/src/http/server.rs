@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// Left on each request: who is at the other end of its connection.
 #[derive(Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// A listener, the requesters' or the operator's.
 pub(crate) struct HttpServer {

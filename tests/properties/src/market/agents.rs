@@ -7,7 +7,7 @@ use ipsx_market::offer::{Offer, Placement, WeeklyHours};
 use ipsx_market::request::TunnelKey;
 use ipsx_metering::{Address, B256, DealId, SecretKey, Signed, TypedData};
 
-use super::World;
+use super::{SEEN, World};
 use crate::bytes::Bytes;
 
 impl World {
@@ -17,9 +17,12 @@ impl World {
             3 => AgentMessage::LeaseReady { deal_id, ready },
             4 => AgentMessage::LeaseServing { deal_id },
             5 => AgentMessage::LeaseEnded { deal_id, report },
-            6 => AgentMessage::Frame {
-                deal_id,
-                sealed: vec![0; 64],
+            6 => AgentMessage::Endpoint {
+                endpoint: match deal_id.0[0] % 2 {
+                    0 => (SEEN, 51_820).into(),
+                    _ => ([198, 51, 100, 7], 53).into(),
+                },
+                mapped: None,
             },
             7 => AgentMessage::WithdrawOffer {
                 offer: self.examples.offer.id(),
@@ -71,6 +74,15 @@ impl World {
                 let renewable = self.market.may_renew(own, deal_id);
                 assert!(renewable.is_err() || self.lender(deal_id) == Some(own));
             }
+            AgentMessage::Endpoint { endpoint, mapped } => {
+                let agent = (own, SEEN.into());
+                let commands = self.market.endpoint_named(agent, endpoint, mapped, now);
+                self.run(commands);
+            }
+            AgentMessage::Token { token } => {
+                let commands = self.market.token_heard(own, token, now);
+                self.run(commands);
+            }
             AgentMessage::Hello { .. }
             | AgentMessage::Authenticate { .. }
             | AgentMessage::CloseChannel { .. }
@@ -111,7 +123,7 @@ impl World {
     }
 
     fn place(&mut self, own: Address, offer: Signed<Offer>) {
-        let placement = Placement::at([203, 0, 113, 5].into());
+        let placement = Placement::at(SEEN.into());
         if self.context.offer(&offer, own, &placement).is_ok() {
             assert_eq!(offer.message.provider, own);
             // A refusal says that there is no room, or that it is there already.

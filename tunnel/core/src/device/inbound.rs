@@ -13,7 +13,8 @@ use crate::{
 
 impl Device {
     /// Takes one datagram from the network. `buffer` receives what was inside: it must be at least as long as the
-    /// datagram and 148 bytes. Handshake messages, keepalives and cookies leave nothing to deliver.
+    /// datagram and 148 bytes. Handshake messages, keepalives and cookies leave nothing to deliver. A STUN message is
+    /// handed on as it is, but for a plain interface.
     ///
     /// A refused datagram is counted in [`dropped`](Self::dropped) before its reason is returned.
     pub fn handle_datagram<'b>(
@@ -30,8 +31,18 @@ impl Device {
                 self.admit(id, &mut buffer[..len], ecn, now).map(Some)
             }
             Ok(Destination::Shard(_)) => self.dropped_because(DropReason::UnknownPeer),
+            Err(DropReason::NotWireGuard) if self.may_be_behind_a_nat(datagram) => {
+                let message = &mut buffer[..datagram.len()];
+                message.copy_from_slice(datagram);
+                Ok(Some(Inbound::Stun { from, message }))
+            }
             Err(reason) => self.dropped_because(reason),
         }
+    }
+
+    /// Whether a datagram that is none of WireGuard's tells what a NAT shows of this end of a lease.
+    fn may_be_behind_a_nat(&self, datagram: &[u8]) -> bool {
+        self.config.side != Side::Bare && ipsx_stun::is_stun(datagram)
     }
 
     /// Authenticates and decrypts; answers handshakes.

@@ -42,6 +42,13 @@ pub enum Inbound<'b> {
         /// The opaque bytes.
         payload: &'b [u8],
     },
+    /// No datagram of WireGuard's but a STUN message, which anybody may have sent.
+    Stun {
+        /// From where it claims to come.
+        from: SocketAddr,
+        /// The datagram.
+        message: &'b [u8],
+    },
 }
 
 /// How a peer is doing.

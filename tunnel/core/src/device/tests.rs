@@ -57,6 +57,7 @@ fn nets(texts: &[&str]) -> Vec<IpNet> {
 struct Delivered {
     packets: Vec<Vec<u8>>,
     control: Vec<Vec<u8>>,
+    stun: Vec<Vec<u8>>,
     refused: Vec<DropReason>,
 }
 
@@ -183,6 +184,7 @@ fn take(device: &mut Device, from: SocketAddr, datagram: &[u8], now: Instant, to
             device.count_received(peer, len);
         }
         Ok(Some(Inbound::Control { payload, .. })) => to.control.push(payload.to_vec()),
+        Ok(Some(Inbound::Stun { message, .. })) => to.stun.push(message.to_vec()),
         Ok(None) => {}
         Err(reason) => to.refused.push(reason),
     }

@@ -226,6 +226,7 @@ impl Role for ClientRole {
                     cx.drops.add(DropReason::ControlBacklog);
                 }
             }
+            Inbound::Stun { from, message } => self.calling.handle_stun(from, message, cx),
         }
     }
 

@@ -120,6 +120,10 @@ impl Role for HostRole {
             Inbound::Control { payload, .. } => self.tell(ClientEvent::Control {
                 payload: payload.to_vec(),
             }),
+            Inbound::Stun { from, message } => {
+                self.calling.handle_stun(from, message, cx);
+                Ok(())
+            }
         };
         if let Err(reason) = taken {
             cx.drops.add(reason);

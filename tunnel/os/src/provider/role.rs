@@ -5,8 +5,10 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use ipsx_tunnel_core::{DeviceEvent, DropReason, Inbound, uapi::respond_watch};
+use ipsx_stun::{Message, Transaction};
+use ipsx_tunnel_core::{DeviceEvent, DropReason, Inbound, Reflection, uapi::respond_watch};
 use mio::event::Event;
+use rand::RngCore;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Command, ProviderEvent};
@@ -18,6 +20,7 @@ use crate::{
 pub(super) struct ProviderRole<E> {
     exit: E,
     events: mpsc::Sender<ProviderEvent>,
+    reflection: Option<Reflection>,
     /// Answered by dropping it, when the loop and its sockets are gone.
     shutdown: Option<oneshot::Sender<()>>,
 }
@@ -27,6 +30,7 @@ impl<E: Exit> ProviderRole<E> {
         Self {
             exit,
             events,
+            reflection: None,
             shutdown: None,
         }
     }
@@ -69,6 +73,14 @@ impl<E: Exit> Role for ProviderRole<E> {
             Command::SendControl(peer, payload) => {
                 let _ = cx.device.send_control(peer, &payload, cx.now);
             }
+            Command::Reflect(reflector, asks) => {
+                self.reflection = Some(Reflection::new(reflector, asks, cx.now));
+            }
+            Command::Punch(to) => {
+                let transaction = Transaction::from(rand::rngs::OsRng.next_u64());
+                cx.device
+                    .send_stun(to, &Message::Indication.write(transaction));
+            }
             Command::Dropped(reply) => {
                 let mut counts = cx.device.dropped().clone();
                 counts.merge(cx.drops);
@@ -109,6 +121,14 @@ impl<E: Exit> Role for ProviderRole<E> {
                     cx,
                 );
             }
+            Inbound::Stun { from, message } => {
+                let reflection = self.reflection.as_mut();
+                let heard = reflection.and_then(|r| r.handle_message(from, message, cx.now));
+                match heard {
+                    Some(heard) => self.report(ProviderEvent::Reflected(heard), cx),
+                    None => cx.drops.add(DropReason::NotWireGuard),
+                }
+            }
         }
     }
 
@@ -127,11 +147,15 @@ impl<E: Exit> Role for ProviderRole<E> {
     }
 
     fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        if let Some(reflection) = &mut self.reflection {
+            cx.ask(reflection);
+        }
         self.exit.handle_timeout(cx);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.exit.poll_timeout()
+        let ask = self.reflection.as_ref().and_then(Reflection::poll_timeout);
+        [ask, self.exit.poll_timeout()].into_iter().flatten().min()
     }
 
     fn service(&mut self, cx: &mut Context<'_>) -> bool {

@@ -81,6 +81,7 @@ pub(crate) fn client_config(provider: &Provider, private_key: PrivateKey) -> Cli
         control_port: CONTROL_PORT,
         keepalive: Some(25),
         handshake_timeout: Duration::from_secs(5),
+        punch: None,
     }
 }
 

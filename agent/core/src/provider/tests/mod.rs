@@ -5,6 +5,7 @@ mod fixture;
 mod histories;
 mod judging;
 mod leases;
+mod reaching;
 mod world;
 
 pub(crate) use fixture::*;

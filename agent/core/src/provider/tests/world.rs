@@ -1,7 +1,7 @@
 //! A provider with an honest broker, chain, disk and payer around it, in virtual time.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipsx_market::deal::{Binding, Deal};
@@ -66,6 +66,9 @@ pub(crate) struct World {
     pub(crate) vouchers_sent: Vec<Signed<Voucher>>,
     pub(crate) claims: Vec<bool>,
     pub(crate) refused: Vec<&'static str>,
+    /// Reflectors that are heard, and whether they are asked.
+    pub(crate) reflectors: Vec<(SocketAddr, bool)>,
+    pub(crate) punched: Vec<SocketAddr>,
     /// Whether the broker hears what is sent.
     pub(crate) link: bool,
     /// What the payer's account covers on each channel.
@@ -113,6 +116,8 @@ impl World {
             vouchers_sent: Vec::new(),
             claims: Vec::new(),
             refused: Vec::new(),
+            reflectors: Vec::new(),
+            punched: Vec::new(),
             link: true,
             payable: u128::MAX,
             seed: 1,
@@ -122,8 +127,14 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, unfinished: &[DealId]) {
+        self.connect_by(None, unfinished);
+    }
+
+    /// The same to a broker with this reflector.
+    pub(crate) fn connect_by(&mut self, reflector: Option<SocketAddr>, unfinished: &[DealId]) {
         self.link = true;
-        self.provider.handle_link_up(EXIT, unfinished, self.now);
+        self.provider
+            .handle_link_up(EXIT, reflector, unfinished, self.now);
         self.work();
     }
 
@@ -268,6 +279,8 @@ impl World {
                 self.disk.finished.insert(lease, *report);
             }
             Command::StoreMonth(_) => {}
+            Command::Reflect { reflector, asks } => self.reflectors.push((reflector, asks)),
+            Command::Punch { to } => self.punched.push(to),
             Command::Claim { urgent } => self.claims.push(urgent),
             Command::Tell(event) => self.events.push(event),
             Command::CountRefused(reason) => self.refused.push(reason),
@@ -434,10 +447,8 @@ impl World {
                 payer.meter.handle_counters(up, down, now);
                 let _ = payer.meter.handle_receipt(receipt, now);
             }
-            ProviderMessage::Echo(number) => {
-                if payer.echoes.answered(number, now).is_some() {
-                    payer.meter.handle_echo(now);
-                }
+            ProviderMessage::Echo(number) if payer.echoes.answered(number, now).is_some() => {
+                payer.meter.handle_echo(now);
             }
             _ => {}
         }

@@ -161,6 +161,7 @@ impl Requester {
             control_port: ready.control_port,
             keepalive: None,
             handshake_timeout: Duration::from_secs(5),
+            punch: None,
         };
         let (tunnel, events) = ClientTunnel::connect(config).await.unwrap();
         self.session.connected(id).await.unwrap();

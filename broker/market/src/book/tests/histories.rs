@@ -14,7 +14,7 @@ use crate::evidence::{Evidence, TypeEvidence, TypeRule};
 use crate::geo::Point;
 use crate::matching::Wanted;
 use crate::offer::{Capacity, Offer, Placement, Protocol, Protocols, Tier, WeeklyHours};
-use crate::place::{AddressType, City, Country, Measured, Region};
+use crate::place::{AddressType, City, Country, Measured, Reachability, Region};
 use crate::request::{Filter, IpVersion};
 use crate::services::ServiceName;
 use crate::start::StartWindow;
@@ -115,6 +115,10 @@ fn address_type() -> impl Strategy<Value = AddressType> {
     prop::sample::select(AddressType::ALL.to_vec())
 }
 
+fn reachability() -> impl Strategy<Value = Reachability> {
+    prop::sample::select(Reachability::ALL.to_vec())
+}
+
 fn placement() -> impl Strategy<Value = Placement> {
     let place = (
         address(),
@@ -129,8 +133,10 @@ fn placement() -> impl Strategy<Value = Placement> {
         prop::option::of(prop::sample::select(vec![9u16, 10, 11, 500])),
         prop::option::of(0u32..3),
         prop::option::of(prop::sample::select(vec![0u16, 249, 250, 1_000])),
+        prop::option::of(reachability()),
     );
-    (place, measured).prop_map(|(place, (latency_ms, mbit_up, reputation))| {
+    (place, measured).prop_map(|(place, measured)| {
+        let (latency_ms, mbit_up, reputation, reachability) = measured;
         let (address, country, region, city, point, asn, address_type) = place;
         Placement {
             country,
@@ -154,6 +160,7 @@ fn placement() -> impl Strategy<Value = Placement> {
                 latency_ms,
                 mbit_up,
                 reputation,
+                reachability,
                 ..Measured::default()
             },
             ..Placement::at(address)
@@ -238,13 +245,14 @@ pub(crate) fn filter() -> impl Strategy<Value = Filter> {
         0u32..3,
         prop::sample::select(vec![0u16, 0, 0, 9, 10, 600]),
         prop::sample::select(vec![0u16, 0, 0, 1, 250, 300]),
+        rarely(reachability()),
         avoid(),
     );
     (places, exits, least).prop_map(|(places, exits, least)| {
         let (countries, regions, cities, circles, asns, prefixes, address_types, ip_version) =
             places;
         let (protocols, tier, ports, services) = exits;
-        let (mbit_up, mbit_down, max_latency_ms, min_reputation, avoid) = least;
+        let (mbit_up, mbit_down, max_latency_ms, min_reputation, reachability, avoid) = least;
         Filter {
             countries,
             regions,
@@ -262,6 +270,7 @@ pub(crate) fn filter() -> impl Strategy<Value = Filter> {
             mbit_down,
             max_latency_ms,
             min_reputation,
+            reachability: reachability.first().copied(),
             avoid,
         }
     })

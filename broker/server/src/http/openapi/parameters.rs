@@ -118,6 +118,11 @@ fn offers() -> Vec<Value> {
             "Least reputation.",
             number(MAX_REPUTATION.into()),
         ),
+        query(
+            "reachability",
+            "Reached in this way or a better one.",
+            reference("Reachability"),
+        ),
         list(
             "avoid_prefix",
             "No address within one of these.",

@@ -154,6 +154,16 @@ fn junk_is_named_and_harmless() {
 }
 
 #[test]
+fn stun_messages_are_handed_on_as_they_are_and_count_as_nothing() {
+    let mut pair = Pair::open();
+    let message = ipsx_stun::Message::Indication.write(ipsx_stun::Transaction::from(7));
+    pair.carry_up(&message);
+    assert_eq!(pair.at_provider.stun, [message]);
+    assert_eq!(pair.at_provider.refused, []);
+    assert_eq!(pair.provider.dropped().total(), 0);
+}
+
+#[test]
 fn a_flood_of_handshakes_is_asked_to_prove_its_address() {
     let mut pair = Pair::new();
     // Initiations that pass the first check, from someone without a configured key.
