@@ -117,11 +117,15 @@ async fn an_operator_that_drains_lets_requests_rest() {
     let broker = TestBroker::start().await;
     let mut requester = TestRequester::with_deposit(&broker, 1_000_000).await;
     let id = requester.rest("FR", 60).await.unwrap().request;
+    let short = requester.rest("FR", 3).await.unwrap().request;
     operate(&broker, "POST", "/drain").await;
     let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
     agent.publish(agent.offer(1_000, 1)).await;
     let view = requester.resting(id, "?wait=1").await.unwrap();
     assert_eq!(view.status, RequestStatus::Resting);
+    // The clock goes on meanwhile.
+    let view = requester.resting(short, "?wait=15").await.unwrap();
+    assert_eq!(view.status, RequestStatus::Expired);
     operate(&broker, "POST", "/resume").await;
     assert_eq!(agent.accept().await.request, id);
 }

@@ -17,7 +17,12 @@ impl Desk {
                 return Ok(());
             }
             let commands = books.market.handle_timeout(now);
+            // Requests that fit an offer by now are matched by no look while the operator drains, and stay due.
+            let is_idle = commands.is_empty() && self.is_draining();
             self.execute(books, commands, now).await?;
+            if is_idle {
+                return Ok(());
+            }
         }
     }
 
