@@ -209,8 +209,13 @@ impl World {
                 let (_, commands) = self.market.agent_joined(key(provider).address());
                 self.run(commands);
                 // A refusal means that it is there already.
-                let offer = offer(provider, u128::from(provider), 2);
-                let _ = self.market.place(offer, place(provider), now);
+                let first = offer(provider, u128::from(provider), 2);
+                let _ = self.market.place(first, place(provider), now);
+                self.run(Vec::new());
+                let second = Placement::at([192, 0, 100, 10 + provider].into());
+                let mut offer = offer(provider, 2, 1);
+                offer.prefixes = vec![second.address.into()];
+                let _ = self.market.place(offer, second, now);
                 self.run(Vec::new());
             }
             Act::Wait(seconds) => self.wait(seconds),
@@ -284,7 +289,7 @@ impl World {
                 .deals()
                 .filter(|r| r.deal.provider == address)
                 .count();
-            assert!(own <= 2, "oversold");
+            assert!(own <= 3, "oversold");
         }
         let rest = self.requests.values();
         let rest: Vec<_> = rest
@@ -316,7 +321,8 @@ impl World {
     }
 }
 
-/// Two providers have a network in common, and two a prefix.
+/// Two providers have a network in common, and two a prefix; the second address of each is in the third one's prefix, and its
+/// network is not known.
 fn place(provider: u8) -> Placement {
     let network = if provider == 3 { 100 } else { 2 };
     let mut placement = Placement::at([192, 0, network, provider].into());
