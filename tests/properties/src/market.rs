@@ -204,6 +204,11 @@ impl World {
             | BrokerMessage::DealAborted { deal_id, .. } => {
                 assert_eq!(self.lender(deal_id), Some(provider));
             }
+            // Of an endpoint that it has named.
+            BrokerMessage::Reached { .. } => {
+                let mut all = (0..PROVIDERS).map(self::provider);
+                assert!(all.any(|one| one.address() == provider));
+            }
             other => panic!("{other:?} was not asked for"),
         }
     }
