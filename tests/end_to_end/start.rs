@@ -30,7 +30,11 @@ impl World {
         let rule = origin.rule();
         let (provider, requester) = (market.wallet("provider"), market.wallet("requester"));
         let timers = market.path().join("broker.toml");
-        std::fs::write(&timers, "sign_seconds = 9\nstart_seconds = 10\n").unwrap();
+        std::fs::write(
+            &timers,
+            "propose_seconds = 2\nsign_seconds = 9\nstart_seconds = 10\n",
+        )
+        .unwrap();
         market.tell_broker(&["--config", timers.to_str().unwrap()]);
         market.start_broker();
         let words = [
@@ -103,4 +107,22 @@ fn what_an_absent_requester_has_prepaid_is_claimed() {
     let claims = world.market.run(&world.provider, &["settle", "--yes"]);
     let paid: u128 = claims["paid"].as_str().unwrap().parse().unwrap();
     assert!(paid > 0, "{claims}");
+}
+
+#[test]
+fn several_are_booked_for_one_second() {
+    let mut world = World::new();
+    let (second, rule) = (world.market.wallet("second"), world.origin.rule());
+    let words = ["--price-per-second", "0.002", "--allow", &rule];
+    let _second = world.market.start_provider(&second, "127.0.1.2", &words);
+    let words = "--count 2 --distinct provider --duration 8s --budget 2 --start-in";
+    let mut command = world.market.connect(&world.requester, words);
+    let mut lease = Program::start("connect", command.arg(AHEAD));
+    lease.wait_for("starts    in", SOON);
+    let proxy = lease.proxy(Duration::from_secs(120));
+    let mut seen = [world.origin.sees(&proxy), world.origin.sees(&proxy)];
+    seen.sort();
+    assert_eq!(seen, ["127.0.1.1", "127.0.1.2"]);
+    let finished = lease.finish(SOON);
+    assert_eq!(finished.code, Some(0), "{finished:#?}");
 }

@@ -216,13 +216,16 @@ pub struct SignBundle {
 }
 
 /// A signature under one of several deals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DealSignature {
     /// The deal.
     pub deal_id: DealId,
     /// The requester's wallet over it.
     pub signature: Signature,
+    /// The voucher for the first slice, as with [`SignDeal`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepaid: Option<Signed<Voucher>>,
 }
 
 /// The answer to [`SignBundle`].

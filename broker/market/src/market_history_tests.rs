@@ -20,7 +20,7 @@ use crate::status::DealStatus;
 enum Act {
     Ask(u8),
     AskAhead(u8, u64),
-    AskFor(u8, u8, Distinct, bool),
+    AskFor(u8, u8, Distinct, bool, u64),
     Rest(u8, u64),
     RestFor(u8, u8, Distinct, bool),
     Cancel(u8, usize),
@@ -52,7 +52,8 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         5 => (50u8..53).prop_map(Act::Ask),
         2 => (50u8..53, prop::sample::select(vec![10, 90, 4_000])).prop_map(|(r, s)| Act::AskAhead(r, s)),
-        5 => several().prop_map(|(r, n, by, all)| Act::AskFor(r, n, by, all)),
+        5 => (several(), prop::sample::select(vec![0, 0, 90, 4_000]))
+            .prop_map(|((r, n, by, all), s)| Act::AskFor(r, n, by, all, s)),
         6 => several().prop_map(|(r, n, by, all)| Act::RestFor(r, n, by, all)),
         6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
         1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
@@ -89,8 +90,8 @@ impl World {
             Act::AskAhead(requester, seconds) => {
                 self.ask_ahead(requester, seconds, 600);
             }
-            Act::AskFor(requester, count, distinct, all_or_nothing) => {
-                self.ask_for(requester, count, distinct, all_or_nothing);
+            Act::AskFor(requester, count, distinct, all_or_nothing, ahead) => {
+                self.ask_for_ahead(requester, count, distinct, all_or_nothing, ahead);
             }
             Act::Rest(requester, seconds) => {
                 self.rest(requester, seconds);
@@ -259,6 +260,8 @@ impl World {
                 for other in &legs[..at] {
                     assert!(is_distinct(request.bundle.distinct, leg, other));
                     assert_ne!(leg.deal.channel(), other.deal.channel());
+                    let starts = [leg, other].map(|record| record.deal.starts_at);
+                    assert!(request.start.is_now() || starts[0] == starts[1]);
                 }
             }
             if !request.bundle.all_or_nothing {

@@ -124,6 +124,9 @@ pub struct DealRecord {
     /// Whether that is the provider's, because the requester did not come.
     #[serde(default)]
     pub forfeited: bool,
+    /// Whether it never is, because the deal was over through another one of its bundle, and not by the requester's fault.
+    #[serde(default)]
+    pub spared: bool,
     /// What the channel had paid before this deal, as far as the broker knows.
     pub paid_before: Amount,
     /// How to reach the provider.
@@ -169,6 +172,7 @@ impl DealRecord {
             reservation: None,
             prepaid: None,
             forfeited: false,
+            spared: false,
             paid_before: Amount::ZERO,
             ready: None,
             ready_at: None,
@@ -240,15 +244,20 @@ impl DealRecord {
         Some(self.moved(Side::Requester, cause, now))
     }
 
-    /// The prepaid voucher, if it is the provider's now and was not before: the deal is over, and not through the provider.
-    pub(crate) fn forfeit(&mut self) -> Option<&Signed<Voucher>> {
+    /// Whether what was prepaid is the provider's: the deal is over, and not through a provider.
+    pub(crate) fn is_lost(&self) -> bool {
         let lost = matches!(
             self.status(),
             DealStatus::NoShow | DealStatus::Ended | DealStatus::RequesterFailed
         );
         // Whoever does not wait any longer for a provider that is late loses nothing.
         let late = self.ready_at.is_none() && self.over_at >= Some(self.deal.starts_at);
-        if !lost || late || self.forfeited {
+        lost && !late && !self.spared
+    }
+
+    /// The prepaid voucher, if it is the provider's now and was not before.
+    pub(crate) fn forfeit(&mut self) -> Option<&Signed<Voucher>> {
+        if !self.is_lost() || self.forfeited {
             return None;
         }
         self.forfeited = self.prepaid.is_some();

@@ -42,6 +42,22 @@ impl StartWindow {
         (first <= self.latest).then_some((first, self.latest))
     }
 
+    /// Each second at which leases of several offers may start together, seen from `now`: the first one, and each from which
+    /// on others are for sale.
+    pub(crate) fn together(&self, now: UnixSeconds) -> impl Iterator<Item = Self> + use<> {
+        let at_once = self.is_now().then_some(Self::NOW);
+        let window = self.seconds(now).filter(|_| !self.is_now());
+        let seconds = window.into_iter().flat_map(|(first, last)| {
+            let hours = (first.0 / 3_600 + 1..=last.0 / 3_600).map(|hour| hour * 3_600);
+            std::iter::once(first.0).chain(hours)
+        });
+        let alone = |second| Self {
+            earliest: UnixSeconds(second),
+            latest: UnixSeconds(second),
+        };
+        at_once.into_iter().chain(seconds.map(alone))
+    }
+
     /// Whether a start at `at` is what was asked for, seen from `now`; clocks may differ a little.
     pub fn allows(&self, at: UnixSeconds, now: UnixSeconds) -> bool {
         if self.is_now() {

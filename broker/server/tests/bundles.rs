@@ -22,6 +22,7 @@ use ipsx_market::status::DealStatus;
 use ipsx_metering::{Amount, B256, Signed, Withdrawal};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tests::postgres::Server;
+use ipsx_tests::requester::now;
 use parties::bundle::{BUNDLES, ask, path, program, sign, signatures, three_at};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
@@ -232,7 +233,13 @@ async fn what_is_no_bundle_is_refused() {
             |r| r.bundle.legs[0].channel_salt = r.channel_salt,
             "bundle.legs",
         ),
-        (|r| r.start.latest = r.expires_at, "bundle"),
+        (
+            |r| {
+                r.start.latest = r.expires_at;
+                r.rest_until = r.expires_at;
+            },
+            "rest_until",
+        ),
     ];
     for (change, named) in changes {
         let mut request = requester.several(3);
@@ -265,6 +272,47 @@ async fn what_is_no_bundle_is_refused() {
     let path = format!("{BUNDLES}/{}/signatures", B256::ZERO);
     let refused = rich.post::<BoundBundle>(&path, &nothing).await;
     assert_eq!(refused.unwrap_err().kind, ProblemKind::InvalidRequest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_are_booked_for_one_second_and_given_up_at_the_price_of_all() {
+    let broker = TestBroker::start().await;
+    let mut agents = agents(&broker).await;
+    let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
+    let mut request = requester.several(3);
+    let starts = now().after(300);
+    (request.start.earliest, request.start.latest) = (starts, starts);
+    let [a, b, c] = &mut agents;
+    let asked = ask(&requester, request);
+    let (proposed, ..) = tokio::join!(asked, a.accept(), b.accept(), c.accept());
+    let proposed = proposed.unwrap();
+    assert!(proposed.deals.iter().all(|p| p.deal.starts_at == starts));
+    // What is prepaid is so for each.
+    let mut unpaid = signatures(&requester, &proposed);
+    unpaid.signatures[2].prepaid = None;
+    let to = path(&proposed);
+    let refused = requester.post::<BoundBundle>(&to, &unpaid).await;
+    assert_eq!(refused.unwrap_err().kind, ProblemKind::InvalidRequest);
+    sign(&requester, &proposed).await.unwrap();
+    let to = format!("/v1/deals/{}/end", proposed.deals[1].deal_id);
+    let end = serde_json::json!({ "report": {
+        "cause": "requester_ended", "usage": { "secs": 0, "bytes_up": 0, "bytes_down": 0 },
+        "amount": "0", "voucher": null,
+    }});
+    let ended = requester.post::<DealView>(&to, &end).await;
+    assert_eq!(ended.unwrap().status, DealStatus::Ended);
+    for agent in &mut agents {
+        agent.bound().await;
+        let told = [agent.hear().await, agent.hear().await];
+        let lost = matches!(
+            told,
+            [
+                BrokerMessage::Forfeited { .. },
+                BrokerMessage::EndLease { .. }
+            ]
+        );
+        assert!(lost, "{told:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

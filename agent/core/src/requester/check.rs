@@ -139,6 +139,10 @@ pub fn check_bundle(
         if usize::from(one.deal.leg) != number {
             return Err(ProposalFault::Changed { field: "lease" });
         }
+        let (start, first) = (one.deal.starts_at, proposed[0].deal.starts_at);
+        if start != first && !request.start.is_now() {
+            return Err(ProposalFault::Changed { field: "start" });
+        }
         let mut others = Filter::default();
         for other in &proposed[..number] {
             let distinct = request.bundle.distinct;

@@ -204,7 +204,7 @@ pub struct ConnectArgs {
     )]
     pub rotate: Option<u32>,
     /// Lease so many addresses at once, all or none: the proxy goes through them in turn. The budget is for all of them
-    /// together. Several go with the proxy only, and start at once
+    /// together. Several go with the proxy only
     #[arg(
         long,
         value_name = "N",
@@ -252,8 +252,12 @@ impl ConnectArgs {
             ("--rotate", self.rotate.is_some()),
             ("--export", self.export.is_some()),
             ("--tun", self.host.tun.is_some()),
-            ("--start-in", self.start_in.is_some()),
         ];
+        if self.count > 1 && self.start_in.is_some() && self.wait.is_some() {
+            return Err(Failure::usage(
+                "several leases that start later cannot be waited for; leave --wait or --start-in out",
+            ));
+        }
         let single = ways.into_iter().find(|(_, asked)| *asked);
         match single.filter(|_| self.count > 1) {
             None => Ok(()),
@@ -366,7 +370,7 @@ mod tests {
             assert!(refused.contains(hint), "{words}: {refused}");
         }
         // What only a single lease can be used with, one can be.
-        for words in ["--rotate 60s", "--export wg file", "--tun", "--start-in 5m"] {
+        for words in ["--rotate 60s", "--export wg file", "--tun"] {
             let [one, two] = [1, 2].map(|count| parse(&format!("--count {count} {words}")));
             let (one, alone) = (one.unwrap(), parse(words).unwrap());
             assert_eq!(format!("{one:?}"), format!("{alone:?}"));
@@ -375,9 +379,15 @@ mod tests {
             let named = words.split(' ').next().unwrap();
             assert!(refused.message.contains(named), "{words}: {refused:?}");
         }
-        let waits = parse("--count 2 --wait 5m").unwrap();
-        waits.check_count().unwrap();
-        assert_eq!(waits.wait, Some(300));
+        for words in ["--count 2 --wait 5m", "--count 2 --start-in 5m"] {
+            parse(words).unwrap().check_count().unwrap();
+        }
+        assert!(
+            parse("--count 2 --start-in 5m --wait 5m")
+                .unwrap()
+                .check_count()
+                .is_err()
+        );
     }
 
     #[test]

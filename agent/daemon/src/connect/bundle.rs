@@ -33,7 +33,8 @@ impl Requester {
             .collect();
         let session_key = slot.key(&self.wallet, self.network.info.network);
         let waits = patience.as_ref().map_or(0, |patience| patience.seconds);
-        let longest = u64::from(wishes.seconds) + u64::from(waits);
+        let ahead = wishes.start.latest.since(unix_now());
+        let longest = u64::from(wishes.seconds) + u64::from(waits) + ahead;
         let authorization = self.authorization(session_key.address(), longest).await?;
         let mut request = self.first_of(wishes, &session_key, &keys, patience.as_ref())?;
         request.bundle = bundle(&keys, distinct);
@@ -42,7 +43,7 @@ impl Requester {
         let records = proposed.iter().map(|one| self.record(one, slot.number()));
         let mut records: Vec<_> = records.collect();
         let bound = self
-            .bind_bundle(request.id(), &mut records, authorization)
+            .bind_bundle(request.id(), &mut records, &session_key, authorization)
             .await;
         if let Err(failure) = bound {
             for record in &mut records {
@@ -102,17 +103,22 @@ impl Requester {
         &self,
         request: RequestId,
         records: &mut [LeaseRecord],
+        session_key: &Wallet,
         authorization: Option<Signed<Authorization>>,
     ) -> Result<(), Failure> {
         for record in records.iter() {
             self.store.put_lease(record)?;
         }
-        let signatures = records.iter().map(|record| DealSignature {
-            deal_id: record.deal.id(),
-            signature: record.requester_signature,
-        });
+        let sign = |record: &LeaseRecord| {
+            Ok(DealSignature {
+                deal_id: record.deal.id(),
+                signature: record.requester_signature,
+                prepaid: self.prepay(&record.deal, session_key)?,
+            })
+        };
+        let signatures = records.iter().map(sign).collect::<Result<_, Failure>>()?;
         let signatures = SignBundle {
-            signatures: signatures.collect(),
+            signatures,
             authorization,
         };
         let words = match self.session.sign_bundle(request, &signatures).await {

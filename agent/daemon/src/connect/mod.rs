@@ -101,7 +101,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
         agreed = requester.open(bound) => agreed?,
         _ = wishes_to_end.recv() => {
             requester.abandon(&mut record).await?;
-            return Err(not_wanted(&record));
+            return Err(not_wanted(&[record]));
         }
     };
     let rotation = args.rotate.map(|every| Rotation {
@@ -151,13 +151,12 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     leave(place, outcome, output).await
 }
 
-fn not_wanted(record: &LeaseRecord) -> Failure {
-    let lost = match record.deal.is_prepaid() {
-        true => format!(
-            "{} was prepaid and is lost",
-            amount::tokens(budget::ahead(&record.deal))
-        ),
-        false => "nothing was paid".into(),
+fn not_wanted(records: &[LeaseRecord]) -> Failure {
+    let prepaid = records.iter().filter(|record| record.deal.is_prepaid());
+    let prepaid: Amount = prepaid.map(|record| budget::ahead(&record.deal)).sum();
+    let lost = match prepaid {
+        Amount::ZERO => "nothing was paid".into(),
+        prepaid => format!("{} was prepaid and is lost", amount::tokens(prepaid)),
     };
     Failure::new(
         ExitCode::Interrupted,

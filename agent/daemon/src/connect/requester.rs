@@ -148,10 +148,7 @@ impl Requester {
             .await?;
         let mut record = self.record(&proposed, slot.number());
         self.store.put_lease(&record)?;
-        let prepaid = match record.deal.is_prepaid() {
-            true => Some(self.prepay(&record.deal, &session_key)?),
-            false => None,
-        };
+        let prepaid = self.prepay(&record.deal, &session_key)?;
         let signature = SignDeal {
             signature: record.requester_signature,
             authorization,

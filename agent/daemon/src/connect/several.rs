@@ -83,7 +83,7 @@ impl Several {
         let mut wishes_to_end = early.unwrap_or_else(interrupts);
         let opened = tokio::select! {
             opened = open(&requester, bound) => opened,
-            _ = wishes_to_end.recv() => Err(not_wanted(&records[0])),
+            _ = wishes_to_end.recv() => Err(not_wanted(&records)),
         };
         let agreed = match opened {
             Ok(agreed) => agreed,

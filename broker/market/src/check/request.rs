@@ -133,13 +133,9 @@ fn check_bundle(request: &Request) -> Result<(), Unusable> {
             allowed,
         ));
     }
-    if request.count() > 1 && !request.start.is_now() {
-        let allowed = "left out where a lease starts later: only single ones do";
-        return Err(field(
-            "bundle",
-            format!("{} leases", request.count()),
-            allowed,
-        ));
+    if request.count() > 1 && !request.start.is_now() && request.rest_until.0 > 0 {
+        let allowed = "left out where several leases start later";
+        return Err(field("rest_until", request.rest_until, allowed));
     }
     Ok(())
 }

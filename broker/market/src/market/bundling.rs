@@ -17,6 +17,7 @@ use crate::record::{Cause, DealRecord};
 use crate::request::{Filter, SignedRequest};
 use crate::resting::at_rest;
 use crate::sold::sold_at;
+use crate::start::StartWindow;
 use crate::status::RequesterStatus;
 
 /// Who waits for what comes of it.
@@ -34,6 +35,8 @@ pub(super) struct Bundling {
     waits: Waits,
     request: SignedRequest,
     seed: B256,
+    /// When all legs start: at once, or in one second.
+    start: StartWindow,
     /// For all legs, however many providers were asked before.
     pub(super) sign_by: UnixSeconds,
     /// The same.
@@ -53,6 +56,7 @@ struct Leg {
 }
 
 /// The book has too few offers for a request: nobody was asked.
+#[derive(Default)]
 struct TooFew {
     found: usize,
     /// What is not distinct from these.
@@ -92,8 +96,7 @@ impl Market {
         now: UnixSeconds,
     ) -> Vec<Command> {
         let (waits, wanted) = (Waits::Ticket(ticket), request.message.count());
-        let asked = self.ask_for_all(waits, request.clone(), seed, Vec::new(), now);
-        match asked {
+        match self.ask_for_all(waits, &request, seed, &[], now) {
             Ok((_, commands)) => commands,
             Err(few) if self.lets_rest(&request, now) => {
                 self.rest(ticket, request, seed, Vec::new(), few.like, now)
@@ -112,7 +115,7 @@ impl Market {
         now: UnixSeconds,
     ) -> Look {
         let count = request.message.count();
-        match self.ask_for_all(Waits::Resting(number), request, seed, tried, now) {
+        match self.ask_for_all(Waits::Resting(number), &request, seed, &tried, now) {
             Ok((bundle, commands)) => {
                 self.resting.ask(number, bundle);
                 Look {
@@ -156,6 +159,12 @@ impl Market {
         filter
     }
 
+    /// When a lease may start: of one of several, when all of them do.
+    pub(super) fn start_of(&self, asker: Asker, request: &SignedRequest) -> StartWindow {
+        let bundle = self.bundle_of(asker);
+        bundle.map_or(request.message.start, |bundle| bundle.start)
+    }
+
     /// A provider that was asked for one of several did not sign, or has left: the next one is asked.
     pub(super) fn leg_refused(
         &mut self,
@@ -187,27 +196,47 @@ impl Market {
     }
 
     /// Asks a provider for each leg, and returns by which number all of them are known; or nobody, if there are too few
-    /// offers.
+    /// offers. All legs start in the first second for which there are enough.
     fn ask_for_all(
         &mut self,
         waits: Waits,
-        request: SignedRequest,
+        request: &SignedRequest,
         seed: B256,
-        tried: Vec<OfferId>,
+        tried: &[OfferId],
         now: UnixSeconds,
     ) -> Result<(u64, Vec<Command>), TooFew> {
-        let (count, bundle) = (request.message.count(), self.next_number());
         let timers = self.config.timers;
-        let sign_by = now.after(timers.propose * self.config.attempts as u64 + timers.sign);
-        let bundling = Bundling {
-            waits,
-            request,
-            seed,
-            sign_by,
-            start_by: sign_by.after(timers.start.saturating_sub(timers.sign)),
-            legs: vec![Leg::default(); count],
-            tried,
-        };
+        let asked = now.after(timers.propose * self.config.attempts as u64);
+        let sign_by = asked.after(timers.sign);
+        let mut most = TooFew::default();
+        for start in request.message.start.together(now) {
+            let start_by = start.earliest.max(asked).after(timers.start);
+            let bundling = Bundling {
+                waits,
+                request: request.clone(),
+                seed,
+                start,
+                sign_by,
+                start_by: start_by.max(sign_by),
+                legs: vec![Leg::default(); request.message.count()],
+                tried: tried.to_vec(),
+            };
+            match self.ask_for(bundling, now) {
+                Ok(asked) => return Ok(asked),
+                Err(few) if few.found > most.found || most.reason.is_empty() => most = few,
+                Err(_) => {}
+            }
+        }
+        Err(most)
+    }
+
+    /// The same at one time.
+    fn ask_for(
+        &mut self,
+        bundling: Bundling,
+        now: UnixSeconds,
+    ) -> Result<(u64, Vec<Command>), TooFew> {
+        let (count, bundle) = (bundling.legs.len(), self.next_number());
         let all_or_nothing = bundling.is_all_or_nothing();
         self.bundles.insert(bundle, bundling);
         let mut commands = Vec::new();

@@ -13,6 +13,7 @@ use crate::bundle::{Bundle, Leg as Keys};
 use crate::http::ProposedDeal;
 use crate::offer::Placement;
 use crate::request::TunnelKey;
+use crate::start::StartWindow;
 use crate::status::DealStatus;
 
 /// Several addresses for the request of this nonce.
@@ -37,8 +38,27 @@ impl World {
         distinct: Distinct,
         all_or_nothing: bool,
     ) -> Ticket {
-        let nonce = self.tickets + 1;
+        self.ask_for_ahead(requester, count, distinct, all_or_nothing, 0)
+    }
+
+    /// The same, to start so many seconds later, or up to ten minutes after that.
+    pub(crate) fn ask_for_ahead(
+        &mut self,
+        requester: u8,
+        count: u8,
+        distinct: Distinct,
+        all_or_nothing: bool,
+        ahead: u64,
+    ) -> Ticket {
+        let (nonce, earliest) = (self.tickets + 1, self.now.after(ahead));
+        let start = StartWindow {
+            earliest,
+            latest: earliest.after(600),
+        };
         self.post(resting(requester, nonce, |request| {
+            if ahead > 0 {
+                request.start = start;
+            }
             request.bundle = bundle(nonce, count, distinct, all_or_nothing);
         }))
     }

@@ -180,6 +180,7 @@ impl Market {
         let (filter, leg) = (self.filter_of(asker, &request), asker.leg());
         let wanted = Wanted {
             filter: &filter,
+            start: self.start_of(asker, &request),
             ..Wanted::from(&request.message)
         };
         let taken = match asker {

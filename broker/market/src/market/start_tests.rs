@@ -3,8 +3,10 @@
 
 use ipsx_metering::U256;
 
+use super::bundling::tests::bundle;
 use super::world::*;
 use super::*;
+use crate::avoid::Distinct;
 use crate::deal::Deal;
 use crate::messages::{BrokerMessage, EndCause};
 use crate::offer::WeeklyHours;
@@ -31,6 +33,26 @@ impl World {
         self.sign(50, &deal);
         self.bind(&deal);
         deal
+    }
+
+    /// The same for three of different providers, which are good for anything only together.
+    fn booked_together(&mut self) -> [Deal; 3] {
+        self.ask_together(3, 3_600, 0);
+        let deals = [1, 2, 3].map(|provider| self.accept(provider));
+        self.sign_all(50, &deals).unwrap();
+        deals.iter().for_each(|deal| self.bind(deal));
+        deals
+    }
+
+    fn ask_together(&mut self, count: u8, ahead: u64, within: u64) -> Ticket {
+        let (nonce, earliest) = (self.tickets + 1, self.now.after(ahead));
+        self.post(resting(50, nonce, |request| {
+            request.start = StartWindow {
+                earliest,
+                latest: earliest.after(within),
+            };
+            request.bundle = bundle(nonce, count, Distinct::Provider, true);
+        }))
     }
 
     fn open(&mut self, deal: &Deal) {
@@ -206,4 +228,93 @@ fn leases_ahead_are_limited_like_all_that_have_not_started() {
     let ticket = world.ask_ahead(50, 3_600, 0);
     let refused = Err(RequestFailure::TooManyUnstarted(3));
     assert_eq!(world.answers[&ticket], refused);
+}
+
+#[test]
+fn several_start_in_one_second() {
+    let mut world = World::with_offers(&[(1, 3, 1)]);
+    for (provider, hour) in [(2, 15), (3, 16), (4, 16)] {
+        world.market.agent_joined(key(provider).address());
+        let mut later = offer(provider, 1, 1);
+        // It is Friday, 14:00.
+        later.weekly_hours = WeeklyHours(U256::from(1u8) << (4 * 24 + hour));
+        let (place, now) = (placement(provider), world.now);
+        world.market.place(later, place, now).unwrap();
+    }
+    for (count, ahead, within, starts) in [
+        (2, 0, 7_200, Some(3_600)),
+        (3, 0, 7_200, Some(7_200)),
+        (2, 7_300, 0, Some(7_300)),
+        // All of it lies in the hours that are for sale.
+        (3, 10_700, 0, Some(10_700)),
+        (2, 10_701, 60, None),
+        (3, 0, 7_199, None),
+    ] {
+        let ticket = world.ask_together(count, ahead, within);
+        let asked: Vec<_> = world.proposals.drain(..).collect();
+        let expected = starts.map(|starts| vec![world.now.after(starts); count.into()]);
+        let found: Vec<_> = asked.iter().map(|(.., p)| p.starts_at).collect();
+        assert_eq!(found, expected.unwrap_or_default(), "{count} {ahead}");
+        assert_eq!(world.answers.contains_key(&ticket), starts.is_none());
+        for (who, number, _) in asked {
+            let commands = world.market.decline(who, number, "no", world.now);
+            world.run(commands);
+            world.proposals.clear();
+        }
+        assert_eq!(world.market.book().leases_held(), 0);
+    }
+}
+
+#[test]
+fn what_is_prepaid_for_several_is_lost_by_the_requesters_fault_only() {
+    let offers = [(1, 3, 1), (2, 3, 1), (3, 3, 1)];
+    let lost = |world: &World, deals: &[Deal; 3]| {
+        let lost = [0, 1, 2].map(|leg| world.forfeited_for(&deals[leg]));
+        assert!(lost.iter().all(|one| *one == lost[0]), "{lost:?}");
+        lost[0]
+    };
+    // It does not come.
+    let mut world = World::with_offers(&offers);
+    let deals = world.booked_together();
+    assert!(
+        deals
+            .iter()
+            .all(|deal| deal.starts_at == deals[0].starts_at)
+    );
+    world.wait(3_595);
+    deals.iter().for_each(|deal| world.open(deal));
+    world.wait(66);
+    assert!(lost(&world, &deals));
+    // It gives one up.
+    let mut world = World::with_offers(&offers);
+    let deals = world.booked_together();
+    world.gives_up(&deals[1]);
+    assert_eq!(world.status(&deals[2]), DealStatus::Ended);
+    assert!(lost(&world, &deals));
+    // One provider is not there, and the requester waits or does not.
+    for waits in [true, false] {
+        let mut world = World::with_offers(&offers);
+        let deals = world.booked_together();
+        world.wait(3_595);
+        world.open(&deals[0]);
+        world.open(&deals[1]);
+        if waits {
+            world.wait(66);
+            assert_eq!(world.status(&deals[2]), DealStatus::ProviderFailed);
+        } else {
+            world.wait(6);
+            world.gives_up(&deals[2]);
+        }
+        assert_eq!(world.status(&deals[0]), DealStatus::Ended);
+        assert!(!lost(&world, &deals));
+    }
+    // One takes its word back.
+    let mut world = World::with_offers(&offers);
+    let deals = world.booked_together();
+    let report = report(EndCause::ProviderEnded);
+    let (market, now) = (&mut world.market, world.now);
+    let commands = market.provider_ended(deals[0].provider, deals[0].id(), report, now);
+    world.run(commands.unwrap());
+    assert_eq!(world.status(&deals[1]), DealStatus::Ended);
+    assert!(!lost(&world, &deals));
 }

@@ -13,6 +13,8 @@ pub(super) struct Over {
     payer: Address,
     request: RequestId,
     status: DealStatus,
+    /// Whether what was prepaid is its provider's.
+    lost: bool,
 }
 
 impl Over {
@@ -22,6 +24,7 @@ impl Over {
             payer: record.deal.payer,
             request: record.deal.request,
             status,
+            lost: record.is_lost(),
         })
     }
 }
@@ -75,7 +78,7 @@ impl Market {
                 None => false,
             };
             if !to_blame {
-                commands.extend(self.release_leg(id, now));
+                commands.extend(self.release_leg(id, !over.lost, now));
             }
         }
         commands
@@ -95,8 +98,9 @@ impl Market {
         (live.record.is_unstarted() && at < now).then_some(side)
     }
 
-    /// Ends a deal that has not begun, by nobody's fault.
-    fn release_leg(&mut self, id: DealId, now: UnixSeconds) -> Vec<Command> {
+    /// Ends a deal that has not begun, by nobody's fault; what was prepaid is spared, unless the requester loses that of the
+    /// one that was over first.
+    fn release_leg(&mut self, id: DealId, spared: bool, now: UnixSeconds) -> Vec<Command> {
         let Some(live) = self.deals.get_mut(&id) else {
             return Vec::new();
         };
@@ -115,6 +119,7 @@ impl Market {
                 cause: EndCause::NotStarted,
             }),
         });
+        record.spared = spared;
         let moved = record.requester_becomes(next, Cause::Incomplete, now);
         let mut commands = self.write_down(id, moved, now);
         commands.extend(end);

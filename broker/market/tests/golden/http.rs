@@ -223,6 +223,7 @@ fn sign_bundle() -> SignBundle {
     let signature = |deal: Deal| DealSignature {
         deal_id: deal.id(),
         signature: examples::signed_hash(&deal, &examples::requester()),
+        prepaid: None,
     };
     SignBundle {
         signatures: examples::bundled_deals().map(signature).into(),

@@ -76,10 +76,10 @@ impl Desk {
         if body.signatures.is_empty() {
             return Err(DeskError::Invalid("`signatures` is empty".into()));
         }
-        let signed = body.signatures.iter().map(|signed| SignedDeal {
+        let signed = body.signatures.into_iter().map(|signed| SignedDeal {
             id: signed.deal_id,
             signature: signed.signature,
-            prepaid: None,
+            prepaid: signed.prepaid,
         });
         let signed: Vec<_> = signed.collect();
         let authorization = body.authorization.as_ref();

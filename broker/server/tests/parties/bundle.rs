@@ -47,6 +47,10 @@ pub fn signatures(requester: &TestRequester, proposed: &ProposedBundle) -> SignB
         signature: requester
             .wallet
             .sign_hash(deal.signing_hash(&requester.info.domain)),
+        prepaid: deal.is_prepaid().then(|| {
+            let first = deal.terms().first_slice();
+            requester.voucher(deal.channel().id(), first.0)
+        }),
     };
     SignBundle {
         signatures: proposed.deals.iter().map(|p| sign(&p.deal)).collect(),

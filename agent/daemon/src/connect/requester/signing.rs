@@ -148,11 +148,14 @@ impl Requester {
     }
 
     /// Signs the voucher for the first slice of a lease that starts later; it is on disk before it leaves.
-    pub(super) fn prepay(
+    pub(in crate::connect) fn prepay(
         &self,
         deal: &Deal,
         session_key: &Wallet,
-    ) -> Result<Signed<Voucher>, Failure> {
+    ) -> Result<Option<Signed<Voucher>>, Failure> {
+        if !deal.is_prepaid() {
+            return Ok(None);
+        }
         let channel_id = deal.channel().id();
         let mut state = self.store.channel(channel_id)?;
         let base = state.cumulative();
@@ -172,7 +175,7 @@ impl Requester {
             vouchers: 1,
         });
         self.store.put_channel(channel_id, &state)?;
-        Ok(voucher)
+        Ok(Some(voucher))
     }
 
     /// Hands in the signature and takes the network's word.
