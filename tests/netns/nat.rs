@@ -173,6 +173,19 @@ impl World {
         seen
     }
 
+    /// The same for all that the requester's host does.
+    fn seen_by_the_whole_host(&self) -> String {
+        let mut program = self.connect(&["--tun", "--keep-dns"]);
+        program.wait_for("traffic goes through", SOON);
+        let mut curl = self.requester.command("curl");
+        let fetched = web::run(&mut curl, &format!("http://{BROKER}:8080/"));
+        assert_eq!(fetched.code, 0, "{fetched:?}");
+        program.signal("INT");
+        let ended = program.finish(SOON);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+        fetched.body
+    }
+
     fn refused(&self, words: &[&str]) -> Finished {
         let ended = self.connect(words).finish(GIVEN_UP);
         assert_ne!(ended.code, Some(0), "{ended:#?}");
@@ -254,6 +267,7 @@ fn a_provider_behind_a_nat_is_reached_from_behind_another_one() {
     let direct = ["--reachability", "direct"];
     assert_eq!(world.reachability(&direct), None, "{direct:?}");
     assert_eq!(world.seen_through_a_lease(), PROVIDERS_NAT);
+    assert_eq!(world.seen_by_the_whole_host(), PROVIDERS_NAT);
     let file = world.market.path().join("wg.conf");
     let export = world.refused(&["--export", "wg", &file.display().to_string()]);
     assert!(export.stderr.contains("reached direct"), "{export:#?}");

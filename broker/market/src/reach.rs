@@ -43,6 +43,8 @@ struct Tried {
     /// Sent in the trial that is going on.
     tokens: Vec<u64>,
     due: UnixSeconds,
+    /// Whether a trial is over.
+    is_tried: bool,
     found: Option<Reachability>,
 }
 
@@ -69,21 +71,30 @@ impl Reach {
             && tried.endpoint == endpoint
         {
             tried.mapped = mapped;
-            if tried.found == Some(Reachability::Direct) || !tried.tokens.is_empty() {
+            if tried.found == Some(Reachability::Direct) || !tried.is_tried {
                 return Vec::new();
             }
             tried.found = tried.punched();
             return vec![Step::Found(provider, tried.found)];
         }
+        // Within a trial, another one begins no sooner than its next token would leave.
+        let soon = |due: &UnixSeconds| (now..=now.after(1)).contains(due);
+        let due = self.agents.get(&provider).map(|tried| tried.due);
+        let due = due.filter(soon).unwrap_or(now);
         self.left(provider);
         let tried = Tried {
             endpoint,
             mapped,
             tokens: Vec::new(),
-            due: now,
+            due,
+            is_tried: false,
             found: None,
         };
         self.agents.insert(provider, tried);
+        self.due.insert((due, provider));
+        if due > now {
+            return Vec::new();
+        }
         self.go_on(provider, &draw, now).into_iter().collect()
     }
 
@@ -99,6 +110,7 @@ impl Reach {
             return None;
         }
         tried.tokens.clear();
+        tried.is_tried = true;
         tried.found = Some(Reachability::Direct);
         self.wait(provider, now.after(BETWEEN));
         Some(Step::Found(provider, Some(Reachability::Direct)))
@@ -152,6 +164,7 @@ impl Reach {
             return Some(Step::Try { to, token });
         }
         tried.tokens.clear();
+        tried.is_tried = true;
         tried.found = tried.punched();
         let found = tried.found;
         self.wait(provider, now.after(BETWEEN));

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use ipsx_market::bundle::Bundle;
 use ipsx_market::deal::Binding;
-use ipsx_market::http::{OfferView, Problem, ProblemKind};
+use ipsx_market::http::{OfferView, Problem, ProblemKind, RequesterEndpoint};
+use ipsx_market::messages::BrokerMessage;
 use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
 use ipsx_metering::RequestId;
@@ -255,6 +256,37 @@ async fn a_bundle_is_refused_and_leaves_nothing_behind() {
     let bound = requester.sign(&proposed).await.unwrap();
     assert_eq!(bound.outcome.message.outcome, Binding::Bound);
     assert_eq!(free(&requester).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whichever_broker_hears_where_a_requester_is_its_provider_is_told() {
+    let Some((_alone, world)) = alone().await else {
+        return;
+    };
+    let mut lender = agent(&world, "127.0.1.203", 0).await;
+    lender.publish(lender.offer(1_000, 1)).await;
+    let mut requester = world.requester(0).await;
+    let request = requester.request("FR");
+    let (proposed, deal) = tokio::join!(requester.ask(request), lender.accept());
+    requester.sign(&proposed.unwrap()).await.unwrap();
+    lender.bound().await;
+    let path = format!("/v1/deals/{}/endpoint", deal.id());
+    let tell = |endpoint: &str| RequesterEndpoint {
+        endpoint: endpoint.parse().unwrap(),
+    };
+    for at in 0..3 {
+        requester.url = world.url(at);
+        let elsewhere = tell("127.0.0.2:4000");
+        let refused = requester.post::<()>(&path, &elsewhere).await.unwrap_err();
+        assert_eq!(refused.kind, ProblemKind::InvalidRequest, "{refused:?}");
+        let own = tell(&format!("127.0.0.1:400{at}"));
+        requester.post::<()>(&path, &own).await.unwrap();
+        let punch = BrokerMessage::Punch {
+            deal_id: deal.id(),
+            endpoint: own.endpoint,
+        };
+        assert_eq!(lender.hear().await, punch);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

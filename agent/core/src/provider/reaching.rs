@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipsx_market::messages::AgentMessage;
 use ipsx_market::place::Reachability;
 use ipsx_metering::DealId;
-use ipsx_tunnel_core::Reflected;
+use ipsx_tunnel_core::{Reflected, is_public};
 
 use super::command::Command;
 use super::event::ProviderEvent;
@@ -85,8 +85,13 @@ impl Provider {
     fn own_endpoint(&self) -> Option<SocketAddr> {
         match self.settings.endpoint {
             EndpointHint::Advertised(endpoint) => Some(endpoint),
-            EndpointHint::ObservedWithPort(port) => {
-                Some(SocketAddr::new(self.reaching.seen?, port))
+            EndpointHint::Listening(at) => {
+                let seen = self.reaching.seen;
+                let translated = seen.is_some_and(is_public) && !is_public(at.ip());
+                match at.ip().is_unspecified() || translated {
+                    true => Some(SocketAddr::new(seen?, at.port())),
+                    false => Some(at),
+                }
             }
         }
     }

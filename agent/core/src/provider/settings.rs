@@ -214,6 +214,7 @@ pub struct Settings {
 pub enum EndpointHint {
     /// As configured.
     Advertised(std::net::SocketAddr),
-    /// The address that the broker sees the agent come from, with this UDP port.
-    ObservedWithPort(u16),
+    /// Where it listens. At no address in particular, or at a private one while the broker sees a public one, it is reached
+    /// at what the broker sees, with the same port.
+    Listening(std::net::SocketAddr),
 }

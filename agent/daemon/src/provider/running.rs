@@ -363,8 +363,7 @@ fn settings(config: &ProviderConfig, provider: Address, listen: SocketAddr) -> S
         exposure: config.exposure,
         endpoint: match config.advertise {
             Some(endpoint) => EndpointHint::Advertised(endpoint),
-            None if !listen.ip().is_unspecified() => EndpointHint::Advertised(listen),
-            None => EndpointHint::ObservedWithPort(listen.port()),
+            None => EndpointHint::Listening(listen),
         },
     }
 }

@@ -72,7 +72,12 @@ impl Market {
                 Step::Try { to, token } => Command::Try { to, token },
                 Step::Found(provider, reachability) => {
                     for mut listing in self.book.offers_of(provider) {
-                        listing.placement.measured.reachability = reachability;
+                        let measured = &mut listing.placement.measured;
+                        if std::mem::replace(&mut measured.reachability, reachability)
+                            == reachability
+                        {
+                            continue;
+                        }
                         let for_sale = self.book.is_for_sale(listing.id);
                         // It is in the book already, and keeps its place.
                         let _ = self.book.put_as(listing, for_sale);

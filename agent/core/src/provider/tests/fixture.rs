@@ -81,7 +81,7 @@ pub(crate) fn settings() -> Settings {
         ports: Tier::Web.ports(),
         terms: terms(),
         exposure: ExposureLimits::default(),
-        endpoint: EndpointHint::ObservedWithPort(51_820),
+        endpoint: EndpointHint::Listening(([0, 0, 0, 0], 51_820).into()),
     }
 }
 

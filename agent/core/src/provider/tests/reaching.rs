@@ -138,6 +138,27 @@ fn an_endpoint_that_is_advertised_elsewhere_is_left_alone() {
 }
 
 #[test]
+fn a_private_address_is_no_endpoint_for_who_is_seen_at_a_public_one() {
+    for (listens, seen, endpoint) in [
+        ("192.168.1.5:51820", "5.6.7.8", "5.6.7.8:51820"),
+        ("0.0.0.0:51820", "5.6.7.8", "5.6.7.8:51820"),
+        ("5.6.7.9:51820", "5.6.7.8", "5.6.7.9:51820"),
+        ("192.168.1.5:51820", "192.168.1.6", "192.168.1.5:51820"),
+    ] {
+        let mut world = World::new(crate::provider::Settings {
+            endpoint: EndpointHint::Listening(at(listens)),
+            ..settings()
+        });
+        let (seen, now) = (seen.parse().unwrap(), world.now);
+        world
+            .provider
+            .handle_link_up(seen, Some(reflector()), &[], now);
+        world.work();
+        assert_eq!(endpoints(&world), [(at(endpoint), None)], "{listens}");
+    }
+}
+
+#[test]
 fn without_a_reflector_nothing_is_said_or_asked() {
     let mut world = World::new(settings());
     world.connect(&[]);
