@@ -154,7 +154,7 @@ impl Market {
         reason: &str,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let attempts = self.config.attempts;
+        let (attempts, signs_within) = (self.config.attempts, self.config.timers.sign);
         let Some(bundling) = self.bundles.get_mut(&bundle) else {
             return Vec::new();
         };
@@ -162,7 +162,10 @@ impl Market {
             return Vec::new();
         };
         leg.proposal = None;
-        let may_go_on = leg.asked < attempts && now <= bundling.request.message.expires_at;
+        // The clock may have stood still, and nobody should sign what its requester can't sign in time any more.
+        let in_time = now.after(signs_within) <= bundling.sign_by;
+        let expires_at = bundling.request.message.expires_at;
+        let may_go_on = leg.asked < attempts && in_time && now <= expires_at;
         let all_or_nothing = bundling.is_all_or_nothing();
         bundling.tried.push(offer);
         let next = match may_go_on {

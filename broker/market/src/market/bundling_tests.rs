@@ -184,6 +184,18 @@ fn silence_is_a_refusal() {
 }
 
 #[test]
+fn after_a_pause_nobody_is_asked_for_what_can_not_be_signed_in_time() {
+    let mut world = World::with_offers(&[(1, 1, 1), (2, 2, 1), (3, 3, 1)]);
+    let ticket = world.ask_for(50, 2, Distinct::Provider, true);
+    let signed = world.accept(1);
+    // Nobody looked at the clock meanwhile.
+    world.wait(3_600);
+    assert_eq!(world.incomplete(ticket), (1, 2));
+    assert_eq!(world.status(&signed), DealStatus::Aborted);
+    assert_eq!((world.free(), world.market.pending()), (3, 0));
+}
+
+#[test]
 fn after_a_crash_nothing_is_left_of_what_not_all_have_signed() {
     let mut world = World::with_offers(&[(1, 1, 1), (2, 2, 1)]);
     world.ask_for(50, 2, Distinct::Provider, true);
