@@ -349,7 +349,7 @@ impl<'a> Conditions<'a> {
             (
                 Condition::Reachability,
                 f.reachability
-                    .is_none_or(|way| measured.reachability.is_some_and(|found| found <= way)),
+                    .is_none_or(|way| measured.reachability.is_none_or(|found| found <= way)),
             ),
         ])
     }

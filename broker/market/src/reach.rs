@@ -1,9 +1,9 @@
 //! How requesters reach providers, as tokens find it out.
 //!
 //! A token is a datagram that comes to a provider's endpoint from a port that nobody there has ever sent anything to. An
-//! agent that hands it back over its connection is reached *directly*. One that does not is told so, asks the reflector
-//! from its endpoint from then on, and is reached at what a NAT shows of that by *punching*. It asks only then, since asking
-//! opens some NATs to whatever comes from the reflector's address, and a token would prove nothing.
+//! agent that hands it back over its connection is reached *directly*. One that does not is reached by *punching*, if at all:
+//! it is told so, and asks the reflector from its endpoint from then on for what a NAT shows of that. It asks only then, since
+//! asking opens some NATs to whatever comes from the reflector's address, and a token would prove nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -43,8 +43,6 @@ struct Tried {
     /// Sent in the trial that is going on.
     tokens: Vec<u64>,
     due: UnixSeconds,
-    /// Whether a trial is over.
-    is_tried: bool,
     found: Option<Reachability>,
 }
 
@@ -71,11 +69,7 @@ impl Reach {
             && tried.endpoint == endpoint
         {
             tried.mapped = mapped;
-            if tried.found == Some(Reachability::Direct) || !tried.is_tried {
-                return Vec::new();
-            }
-            tried.found = tried.punched();
-            return vec![Step::Found(provider, tried.found)];
+            return Vec::new();
         }
         // Within a trial, another one begins no sooner than its next token would leave.
         let soon = |due: &UnixSeconds| (now..=now.after(1)).contains(due);
@@ -87,7 +81,6 @@ impl Reach {
             mapped,
             tokens: Vec::new(),
             due,
-            is_tried: false,
             found: None,
         };
         self.agents.insert(provider, tried);
@@ -110,7 +103,6 @@ impl Reach {
             return None;
         }
         tried.tokens.clear();
-        tried.is_tried = true;
         tried.found = Some(Reachability::Direct);
         self.wait(provider, now.after(BETWEEN));
         Some(Step::Found(provider, Some(Reachability::Direct)))
@@ -164,11 +156,9 @@ impl Reach {
             return Some(Step::Try { to, token });
         }
         tried.tokens.clear();
-        tried.is_tried = true;
-        tried.found = tried.punched();
-        let found = tried.found;
+        tried.found = Some(Reachability::Punched);
         self.wait(provider, now.after(BETWEEN));
-        Some(Step::Found(provider, found))
+        Some(Step::Found(provider, Some(Reachability::Punched)))
     }
 
     fn wait(&mut self, provider: Address, until: UnixSeconds) {
@@ -177,13 +167,6 @@ impl Reach {
             tried.due = until;
             self.due.insert((until, provider));
         }
-    }
-}
-
-impl Tried {
-    /// What it is when no token came back.
-    fn punched(&self) -> Option<Reachability> {
-        self.mapped.map(|_| Reachability::Punched)
     }
 }
 

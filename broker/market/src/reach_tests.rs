@@ -79,18 +79,18 @@ fn a_token_that_comes_back_shows_a_direct_way() {
     assert_eq!(world.reach.found(provider()), DIRECT);
     assert_eq!(world.second(), [try_at(at, 400)]);
     assert_eq!(world.second(), [try_at(at, 500)]);
-    assert_eq!(world.second(), found(None), "it is not reached any more");
+    assert_eq!(world.second(), found(PUNCHED), "it is not reached any more");
 }
 
 #[test]
-fn whoever_is_not_reached_is_punched_once_its_mapping_is_known() {
+fn whoever_is_not_reached_is_punched_and_tried_again() {
     let mut world = World::new();
     let (at, mapped) = ("203.0.113.5:51820", "203.0.113.5:40123");
     world.named(at, None);
     world.second();
     world.second();
-    assert_eq!(world.second(), found(None));
-    assert_eq!(world.named(at, Some(mapped)), found(PUNCHED));
+    assert_eq!(world.second(), found(PUNCHED));
+    assert_eq!(world.named(at, Some(mapped)), []);
     assert_eq!(world.reach.found(provider()), PUNCHED);
     // Somebody may have opened the port meanwhile.
     assert_eq!(world.quiet(BETWEEN - 1), [try_at(at, 400)]);
@@ -106,7 +106,7 @@ fn nothing_is_tried_through_the_mapping_that_asking_keeps_open() {
     world.second();
     world.second();
     world.second();
-    assert_eq!(world.named(at, Some(at)), found(PUNCHED));
+    assert_eq!(world.named(at, Some(at)), []);
     assert_eq!(world.quiet(3 * BETWEEN), []);
     // With a new connection it is asked no more.
     world.reach.left(provider());

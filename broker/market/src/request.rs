@@ -96,7 +96,7 @@ pub struct Filter {
     #[serde(default, skip_serializing_if = "is_zero")]
     #[cfg_attr(feature = "openapi", schema(maximum = 1000))]
     pub min_reputation: u16,
-    /// Reached in this way or a better one, as it was measured.
+    /// Reached in this way or a better one: not measured to be reached in a worse one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reachability: Option<Reachability>,
     /// Nothing of this.

@@ -22,6 +22,8 @@ pub(crate) struct Reaching {
     /// As the reflector sees it, while it is asked.
     mapped: Option<SocketAddr>,
     asks: bool,
+    /// What the broker found out last.
+    found: Option<Reachability>,
     /// What people were told last.
     told: Option<(SocketAddr, Option<Reachability>)>,
 }
@@ -37,6 +39,7 @@ impl Provider {
             Reflected::Mapped(mapped) if self.reaching.asks => {
                 if self.reaching.mapped.replace(mapped) != Some(mapped) {
                     self.name_endpoint();
+                    self.tell_reached();
                 }
             }
             // The answer to the last question.
@@ -65,13 +68,25 @@ impl Provider {
         if direct && self.reaching.mapped.take().is_some() {
             self.name_endpoint();
         }
-        let Some(endpoint) = self.endpoint() else {
+        self.reaching.found = reachability;
+        self.tell_reached();
+    }
+
+    /// Tells people, once it is known what there is to tell.
+    fn tell_reached(&mut self) {
+        let Reaching {
+            found,
+            asks,
+            mapped,
+            ..
+        } = self.reaching;
+        let Some(endpoint) = self.endpoint().filter(|_| !asks || mapped.is_some()) else {
             return;
         };
-        if self.reaching.told.replace((endpoint, reachability)) != Some((endpoint, reachability)) {
+        if self.reaching.told.replace((endpoint, found)) != Some((endpoint, found)) {
             self.tell(ProviderEvent::Reached {
                 endpoint,
-                reachability,
+                reachability: found,
             });
         }
     }

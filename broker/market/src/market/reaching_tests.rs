@@ -16,13 +16,10 @@ fn reachability(world: &World) -> Option<Reachability> {
     offers[0].placement.measured.reachability
 }
 
-fn name(world: &mut World, mapped: Option<&str>) {
-    let (agent, mapped) = (
-        (key(1).address(), [192, 0, 2, 1].into()),
-        mapped.map(endpoint),
-    );
+fn name(world: &mut World) {
+    let agent = (key(1).address(), [192, 0, 2, 1].into());
     let (at, now) = (endpoint(AT), world.now);
-    let commands = world.market.endpoint_named(agent, at, mapped, now);
+    let commands = world.market.endpoint_named(agent, at, None, now);
     world.run(commands);
 }
 
@@ -30,7 +27,7 @@ fn name(world: &mut World, mapped: Option<&str>) {
 fn what_tokens_find_out_stands_in_the_book_as_long_as_the_agent_is_there() {
     let mut world = World::with_offers(&[(1, 5, 1)]);
     assert_eq!(reachability(&world), None);
-    name(&mut world, None);
+    name(&mut world);
     let (to, token) = world.tried[0];
     assert_eq!(to, endpoint(AT));
     let (provider, now) = (key(1).address(), world.now);
@@ -53,14 +50,13 @@ fn what_tokens_find_out_stands_in_the_book_as_long_as_the_agent_is_there() {
 #[test]
 fn time_ends_a_trial_and_a_filter_finds_what_came_of_it() {
     let mut world = World::with_offers(&[(1, 5, 2)]);
-    name(&mut world, None);
+    name(&mut world);
     for _ in 0..4 {
         world.now = world.now.after(1);
         let commands = world.market.handle_timeout(world.now);
         world.run(commands);
     }
     assert_eq!(world.tried.len(), 3);
-    name(&mut world, Some("192.0.2.1:40123"));
     assert_eq!(reachability(&world), Some(Reachability::Punched));
     for (nonce, way, found) in [
         (1, None, true),

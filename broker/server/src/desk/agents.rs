@@ -83,6 +83,8 @@ impl Desk {
                 self.metrics.refused("handshake_repeated");
                 Ok(())
             }
+            // Without a reflector nobody is tried, and nothing is known.
+            AgentMessage::Endpoint { .. } if self.reflector.is_none() => Ok(()),
             AgentMessage::Endpoint { endpoint, mapped } => {
                 let mut books = self.books().await?;
                 let agent = (provider, observed);

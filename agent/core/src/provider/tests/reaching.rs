@@ -82,12 +82,12 @@ fn the_reflector_is_asked_only_once_the_endpoint_was_not_reached() {
     };
     assert_eq!(world.events.last(), Some(&direct));
 
-    reached(&mut world, None);
+    reached(&mut world, Some(Reachability::Punched));
     assert_eq!(world.reflectors[1..], [(reflector(), true)]);
+    assert_eq!(world.events.last(), Some(&direct), "nobody knows where yet");
     mapped(&mut world, MAPPED);
     mapped(&mut world, MAPPED);
     assert_eq!(endpoints(&world)[1..], [(at(OWN), Some(at(MAPPED)))]);
-    reached(&mut world, Some(Reachability::Punched));
     let punched = ProviderEvent::Reached {
         endpoint: at(MAPPED),
         reachability: Some(Reachability::Punched),
@@ -108,7 +108,7 @@ fn leases_are_told_where_the_provider_is_until_they_are_used() {
     world.weather.payer_pays = false;
     let waiting = world.lease(request(600, 1_000_000));
     assert_eq!(announced(&world, waiting.id()), [at(OWN)]);
-    reached(&mut world, None);
+    reached(&mut world, Some(Reachability::Punched));
     mapped(&mut world, MAPPED);
     assert_eq!(announced(&world, waiting.id())[1..], [at(MAPPED)]);
     world.weather.payer_pays = true;
