@@ -73,3 +73,39 @@ impl Echoes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+    use super::*;
+
+    /// Milliseconds at which echoes leave within `until`, if each is answered after `answer`.
+    fn sent(until: u64, answer: Option<u64>) -> Vec<u64> {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut echoes = Echoes::new(1, PaymentPath::Tunnel, start);
+        let (mut sent, mut under_way) = (Vec::new(), VecDeque::new());
+        for millis in (0..until).step_by(10) {
+            if let Some(number) = echoes.take_due(true, at(millis)) {
+                sent.push(millis);
+                under_way.extend(answer.map(|after| (millis + after, number)));
+            }
+            while let Some((_, number)) = under_way.pop_front_if(|(due, _)| *due <= millis) {
+                assert_eq!(
+                    echoes.answered(number, at(millis)),
+                    answer.map(Duration::from_millis)
+                );
+                assert_eq!(echoes.answered(number, at(millis)), None, "answered twice");
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn two_a_second_and_four_without_an_answer() {
+        assert_eq!(sent(1_600, Some(50)), [0, 500, 1_000, 1_500]);
+        assert_eq!(sent(1_100, None), [0, 250, 500, 750, 1_000]);
+        // An answer that takes longer than the next echo is one all the same, over the slowest links as well.
+        assert!(sent(20_000, Some(7_000)).len() > 40);
+    }
+}

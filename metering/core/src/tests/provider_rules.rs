@@ -161,6 +161,32 @@ fn silence_stops_the_clock_where_the_peer_was_last_heard() {
 }
 
 #[test]
+fn an_echo_is_a_sign_of_life_and_pays_for_nothing() {
+    let terms = terms(1, 1_000, 0, 600, 600_000);
+    let mut meter = serving(&terms);
+    meter.handle_timeout(at(1_000));
+    meter.handle_timeout(at(1_999));
+    let silent = meter.poll_timeout().unwrap();
+    assert_eq!(silent, at(2_000), "a first slice after the voucher");
+    meter.handle_echo(at(1_999));
+    // Two seconds are paid for: echoes keep the lease alive, and the gate shut.
+    for half in 4..200 {
+        meter.handle_echo(at(half * 500));
+        meter.handle_timeout(at(half * 500));
+        assert_eq!(meter.gate(), ServiceGate::Closed);
+        assert_eq!(meter.due(), Amount(2_000));
+    }
+    assert!(meter.is_ended());
+    let ended = events(&mut meter)
+        .into_iter()
+        .find_map(|event| match event {
+            ProviderEvent::Ended { cause, .. } => Some(cause),
+            _ => None,
+        });
+    assert_eq!(ended, Some(EndCause::Unpaid));
+}
+
+#[test]
 fn holds_add_up_and_then_end_the_lease() {
     let terms = terms(1, 1_000, 0, 600, 600_000);
     let mut meter = serving(&terms);
