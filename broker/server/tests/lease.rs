@@ -7,6 +7,8 @@
 
 mod parties;
 
+use std::pin::pin;
+
 use ipsx_broker::Broker;
 use ipsx_broker::config::{ChainConfig, Secret};
 use ipsx_market::deal::{Binding, Deal};
@@ -19,6 +21,50 @@ use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
 use ipsx_metering::{Amount, B256, Close, DealId, Reservation, Signed, TypedData, verify};
 use ipsx_settlement::{ClaimRow, Passphrase, Signer, Wallet};
 use parties::{TestAgent, TestBroker, TestRequester};
+
+/// An agent that has many leases must not wait for the disk with each thing that it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_heard_while_what_it_said_before_is_on_its_way_to_the_disk() {
+    use sqlx::Connection;
+    let broker = TestBroker::start().await;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 2)).await;
+    let mut first = TestRequester::with_deposit(&broker, 1_000_000).await;
+    let mut second = TestRequester::with_deposit(&broker, 1_000_000).await;
+    let requests = (first.request("FR"), second.request("FR"));
+    let (mut taken, mut declined) = (pin!(first.ask(requests.0)), pin!(second.ask(requests.1)));
+    let one = tokio::select! {
+        proposal = agent.proposal() => proposal,
+        answer = &mut taken => panic!("{answer:?}"),
+    };
+    let (two, _) = tokio::select! {
+        proposal = agent.proposal() => proposal,
+        answer = &mut declined => panic!("{answer:?}"),
+    };
+
+    // Nothing gets to the disk while somebody else has the file.
+    let file = broker.directory.path().join("data/broker.db");
+    let url = format!("sqlite://{}", file.display());
+    let mut other = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let deal = agent.accept_proposal(one.0, &one.1).await;
+    let reason = "busy".to_string();
+    let decline = AgentMessage::DeclineDeal {
+        proposal: two,
+        reason,
+    };
+    agent.say(&decline).await;
+    let problem = tokio::select! {
+        answer = &mut declined => answer.unwrap_err(),
+        answer = &mut taken => panic!("{answer:?} is not on disk"),
+    };
+    assert_eq!(problem.kind, ProblemKind::Unavailable);
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(taken.await.unwrap().deal, deal);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_goes_from_the_offer_to_its_end() {

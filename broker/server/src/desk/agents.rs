@@ -67,8 +67,8 @@ impl Desk {
         self.execute(books, commands, now).await
     }
 
-    /// Takes one message of an agent, once there is room for what it leads to. An error is the broker's; what the agent
-    /// did wrong is answered to it.
+    /// Takes one message of an agent, once there is room for what it leads to, and does not wait until that is on disk: an
+    /// agent with many leases says more in that time. An error is the broker's; what the agent did wrong is answered to it.
     pub(crate) async fn hear(
         self: &Arc<Self>,
         provider: Address,
@@ -89,12 +89,12 @@ impl Desk {
                 let mut books = self.books().await?;
                 let agent = (provider, observed);
                 let commands = books.market.endpoint_named(agent, endpoint, mapped, now);
-                self.execute(books, commands, now).await
+                self.order(books, commands, now).await
             }
             AgentMessage::Token { token } => {
                 let mut books = self.books().await?;
                 let commands = books.market.token_heard(provider, token, now);
-                self.execute(books, commands, now).await
+                self.order(books, commands, now).await
             }
             AgentMessage::PublishOffer { offer } => self.publish(provider, observed, offer).await,
             AgentMessage::WithdrawOffer { offer } => {
@@ -106,17 +106,21 @@ impl Desk {
                 terms,
                 signature,
             } => {
-                let _turn = self.decide(provider, proposal).await?;
+                let turn = self.decide(provider, proposal).await?;
                 let mut books = self.books().await?;
                 let commands = books
                     .market
                     .accept(provider, proposal, &terms, signature, now);
-                self.execute(books, commands, now).await
+                match turn {
+                    None => self.order(books, commands, now).await,
+                    // It is another broker's turn once this is on disk.
+                    Some(_turn) => self.execute(books, commands, now).await,
+                }
             }
             AgentMessage::DeclineDeal { proposal, reason } => {
                 let mut books = self.books().await?;
                 let commands = books.market.decline(provider, proposal, &reason, now);
-                self.execute(books, commands, now).await
+                self.order(books, commands, now).await
             }
             AgentMessage::LeaseReady { deal_id, ready } => {
                 self.ready(provider, deal_id, ready).await
@@ -207,7 +211,7 @@ impl Desk {
         // It knows of its offer before anybody asks for it.
         self.registry.send(provider, answer);
         match books {
-            Some(books) => self.execute(books, Vec::new(), clock::now()).await,
+            Some(books) => self.order(books, Vec::new(), clock::now()).await,
             None => Ok(()),
         }
     }
@@ -265,7 +269,7 @@ impl Desk {
         mut report: EndReport,
     ) -> Result<(), DeskError> {
         let now = clock::now();
-        let Ok(mut record) = self.deal(provider, id).await else {
+        let Ok(record) = self.deal(provider, id).await else {
             self.metrics.refused("deal_unknown");
             return Ok(());
         };
@@ -287,13 +291,18 @@ impl Desk {
         {
             Ok(commands) => self.execute(books, commands, now).await,
             Err(DealRefusal::Unknown(_)) => {
-                // Given up long ago; its numbers still count.
+                // Given up long ago; its numbers still count. What closed it may not be on disk yet.
+                let before = self.line_up(&mut books, Step::default()).await;
+                drop(books);
+                before.await?;
+                let mut record = self.deal(provider, id).await?;
                 let moved = record.late_report(report, now);
                 let moved: Vec<_> = moved.into_iter().collect();
                 let entry = Entry::Deal {
                     record: Box::new(record),
                     transitions: moved,
                 };
+                let books = self.books().await?;
                 self.keep(books, vec![entry]).await
             }
             Err(_) => Ok(()),
@@ -331,7 +340,7 @@ impl Desk {
         commands: Result<Vec<ipsx_market::market::Command>, DealRefusal>,
     ) -> Result<(), DeskError> {
         let refusal = match commands {
-            Ok(commands) => return self.execute(books, commands, clock::now()).await,
+            Ok(commands) => return self.order(books, commands, clock::now()).await,
             Err(refusal) => refusal,
         };
         tracing::info!(%provider, deal = %id, %refusal, "agent refused");

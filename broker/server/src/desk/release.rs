@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use ipsx_market::deal::Binding;
 use ipsx_market::market::Command;
 use ipsx_market::messages::BrokerMessage;
@@ -80,6 +81,18 @@ impl Desk {
         let done = self.begin(&mut books, Step::default(), commands, now).await;
         drop(books);
         done.await
+    }
+
+    /// Does what the market wants, in order, and waits for nothing but a place in line. The next who asks for the books is told
+    /// if it could not be written.
+    pub(super) async fn order(
+        &self,
+        mut books: MutexGuard<'_, Books>,
+        commands: Vec<Command>,
+        now: UnixSeconds,
+    ) -> Result<(), DeskError> {
+        let done = self.begin(&mut books, Step::default(), commands, now).await;
+        done.now_or_never().unwrap_or(Ok(()))
     }
 
     /// Writes entries that lead to nothing.
