@@ -169,8 +169,11 @@ impl Desk {
             total: config.credit_line,
             per_payer: config.credit_line,
         };
-        let ledger =
-            CapacityLedger::restore(operator.network(), credit_line, store.accounts().await?);
+        let (accounts, damaged) = store.accounts().await?;
+        if let Some(error) = damaged.into_iter().next() {
+            return Err(error);
+        }
+        let ledger = CapacityLedger::restore(operator.network(), credit_line, accounts);
         for record in store.deals_without_outcome().await? {
             let outcome = operator.outcome(record.deal_id, Binding::Aborted);
             let entry = Entry::Outcome(Box::new(outcome), now);

@@ -189,7 +189,7 @@ impl Metrics {
             add(&mut deposits, deposit);
             add(&mut promised, account.committed());
             add(&mut beyond, account.owed().saturating_sub(deposit));
-            for exposure in account.channels.values() {
+            for (_, exposure) in account.channels.iter() {
                 add(&mut held, exposure.held);
                 channels += 1;
             }

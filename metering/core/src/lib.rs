@@ -37,8 +37,8 @@ pub use error::{Misbehaved, OperatorFault, PayerFault, ProviderFault};
 pub use ids::{ChannelId, DealId, NetworkId, OfferId, RequestId, UnixSeconds};
 pub use known_signer::{CheckedSignature, KnownSigner};
 pub use operator::{
-    Asked, CLAIM_WINDOW, CapacityLedger, ChannelOnChain, CreditLine, Deposit, EXIT_DELAY, Exposure,
-    Freed, OpenWithdrawal, PayerAccount, Promise, Refused,
+    AccountUpdate, Asked, CLAIM_WINDOW, CapacityLedger, ChannelOnChain, Channels, CreditLine,
+    Deposit, EXIT_DELAY, Exposure, Freed, OpenWithdrawal, PayerAccount, Promise, Refused,
 };
 pub use payer::{NotOrdered, PayerEvent, PayerMeter, ReceiptOutcome, ServiceProof, VoucherOrder};
 pub use provider::{

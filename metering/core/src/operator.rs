@@ -1,6 +1,8 @@
 //! The operator's promise to providers: what it has reserved never exceeds what the deposits cover.
 
 mod account;
+mod asking;
+mod channels;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +13,10 @@ use crate::{
     RESERVATION_LIFETIME, Reservation, Signed, UnixSeconds, Withdrawal,
 };
 
-pub use account::{Exposure, OpenWithdrawal, PayerAccount, Promise};
+pub use account::{AccountUpdate, Exposure, OpenWithdrawal, PayerAccount, Promise};
+pub use asking::{Asked, ChannelOnChain, Freed, Refused};
+use channels::Before;
+pub use channels::Channels;
 
 /// How long a reservation stays claimable after it lapses: 24 hours.
 pub const CLAIM_WINDOW: u64 = 24 * 3600;
@@ -39,69 +44,10 @@ pub struct CreditLine {
     pub per_payer: Amount,
 }
 
-/// A promise that the operator cannot make.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// For another network.
-    #[error("the channel belongs to network {found}, this operator runs {expected}")]
-    WrongNetwork {
-        /// This ledger's network.
-        expected: NetworkId,
-        /// The channel's or withdrawal's network.
-        found: NetworkId,
-    },
-    /// The deposit does not cover it.
-    #[error(
-        "payer {payer} has {available} left to promise and this needs {needed}; deposit more or wait for claims"
-    )]
-    NotCovered {
-        /// Owner of the deposit.
-        payer: Address,
-        /// What the promise would add.
-        needed: Amount,
-        /// What is left.
-        available: Amount,
-    },
-    /// Ends too late, too soon, or after the voucher key.
-    #[error(
-        "a reservation until {valid_until} is refused: it must end after {earliest} and no later than {latest}"
-    )]
-    BadTime {
-        /// The end that was asked for.
-        valid_until: UnixSeconds,
-        /// The chain's time.
-        earliest: UnixSeconds,
-        /// Block time + 23 h, or the voucher key's end if sooner.
-        latest: UnixSeconds,
-    },
-}
-
-/// What became of a provider's `Close`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Freed {
-    /// This much can be promised again at once.
-    Now(Amount),
-    /// The credit line is used up: the capacity counts until it has lapsed on chain.
-    Later,
-}
-
-/// A reservation that is asked for.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
-    /// On this channel.
-    pub channel: &'a Channel,
-    /// Up to this cumulative amount.
-    pub capacity: Amount,
-    /// Until then.
-    pub valid_until: UnixSeconds,
-    /// What the chain says of the channel.
-    pub chain: &'a ChannelOnChain,
-}
-
 /// All promises of one network's operator.
 ///
-/// One writer owns it. After each change, store the payer's [`account`](Self::account) durably, and only then release
-/// what was promised. For every payer, counted exposure and open withdrawals stay within balance − pending; only a
+/// One writer owns it. After each change, store what [`take_update`](Self::take_update) says durably, and only then
+/// release what was promised. For every payer, counted exposure and open withdrawals stay within balance − pending; only a
 /// withdrawal request or a claim seen on chain can break that, and then nothing new is promised.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CapacityLedger {
@@ -131,9 +77,26 @@ impl CapacityLedger {
         }
     }
 
-    /// What is to be stored for a payer; `None` when nothing is (delete the row).
+    /// A payer's account; `None` if nothing is known of it.
     pub fn account(&self, payer: Address) -> Option<&PayerAccount> {
         self.payers.get(&payer)
+    }
+
+    /// What is to be stored of a payer's account since this was last asked.
+    pub fn take_update(&mut self, payer: Address) -> AccountUpdate {
+        let account = self.payers.get_mut(&payer);
+        let channels = account.map_or_else(Vec::new, |account| account.channels.take_changes());
+        self.drop_idle(payer);
+        let rest = |account: &PayerAccount| PayerAccount {
+            balance: account.balance,
+            pending: account.pending,
+            withdrawals: account.withdrawals.clone(),
+            channels: Channels::default(),
+        };
+        AccountUpdate {
+            account: self.payers.get(&payer).map(rest),
+            channels,
+        }
     }
 
     /// All accounts.
@@ -188,11 +151,18 @@ impl CapacityLedger {
         claimed: Amount,
         held: Amount,
     ) {
-        let account = self.payers.get_mut(&payer);
-        let exposure = account.and_then(|account| account.channels.get_mut(&channel));
-        if let Some(exposure) = exposure {
-            exposure.claimed = exposure.claimed.max(claimed);
-            exposure.held = held;
+        let Some(account) = self.payers.get_mut(&payer) else {
+            return;
+        };
+        if let Some(known) = account.channels.get(&channel) {
+            let seen = Exposure {
+                claimed: known.claimed.max(claimed),
+                held,
+                ..known.clone()
+            };
+            if seen != *known {
+                account.channels.set(channel, Some(seen));
+            }
         }
     }
 
@@ -207,6 +177,40 @@ impl CapacityLedger {
         valid_until: UnixSeconds,
         chain: &ChannelOnChain,
     ) -> Result<Reservation, Refused> {
+        let asked = Asked {
+            channel,
+            capacity,
+            valid_until,
+            chain,
+        };
+        self.promise(&asked).map(|(reservation, _)| reservation)
+    }
+
+    /// Promises several reservations of one payer: all of them, or none.
+    pub fn reserve_all(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Reservation>, Refused> {
+        let mut promised = Vec::new();
+        for one in asked {
+            match self.promise(one) {
+                Ok(new) => promised.push(new),
+                Err(refused) => {
+                    for (asked, (_, before)) in asked.iter().zip(promised).rev() {
+                        self.take_back(asked.channel.payer, before);
+                    }
+                    return Err(refused);
+                }
+            }
+        }
+        let reservations = promised.into_iter().map(|(reservation, _)| reservation);
+        Ok(reservations.collect())
+    }
+
+    fn promise(&mut self, asked: &Asked<'_>) -> Result<(Reservation, Before), Refused> {
+        let Asked {
+            channel,
+            capacity,
+            valid_until,
+            chain,
+        } = *asked;
         self.check_network(channel.network)?;
         let latest = chain
             .block_time
@@ -221,10 +225,11 @@ impl CapacityLedger {
         }
         let payer = channel.payer;
         let channel_id = channel.id();
-        let mut account = self.payers.get(&payer).cloned().unwrap_or_default();
+        let account = self.payers.entry(payer).or_default();
         let available = account.available();
-        let exposure = account.channels.entry(channel_id).or_default();
-        let before = exposure.counted();
+        let earlier = account.channels.get(&channel_id).cloned();
+        let mut exposure = earlier.unwrap_or_default();
+        let counted = exposure.counted();
         exposure.claimed = exposure.claimed.max(chain.claimed);
         exposure.held = chain.held;
         exposure.closed_at = None;
@@ -232,71 +237,56 @@ impl CapacityLedger {
             capacity,
             valid_until,
         });
-        let needed = exposure.counted().saturating_sub(before);
+        let needed = exposure.counted().saturating_sub(counted);
+        let before = account.channels.set(channel_id, Some(exposure));
         if !account.keeps_promises() {
+            self.take_back(payer, before);
             return Err(Refused::NotCovered {
                 payer,
                 needed,
                 available,
             });
         }
-        self.payers.insert(payer, account);
-        Ok(Reservation {
+        let reservation = Reservation {
             channel_id,
             capacity,
             valid_until,
-        })
+        };
+        Ok((reservation, before))
     }
 
-    /// Promises several reservations of one payer: all of them, or none.
-    pub fn reserve_all(&mut self, asked: &[Asked<'_>]) -> Result<Vec<Reservation>, Refused> {
-        let Some(first) = asked.first() else {
-            return Ok(Vec::new());
-        };
-        let payer = first.channel.payer;
-        let before = self.payers.get(&payer).cloned();
-        let reserve = |one: &Asked<'_>| {
-            debug_assert_eq!(one.channel.payer, payer);
-            self.reserve(one.channel, one.capacity, one.valid_until, one.chain)
-        };
-        let reserved: Result<Vec<_>, _> = asked.iter().map(reserve).collect();
-        if reserved.is_err() {
-            match before {
-                Some(account) => self.payers.insert(payer, account),
-                None => self.payers.remove(&payer),
-            };
+    fn take_back(&mut self, payer: Address, before: Before) {
+        if let Some(account) = self.payers.get_mut(&payer) {
+            account.channels.undo(before);
         }
-        reserved
+        self.drop_idle(payer);
     }
 
     /// Promises an immediate withdrawal; signed and released once the account is stored.
     pub fn promise_withdrawal(&mut self, withdrawal: &Withdrawal) -> Result<(), Refused> {
         self.check_network(withdrawal.network)?;
         let owner = withdrawal.owner;
-        let mut account = self.payers.get(&owner).cloned().unwrap_or_default();
+        let account = self.payers.entry(owner).or_default();
         let available = account.available();
+        let earlier = account.withdrawals.get(&withdrawal.nonce).copied();
+        // Either may be executed: the larger and the later count.
         let open = OpenWithdrawal {
-            amount: withdrawal.amount,
-            deadline: withdrawal.deadline,
+            amount: earlier.map_or(withdrawal.amount, |e| e.amount.max(withdrawal.amount)),
+            deadline: earlier.map_or(withdrawal.deadline, |e| e.deadline.max(withdrawal.deadline)),
         };
-        if let Some(earlier) = account.withdrawals.insert(withdrawal.nonce, open) {
-            // Either may be executed: the larger and the later count.
-            account.withdrawals.insert(
-                withdrawal.nonce,
-                OpenWithdrawal {
-                    amount: earlier.amount.max(open.amount),
-                    deadline: earlier.deadline.max(open.deadline),
-                },
-            );
-        }
+        account.withdrawals.insert(withdrawal.nonce, open);
         if !account.keeps_promises() {
+            match earlier {
+                Some(earlier) => account.withdrawals.insert(withdrawal.nonce, earlier),
+                None => account.withdrawals.remove(&withdrawal.nonce),
+            };
+            self.drop_idle(owner);
             return Err(Refused::NotCovered {
                 payer: owner,
                 needed: withdrawal.amount,
                 available,
             });
         }
-        self.payers.insert(owner, account);
         Ok(())
     }
 
@@ -329,12 +319,13 @@ impl CapacityLedger {
                 channel: channel_id,
                 cause,
             })?;
-        let all_freed: Amount = self.payers.values().map(PayerAccount::freed).sum();
+        let accounts = self.payers.values();
+        let all_freed: Amount = accounts.map(|account| account.channels.freed()).sum();
         let Some(account) = self.payers.get_mut(&channel.payer) else {
             return Ok(Freed::Now(Amount::ZERO));
         };
-        let payer_freed = account.freed();
-        let Some(exposure) = account.channels.get_mut(&channel_id) else {
+        let payer_freed = account.channels.freed();
+        let Some(exposure) = account.channels.get(&channel_id) else {
             return Ok(Freed::Now(Amount::ZERO));
         };
         let mut closed = exposure.clone();
@@ -346,7 +337,7 @@ impl CapacityLedger {
         if !within {
             return Ok(Freed::Later);
         }
-        *exposure = closed;
+        account.channels.set(channel_id, Some(closed));
         Ok(Freed::Now(more))
     }
 
@@ -356,19 +347,10 @@ impl CapacityLedger {
         self.final_time = self.final_time.max(time);
         let mut changed = Vec::new();
         for (payer, account) in &mut self.payers {
-            let before = (account.channels.len(), account.withdrawals.len());
-            let promises = account.promises();
-            for exposure in account.channels.values_mut() {
-                exposure
-                    .promises
-                    .retain(|promise| promise.valid_until.after(CLAIM_WINDOW) >= time);
-            }
-            account
-                .channels
-                .retain(|_, exposure| !exposure.promises.is_empty());
+            let is_over = |promise: &Promise| promise.valid_until.after(CLAIM_WINDOW) < time;
+            let withdrawals = account.withdrawals.len();
             account.withdrawals.retain(|_, open| open.deadline >= time);
-            let after = (account.channels.len(), account.withdrawals.len());
-            if before != after || promises != account.promises() {
+            if account.channels.forget(is_over) || account.withdrawals.len() < withdrawals {
                 changed.push(*payer);
             }
         }
@@ -393,17 +375,4 @@ impl CapacityLedger {
             self.payers.remove(&payer);
         }
     }
-}
-
-/// What the chain says about a channel, for a new promise on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChannelOnChain {
-    /// Time of the newest block.
-    pub block_time: UnixSeconds,
-    /// Last second at which the channel's voucher key counts.
-    pub signer_valid_to: UnixSeconds,
-    /// Claimed so far, in final blocks.
-    pub claimed: Amount,
-    /// Held now, in final blocks.
-    pub held: Amount,
 }

@@ -7,6 +7,7 @@ mod fixtures;
 mod golden;
 mod histories;
 mod ledger;
+mod ledger_histories;
 mod month;
 mod provider_rules;
 mod world;

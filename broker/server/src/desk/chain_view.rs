@@ -110,7 +110,9 @@ impl Desk {
         let books = self.books().await?;
         let known = books.ledger.account(payer);
         let changed = known.filter(|known| known.balance != account.balance);
-        Ok(changed.map_or_else(Vec::new, |known| known.channels.keys().copied().collect()))
+        Ok(changed.map_or_else(Vec::new, |known| {
+            known.channels.iter().map(|(id, _)| *id).collect()
+        }))
     }
 
     /// That a payer who does not ask for itself has appointed the session key, before anybody is asked for anything.

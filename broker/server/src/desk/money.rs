@@ -6,8 +6,8 @@ use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::Request;
 use ipsx_metering::{
-    Address, Amount, Asked, Authorization, ChannelOnChain, Close, DealId, Exposure,
-    RESERVATION_LIFETIME, Refused, Signed, UnixSeconds, Voucher, Withdrawal,
+    Address, Amount, Asked, Authorization, ChannelOnChain, Close, DealId, RESERVATION_LIFETIME,
+    Refused, Signed, UnixSeconds, Voucher, Withdrawal,
 };
 
 use ipsx_settlement::StoreError;
@@ -42,11 +42,8 @@ impl Desk {
         let spendable = account.balance.saturating_sub(account.pending);
         let available = books.ledger.available(payer);
         // The channel of an earlier lease may have capacity left that this one will use.
-        let channels = books.ledger.account(payer).map(|account| &account.channels);
-        let promised: Amount = channels
-            .into_iter()
-            .flat_map(|all| all.values().map(Exposure::counted))
-            .sum();
+        let known = books.ledger.account(payer);
+        let promised = known.map_or(Amount::ZERO, |known| known.channels.counted());
         if needed > spendable || needed > available.saturating_add(promised) {
             return Err(DeskError::Deposit {
                 payer,

@@ -155,7 +155,7 @@ impl Desk {
         }
         let accounts = || books.ledger.accounts().map(|(_, account)| account);
         let mut channels: Vec<_> = accounts()
-            .flat_map(|account| &account.channels)
+            .flat_map(|account| account.channels.iter())
             .map(|(channel, exposure)| ChannelLine {
                 channel: *channel,
                 capacity: exposure.capacity(),

@@ -73,16 +73,15 @@ impl Books {
         shards.into_iter().map(fence).collect()
     }
 
-    /// A payer's row of the ledger as it is now.
+    /// What has changed of a payer's account.
     pub(super) fn account_entry(&mut self, payer: Address) -> Entry {
-        let account = self.ledger.account(payer).cloned();
+        let update = Box::new(self.ledger.take_update(payer));
         let Some(part) = &mut self.part else {
-            return Entry::Account(payer, account.map(Box::new));
+            return Entry::Account(payer, update);
         };
         let version = part.versions.entry(payer).or_default();
         *version += 1;
-        // The row stays, or another one might be taken for it.
-        Entry::SharedAccount(payer, Box::new(account.unwrap_or_default()), *version - 1)
+        Entry::SharedAccount(payer, update, *version - 1)
     }
 }
 

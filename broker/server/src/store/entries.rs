@@ -6,7 +6,7 @@ use ipsx_market::fleet::{Epoch, Instance, ShardId};
 use ipsx_market::proof::{Proof, Subject};
 use ipsx_market::record::{DealRecord, Transition};
 use ipsx_market::resting::RequestRecord;
-use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
+use ipsx_metering::{AccountUpdate, Address, Signed, UnixSeconds, Withdrawal};
 
 use super::{StoreError, Tx, Write, deals, fleet, money, proofs, resting};
 
@@ -26,10 +26,10 @@ pub(crate) enum Entry {
     SharedRequest(Box<RequestRecord>),
     /// The network's word on a deal, which stays the first one; [`StoreError::OtherOutcome`] if it was another.
     Outcome(Box<Signed<Outcome>>, UnixSeconds),
-    /// A row of the capacity ledger; `None` drops it.
-    Account(Address, Option<Box<PayerAccount>>),
+    /// What has changed of a payer's account.
+    Account(Address, Box<AccountUpdate>),
     /// The same for one that several brokers write, in turns: how often it had been written when it was read.
-    SharedAccount(Address, Box<PayerAccount>, i64),
+    SharedAccount(Address, Box<AccountUpdate>, i64),
     /// Everything else only counts while a broker owns a shard under an epoch.
     Fence(Instance, ShardId, Epoch),
     /// What is known of an address; `None` drops it.
@@ -76,11 +76,9 @@ impl Write for Entries {
                 Entry::Request(record) => resting::save_request(tx, record).await?,
                 Entry::SharedRequest(record) => resting::save_shared_request(tx, record).await?,
                 Entry::Outcome(outcome, at) => deals::save_outcome(tx, outcome, *at).await?,
-                Entry::Account(payer, account) => {
-                    money::save_account(tx, *payer, account.as_deref()).await?;
-                }
-                Entry::SharedAccount(payer, account, version) => {
-                    money::save_shared_account(tx, *payer, account, *version).await?;
+                Entry::Account(payer, update) => money::save_account(tx, *payer, update).await?,
+                Entry::SharedAccount(payer, update, version) => {
+                    money::save_shared_account(tx, *payer, update, *version).await?;
                 }
                 Entry::Fence(owner, shard, epoch) => {
                     fleet::fence(tx, owner, *shard, *epoch).await?;

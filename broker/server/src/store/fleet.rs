@@ -137,14 +137,20 @@ impl FleetStore {
         let number = !i64::from_be_bytes(number);
         tx.row("SELECT pg_advisory_xact_lock($1)", [number.into()])
             .await?;
-        let sql = "SELECT account, version FROM accounts WHERE payer = $1";
+        let sql = "SELECT account, version, (SELECT json_object_agg(channel, exposure::json)::text
+             FROM exposures WHERE exposures.payer = accounts.payer) FROM accounts WHERE payer = $1";
         let row = tx.row(sql, [hex(payer).into()]).await?;
         let (account, version) = match row {
             None => (None, 0),
             Some(row) => {
                 let text = row.text(0).map_err(|e| self.damaged("account", e))?;
-                let account =
+                let mut account: PayerAccount =
                     serde_json::from_str(&text).map_err(|e| self.damaged("account", e))?;
+                let channels = row.maybe_text(2).map_err(|e| self.damaged("exposure", e))?;
+                if let Some(channels) = channels {
+                    let channels = serde_json::from_str(&channels);
+                    account.channels = channels.map_err(|e| self.damaged("exposure", e))?;
+                }
                 let version = row.number(1).map_err(|e| self.damaged("account", e))?;
                 (Some(account), version)
             }

@@ -1,7 +1,6 @@
 //! Everything in the store, read once: whether it can be read, and whether it agrees with itself.
 
-use std::collections::HashMap;
-use std::str::FromStr;
+use std::collections::BTreeMap;
 
 use ipsx_market::deal::Outcome;
 use ipsx_market::record::DealRecord;
@@ -26,7 +25,8 @@ impl Store {
     /// When the database can't be read on, so that the rest stays unknown.
     pub(crate) async fn inspect(&self, now: UnixSeconds) -> Result<Findings, StoreError> {
         let mut findings = self.integrity().await?;
-        let accounts = self.inspect_accounts(&mut findings).await?;
+        let (accounts, damaged) = self.accounts().await?;
+        findings.extend(damaged.iter().map(StoreError::to_string));
         self.inspect_deals(&accounts, now, &mut findings).await?;
         self.inspect_requests(&mut findings).await?;
         self.inspect_rest(now, &mut findings).await?;
@@ -49,27 +49,9 @@ impl Store {
         Ok(findings)
     }
 
-    async fn inspect_accounts(
-        &self,
-        findings: &mut Findings,
-    ) -> Result<HashMap<Address, PayerAccount>, StoreError> {
-        let mut accounts = HashMap::new();
-        for row in self.rows("SELECT payer, account FROM accounts", []).await? {
-            let name = self.text("account", &row, 0)?;
-            let read = Address::from_str(&name).map_err(|e| self.damaged("account", e));
-            match read.and_then(|payer| Ok((payer, self.json("account", &row, 1)?))) {
-                Ok((payer, account)) => {
-                    accounts.insert(payer, account);
-                }
-                Err(error) => findings.push(format!("account {name}: {error}")),
-            }
-        }
-        Ok(accounts)
-    }
-
     async fn inspect_deals(
         &self,
-        accounts: &HashMap<Address, PayerAccount>,
+        accounts: &BTreeMap<Address, PayerAccount>,
         now: UnixSeconds,
         findings: &mut Findings,
     ) -> Result<(), StoreError> {
@@ -98,7 +80,7 @@ impl Store {
     fn inspect_deal(
         &self,
         row: &Row,
-        accounts: &HashMap<Address, PayerAccount>,
+        accounts: &BTreeMap<Address, PayerAccount>,
         now: UnixSeconds,
     ) -> Result<Vec<&'static str>, StoreError> {
         let record: DealRecord = self.json("deal", row, 1)?;
@@ -193,7 +175,7 @@ impl Store {
 /// Whether a reservation that can still be claimed on counts against its payer's deposit.
 fn is_promised(
     record: &DealRecord,
-    accounts: &HashMap<Address, PayerAccount>,
+    accounts: &BTreeMap<Address, PayerAccount>,
     now: UnixSeconds,
 ) -> bool {
     let Some(reservation) = record.reservation.as_ref().map(|signed| &signed.message) else {

@@ -1,22 +1,32 @@
 //! The capacity ledger, and consents to withdraw.
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::str::FromStr;
 
-use ipsx_metering::{Address, PayerAccount, Signed, UnixSeconds, Withdrawal};
+use ipsx_metering::{
+    AccountUpdate, Address, ChannelId, Exposure, PayerAccount, Signed, UnixSeconds, Withdrawal,
+};
+use serde::de::DeserializeOwned;
 
 use super::answers::KEPT;
 use super::rows::{hex, seconds};
-use super::{Store, StoreError, Tx};
+use super::{Row, Store, StoreError, Tx};
 
-/// Keeps one row of the ledger, or drops it.
+/// Keeps what has changed of a payer's account, or drops all of it.
 pub(super) async fn save_account(
     tx: &mut Tx,
     payer: Address,
-    account: Option<&PayerAccount>,
+    update: &AccountUpdate,
 ) -> Result<(), StoreError> {
-    let Some(account) = account else {
-        let sql = "DELETE FROM accounts WHERE payer = $1";
-        return tx.execute(sql, [hex(payer).into()]).await.map(drop);
+    let Some(account) = &update.account else {
+        for sql in [
+            "DELETE FROM accounts WHERE payer = $1",
+            "DELETE FROM exposures WHERE payer = $1",
+        ] {
+            tx.execute(sql, [hex(payer).into()]).await?;
+        }
+        return Ok(());
     };
     let values = [hex(payer).into(), tx.json("account", account)?.into()];
     tx.execute(
@@ -24,20 +34,22 @@ pub(super) async fn save_account(
          ON CONFLICT (payer) DO UPDATE SET account = excluded.account, version = accounts.version + 1",
         values,
     )
-    .await
-    .map(drop)
+    .await?;
+    save_exposures(tx, payer, &update.channels).await
 }
 
-/// Keeps one row of the ledger; [`StoreError::Stale`] if it was written since it was read.
+/// The same for an account that several brokers write; [`StoreError::Stale`] if it was written since it was read.
 pub(super) async fn save_shared_account(
     tx: &mut Tx,
     payer: Address,
-    account: &PayerAccount,
+    update: &AccountUpdate,
     version: i64,
 ) -> Result<(), StoreError> {
+    // The row stays, or another one might be taken for it.
+    let account = update.account.clone().unwrap_or_default();
     let values = [
         hex(payer).into(),
-        tx.json("account", account)?.into(),
+        tx.json("account", &account)?.into(),
         version.into(),
     ];
     let written = tx
@@ -49,9 +61,30 @@ pub(super) async fn save_shared_account(
         )
         .await?;
     match written {
-        1 => Ok(()),
+        1 => save_exposures(tx, payer, &update.channels).await,
         _ => Err(StoreError::Stale(payer)),
     }
+}
+
+async fn save_exposures(
+    tx: &mut Tx,
+    payer: Address,
+    changed: &[(ChannelId, Option<Exposure>)],
+) -> Result<(), StoreError> {
+    for (channel, exposure) in changed {
+        let (payer, channel) = (hex(payer), channel.to_string());
+        let Some(exposure) = exposure else {
+            let sql = "DELETE FROM exposures WHERE payer = $1 AND channel = $2";
+            tx.execute(sql, [payer.into(), channel.into()]).await?;
+            continue;
+        };
+        let exposure = tx.json("exposure", exposure)?;
+        let sql = "INSERT INTO exposures (payer, channel, exposure) VALUES ($1, $2, $3)
+             ON CONFLICT (payer, channel) DO UPDATE SET exposure = excluded.exposure";
+        let values = [payer.into(), channel.into(), exposure.into()];
+        tx.execute(sql, values).await?;
+    }
+    Ok(())
 }
 
 /// Keeps a consent to an immediate withdrawal, and the idempotency key that it was given under.
@@ -78,15 +111,58 @@ pub(super) async fn save_withdrawal(
 }
 
 impl Store {
-    /// The capacity ledger's rows.
-    pub(crate) async fn accounts(&self) -> Result<Vec<(Address, PayerAccount)>, StoreError> {
-        let rows = self.rows("SELECT payer, account FROM accounts", []).await?;
-        let account = |row| {
-            let payer = Address::from_str(&self.text("account", row, 0)?);
-            let payer = payer.map_err(|e| self.damaged("account", e))?;
-            Ok((payer, self.json("account", row, 1)?))
-        };
-        rows.iter().map(account).collect()
+    /// The capacity ledger, and what of it can't be read.
+    pub(crate) async fn accounts(
+        &self,
+    ) -> Result<(BTreeMap<Address, PayerAccount>, Vec<StoreError>), StoreError> {
+        let (mut accounts, mut damaged) = (BTreeMap::new(), Vec::new());
+        for row in self.rows("SELECT payer, account FROM accounts", []).await? {
+            match self.parts("account", &row) {
+                Ok((payer, account)) => drop(accounts.insert(payer, account)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        let mut exposures: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let sql = "SELECT payer, exposure, channel FROM exposures";
+        for row in self.rows(sql, []).await? {
+            let channel = self.text("exposure", &row, 2);
+            let channel = channel.and_then(|id| self.parsed::<ChannelId>("exposure", &id));
+            let read = self.parts("exposure", &row);
+            match channel
+                .and_then(|channel| read.map(|(payer, exposure)| (payer, channel, exposure)))
+            {
+                Ok((payer, channel, exposure)) => {
+                    exposures
+                        .entry(payer)
+                        .or_default()
+                        .push((channel, exposure));
+                }
+                Err(error) => damaged.push(error),
+            }
+        }
+        for (payer, channels) in exposures {
+            let account: &mut PayerAccount = accounts.entry(payer).or_default();
+            account.channels = channels.into_iter().collect();
+        }
+        Ok((accounts, damaged))
+    }
+
+    fn parts<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        row: &Row,
+    ) -> Result<(Address, T), StoreError> {
+        let payer = self.parsed(what, &self.text(what, row, 0)?)?;
+        Ok((payer, self.json(what, row, 1)?))
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(
+        &self,
+        what: &'static str,
+        text: &str,
+    ) -> Result<T, StoreError> {
+        text.parse()
+            .map_err(|e: T::Err| self.damaged(what, format!("{text}: {e}")))
     }
 
     /// The consent that was given under a key within the last day.

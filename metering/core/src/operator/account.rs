@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Channels;
 use crate::{Amount, ChannelId, UnixSeconds};
 
 /// One promise on a channel.
@@ -70,7 +71,7 @@ impl Exposure {
     }
 }
 
-/// One payer's deposit and everything promised on it. Stored as one row before any promise on it is released.
+/// One payer's deposit and everything promised on it. What changes of it is stored before any promise on it is released.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayerAccount {
     /// Deposit on chain, as of final blocks.
@@ -80,7 +81,16 @@ pub struct PayerAccount {
     /// Consents to immediate withdrawals that may still be executed, by nonce.
     pub withdrawals: BTreeMap<u64, OpenWithdrawal>,
     /// Channels with claimable promises.
-    pub channels: BTreeMap<ChannelId, Exposure>,
+    pub channels: Channels,
+}
+
+/// What of a payer's account is to be stored after it has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountUpdate {
+    /// All of it but its channels; `None` if nothing of it is kept, channels neither.
+    pub account: Option<PayerAccount>,
+    /// The channels that have changed; `None` of one that is gone.
+    pub channels: Vec<(ChannelId, Option<Exposure>)>,
 }
 
 /// A consent to an immediate withdrawal.
@@ -95,15 +105,14 @@ pub struct OpenWithdrawal {
 impl PayerAccount {
     /// What is promised: the counted exposure of all channels, and open withdrawals.
     pub fn committed(&self) -> Amount {
-        let exposure: Amount = self.channels.values().map(Exposure::counted).sum();
         let withdrawals = self.withdrawals.values().map(|open| open.amount).sum();
-        exposure.saturating_add(withdrawals)
+        self.channels.counted().saturating_add(withdrawals)
     }
 
     /// The most that may still be taken: as [`committed`](Self::committed), but with what providers said they will not
     /// claim.
     pub fn owed(&self) -> Amount {
-        self.committed().saturating_add(self.freed())
+        self.committed().saturating_add(self.channels.freed())
     }
 
     /// What can still be promised: balance − pending − committed.
@@ -113,22 +122,15 @@ impl PayerAccount {
             .saturating_sub(self.committed())
     }
 
-    /// What was freed on providers' word.
-    pub fn freed(&self) -> Amount {
-        self.channels.values().map(Exposure::freed).sum()
-    }
-
     pub(super) fn keeps_promises(&self) -> bool {
         self.committed() <= self.balance.saturating_sub(self.pending)
     }
 
-    /// Number of promises on all channels.
-    pub(super) fn promises(&self) -> usize {
-        let channels = self.channels.values();
-        channels.map(|exposure| exposure.promises.len()).sum()
-    }
-
+    /// Whether nothing of it has to be kept.
     pub(super) fn is_idle(&self) -> bool {
-        self.balance == Amount::ZERO && self.channels.is_empty() && self.withdrawals.is_empty()
+        self.balance == Amount::ZERO
+            && self.channels.is_empty()
+            && !self.channels.has_changed()
+            && self.withdrawals.is_empty()
     }
 }

@@ -1,7 +1,8 @@
 //! The database itself: tables of this program, of older and of newer ones.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipsx_metering::{ChannelId, PayerAccount};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
@@ -103,7 +104,7 @@ async fn a_server_that_answers_before_it_has_written_is_refused() {
 
 /// A file as an older program left it.
 #[tokio::test(flavor = "multi_thread")]
-async fn deals_and_changes_of_an_older_file_are_found() {
+async fn what_an_older_file_has_is_found() {
     const LAST: i64 = 3;
     let folder = TempDir::new().unwrap();
     let options = SqliteConnectOptions::new()
@@ -133,6 +134,25 @@ async fn deals_and_changes_of_an_older_file_are_found() {
     .execute(&mut file)
     .await
     .unwrap();
+    // An account had its channels within it, and outcomes were in the order of their ids.
+    let payer = Address::repeat_byte(7);
+    let account = r#"{"balance":"9","pending":"0","withdrawals":{},"channels":{"CHANNEL":{"promises":
+        [{"capacity":"340282366920938463463374607431768211455","valid_until":5}],"claimed":"2","held":"1","closed_at":null}}}"#;
+    let channel = ChannelId(B256::repeat_byte(3));
+    let account = account.replace("CHANNEL", &channel.to_string());
+    sqlx::query("INSERT INTO accounts (payer, account) VALUES ($1, $2)")
+        .bind(format!("{payer:#x}"))
+        .bind(&account)
+        .execute(&mut file)
+        .await
+        .unwrap();
+    let word = outcome(&record, Binding::Bound);
+    sqlx::query("INSERT INTO outcomes (deal_id, outcome, signed, at) VALUES ($1, 'bound', $2, 1)")
+        .bind(record.deal_id.to_string())
+        .bind(serde_json::to_string(&word).unwrap())
+        .execute(&mut file)
+        .await
+        .unwrap();
     file.close().await.unwrap();
     let store = Store::open(&StoreConfig::Sqlite, folder.path())
         .await
@@ -140,6 +160,16 @@ async fn deals_and_changes_of_an_older_file_are_found() {
     let (wallet, request) = (record.deal.requester, record.deal.request);
     let found = store.deals_of_request(wallet, request).await.unwrap();
     assert_eq!(found, [record]);
+    let (accounts, damaged) = store.accounts().await.unwrap();
+    assert!(damaged.is_empty(), "{damaged:?}");
+    let kept: PayerAccount = serde_json::from_str(&account).unwrap();
+    assert_eq!(kept.committed(), Amount(u128::MAX - 3));
+    assert_eq!(accounts, BTreeMap::from([(payer, kept)]));
+    let told = store.outcome(found[0].deal_id).await.unwrap();
+    assert_eq!(told, Some(word));
+    let other = Entry::Outcome(Box::new(outcome(&found[0], Binding::Aborted)), NOW);
+    let refused = save(&store, vec![other]).await;
+    assert!(matches!(refused, Err(StoreError::OtherOutcome(_))));
     let changes = store.changes_of(wallet, 0, 10).await.unwrap();
     assert_eq!(changes.len(), 1);
     assert_eq!(of_deal(&changes[0]).at, UnixSeconds(7));

@@ -1,6 +1,8 @@
 //! What the broker keeps for a wallet.
 
-use ipsx_metering::PayerAccount;
+use std::collections::BTreeMap;
+
+use ipsx_metering::{AccountUpdate, ChannelId, Exposure, PayerAccount, Promise};
 
 use super::*;
 
@@ -17,16 +19,52 @@ async fn accounts_and_withdrawals(place: Place) {
         balance: Amount(balance),
         ..PayerAccount::default()
     };
+    let stored = async || store.accounts().await.unwrap().0;
+    let update = |account, channels| AccountUpdate { account, channels };
+    let entry = |update| Entry::Account(payer, Box::new(update));
     for balance in [5, u128::MAX] {
-        let entry = Entry::Account(payer, Some(Box::new(account(balance))));
-        save(store, vec![entry]).await.unwrap();
-        let kept = store.accounts().await.unwrap();
-        assert_eq!(kept, [(payer, account(balance))]);
+        let changed = update(Some(account(balance)), Vec::new());
+        save(store, vec![entry(changed)]).await.unwrap();
+        assert_eq!(stored().await, BTreeMap::from([(payer, account(balance))]));
     }
-    save(store, vec![Entry::Account(payer, None)])
+
+    // Of its channels only those are written that have changed.
+    let exposure = |capacity| Exposure {
+        promises: vec![Promise {
+            capacity: Amount(capacity),
+            valid_until: NOW,
+        }],
+        ..Exposure::default()
+    };
+    let channel = |number| ChannelId(B256::repeat_byte(number));
+    let mut whole = account(9);
+    for (changed, left) in [
+        (
+            vec![
+                (channel(1), Some(exposure(3))),
+                (channel(2), Some(exposure(u128::MAX))),
+            ],
+            vec![(1, 3), (2, u128::MAX)],
+        ),
+        (
+            vec![(channel(1), Some(exposure(4)))],
+            vec![(1, 4), (2, u128::MAX)],
+        ),
+        (vec![(channel(2), None), (channel(3), None)], vec![(1, 4)]),
+    ] {
+        save(store, vec![entry(update(Some(account(9)), changed))])
+            .await
+            .unwrap();
+        let left = left
+            .into_iter()
+            .map(|(number, capacity)| (channel(number), exposure(capacity)));
+        whole.channels = left.collect();
+        assert_eq!(stored().await, BTreeMap::from([(payer, whole.clone())]));
+    }
+    save(store, vec![entry(update(None, Vec::new()))])
         .await
         .unwrap();
-    assert_eq!(store.accounts().await.unwrap(), []);
+    assert_eq!(stored().await, BTreeMap::new());
 
     let withdrawal = ipsx_metering::Withdrawal {
         network: examples::network(),
