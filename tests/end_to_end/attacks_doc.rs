@@ -10,13 +10,14 @@ use std::fs;
 use std::path::Path;
 
 /// Where tests are.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     "agent",
     "broker",
     "metering",
     "tests",
     "tunnel/core",
     "tunnel/os",
+    "tunnel/relay",
     "tunnel/stun",
 ];
 

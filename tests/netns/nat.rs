@@ -1,4 +1,5 @@
-//! A provider at home and a requester at home: both behind NATs that let nothing in which nothing went out for.
+//! A provider at home and a requester at home: both behind NATs that let nothing in which nothing went out for, or a relay
+//! between them.
 //!
 //! ```text
 //! provider 10.1.0.2 ── 10.1.0.1 NAT 198.18.1.2 ── 198.18.1.1 broker and web 198.18.2.1 ── 198.18.2.2 NAT 10.2.0.1 ── 10.2.0.2 requester
@@ -16,7 +17,7 @@ use std::time::Duration;
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::namespace::{Namespace, run};
 use ipsx_tests::program::{Finished, Program, built};
-use ipsx_tests::web;
+use ipsx_tests::web::{self, Fetched};
 
 const BROKER: &str = "198.18.1.1";
 /// What everybody sees of the provider behind its NAT.
@@ -50,7 +51,8 @@ struct World {
     providers_nat: Namespace,
     requester: Namespace,
     requesters_nat: Namespace,
-    _others: [Namespace; 2],
+    net: Namespace,
+    _provider: Namespace,
     market: Market,
     wallet: Wallet,
     provider_wallet: Wallet,
@@ -60,6 +62,11 @@ struct World {
 impl World {
     /// `test` keeps the tests of this process apart.
     fn new(test: &str) -> Self {
+        Self::with(test, &[])
+    }
+
+    /// One whose broker is told more.
+    fn with(test: &str, words: &[&str]) -> Self {
         let sides = ["prov", "pnat", "net", "rnat", "req"];
         let [provider, providers_nat, net, requesters_nat, requester] =
             sides.map(|side| Namespace::new(&format!("{test}-{side}")));
@@ -94,12 +101,14 @@ impl World {
         let mut market = market(&provider, &net, &requester);
         let provider_wallet = market.wallet("provider");
         let wallet = market.wallet("requester");
+        market.tell_broker(words);
         market.start_broker();
         let world = Self {
             providers_nat,
             requester,
             requesters_nat,
-            _others: [provider, net],
+            net,
+            _provider: provider,
             market,
             wallet,
             provider_wallet,
@@ -153,20 +162,33 @@ impl World {
         Program::start("ipsx connect", &mut command)
     }
 
+    /// What comes through a lease's proxy.
+    fn page(&self, proxy: &str, path: &str) -> Fetched {
+        let mut curl = self.requester.command("curl");
+        let (url, proxy) = (
+            format!("http://{BROKER}:8080{path}"),
+            format!("http://{proxy}"),
+        );
+        let fetched = web::run(curl.args(["--noproxy", "", "--proxy", &proxy]), &url);
+        assert_eq!(fetched.code, 0, "{fetched:?}");
+        fetched
+    }
+
+    /// A figure of the broker's metrics.
+    fn metric(&self, name: &str) -> u64 {
+        let url = format!("http://{}/metrics", self.market.admin());
+        let shown = web::run(&mut self.net.command("curl"), &url);
+        let figure = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        let found = shown.body.lines().find_map(figure);
+        found.unwrap_or_else(|| panic!("no {name} in {shown:?}"))
+    }
+
     /// Leases, fetches a page through the lease, and ends it; the address that the web saw.
     fn seen_through_a_lease(&self) -> String {
         let mut program = self.connect(&["--proxy", "127.0.0.1:0"]);
-        let proxy = program.proxy(SOON);
-        let proxy = format!("http://{proxy}");
-        let page = |path: &str| {
-            let mut curl = self.requester.command("curl");
-            let url = format!("http://{BROKER}:8080{path}");
-            let fetched = web::run(curl.args(["--noproxy", "", "--proxy", &proxy]), &url);
-            assert_eq!(fetched.code, 0, "{fetched:?}");
-            fetched
-        };
-        assert_eq!(page("/bytes/2000000").size, 2_000_000);
-        let seen = page("/").body;
+        let proxy = program.proxy(SOON).to_string();
+        assert_eq!(self.page(&proxy, "/bytes/2000000").size, 2_000_000);
+        let seen = self.page(&proxy, "/").body;
         program.signal("INT");
         let ended = program.finish(SOON);
         assert_eq!(ended.code, Some(0), "{ended:#?}");
@@ -295,4 +317,54 @@ fn between_nats_that_show_everybody_another_port_there_is_no_way_and_it_is_said(
         refused.stderr.contains("--reachability direct"),
         "{refused:#?}"
     );
+}
+
+/// What the broker is told for it to relay.
+const RELAYS: [&str; 2] = ["--relay-ports", "41000-41009"];
+
+#[test]
+fn between_such_nats_a_relay_carries_the_lease() {
+    let world = World::with("rel", &RELAYS);
+    world.translate(Ports::Random);
+    let _provider = world.provider("behind a NAT");
+    assert_eq!(world.reachability(&[]).unwrap(), "punched");
+    assert_eq!(world.seen_through_a_lease(), PROVIDERS_NAT);
+    let relayed = world.metric("ipsx_relayed_bytes_total");
+    assert!((2_000_000..3_000_000).contains(&relayed), "{relayed}");
+    assert_eq!(world.metric("ipsx_relayed_leases"), 0, "the lease is over");
+    assert_eq!(world.seen_by_the_whole_host(), PROVIDERS_NAT);
+    let relayed = world.metric("ipsx_relayed_bytes_total");
+    // Who asks for a better way gets no relay.
+    let words = ["--reachability", "punched", "--proxy", "127.0.0.1:0"];
+    let refused = world.refused(&words);
+    let told = "behind a NAT, and no way through it was found";
+    assert!(refused.stderr.contains(told), "{refused:#?}");
+    assert_eq!(world.metric("ipsx_relayed_bytes_total"), relayed);
+}
+
+#[test]
+fn a_relayed_lease_outlives_another_address_and_another_broker() {
+    let mut world = World::with("roam", &RELAYS);
+    world.translate(Ports::Random);
+    let _provider = world.provider("behind a NAT");
+    let mut program = world.connect(&["--proxy", "127.0.0.1:0"]);
+    let proxy = program.proxy(SOON).to_string();
+    assert_eq!(world.page(&proxy, "/").body, PROVIDERS_NAT);
+
+    // The requester's NAT has another address and forgets all that it showed.
+    let script = "ip addr del 198.18.2.2/24 dev wan && ip addr add 198.18.2.3/24 dev wan
+        ip route replace default via 198.18.2.1 && ip addr";
+    let addresses = sh(&world.requesters_nat, script);
+    assert!(!addresses.contains("198.18.2.2"), "{addresses}");
+    assert_eq!(world.page(&proxy, "/bytes/300000").size, 300_000);
+
+    // A broker that was killed remembers nothing of its relay: both sides are given another port.
+    world.market.broker = None;
+    world.market.start_broker();
+    assert_eq!(world.metric("ipsx_relayed_bytes_total"), 0);
+    assert_eq!(world.page(&proxy, "/bytes/300000").size, 300_000);
+    assert!(world.metric("ipsx_relayed_bytes_total") > 300_000);
+    program.signal("INT");
+    let ended = program.finish(SOON);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
 }

@@ -1,7 +1,7 @@
 //! The bodies of the requesters' HTTP interface, in JSON. Paths and status codes stand in `docs/protocol.md`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsx_metering::{
     Address, Amount, Authorization, DealId, Domain, NetworkId, OfferId, Prices, RequestId,
@@ -10,7 +10,7 @@ use ipsx_metering::{
 use serde::{Deserialize, Serialize};
 
 use crate::deal::{Deal, Outcome};
-use crate::messages::{EndCause, EndReport, Ready};
+use crate::messages::{EndCause, EndReport, Ready, RelayToken};
 use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
 use crate::request::SignedRequest;
 use crate::resting::RequestStatus;
@@ -46,6 +46,10 @@ pub struct NetworkInfo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<ipsx_metering::openapi::SocketText>))]
     pub reflector: Option<SocketAddr>,
+    /// Address of the relay for those who can't reach each other, if there is one; a lease has a port of its own there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<ipsx_metering::openapi::IpText>))]
+    pub relay: Option<IpAddr>,
     /// URL of the chain's JSON-RPC: absolute, or a path on this server for the embedded chain.
     pub chain_rpc: String,
 }
@@ -335,6 +339,23 @@ pub struct RequesterEndpoint {
     /// As the reflector sees it; of the address that asks.
     #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
     pub endpoint: SocketAddr,
+}
+
+/// `POST /v1/deals/{id}/relay`: no way leads to the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WantRelay {}
+
+/// What it is answered with: a way by which the provider will be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RelayedWay {
+    /// UDP address and port of a relay, which is this lease's.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::SocketText))]
+    pub relay: SocketAddr,
+    /// The requester's secret there.
+    #[cfg_attr(feature = "openapi", schema(value_type = ipsx_metering::openapi::HashText))]
+    pub token: RelayToken,
 }
 
 /// `POST /v1/deals/{id}/end`: the requester's end of a lease.

@@ -6,6 +6,7 @@
 //! (RFC 8446 §7.5) with label [`SESSION_LABEL`] and no context, 32 bytes: a signature made for one connection
 //! proves nothing on another, whoever sits between.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipsx_metering::{
@@ -29,6 +30,17 @@ pub const SESSION_LABEL: &[u8] = b"EXPORTER-ipsx-session";
 
 /// The code that a connection is closed with when a newer one of the same wallet took over.
 pub const CLOSED_REPLACED: u32 = 3;
+
+/// What one side of a relayed lease shows a relay that it has, without saying it.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelayToken(pub B256);
+
+impl fmt::Debug for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelayToken(…)")
+    }
+}
 
 /// Proof that an agent acts for a provider's wallet, on one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -344,6 +356,15 @@ pub enum BrokerMessage {
         deal_id: DealId,
         /// Its address as the broker sees it, and its port by its own word.
         endpoint: SocketAddr,
+    },
+    /// The requester of a bound deal comes by a relay: the provider shows it where its WireGuard is, and that it is still there.
+    Relay {
+        /// The deal.
+        deal_id: DealId,
+        /// The port of a relay that is this lease's.
+        relay: SocketAddr,
+        /// The provider's secret there.
+        token: RelayToken,
     },
     /// The other side has ended the lease.
     EndLease {

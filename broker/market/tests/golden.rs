@@ -139,12 +139,13 @@ fn every_variant_has_an_example() {
         BrokerMessage::Refused { .. } => 12,
         BrokerMessage::Reached { .. } => 13,
         BrokerMessage::Punch { .. } => 14,
+        BrokerMessage::Relay { .. } => 15,
     };
     let found: Vec<_> = examples::broker_messages()
         .iter()
         .map(|(_, m)| broker(m))
         .collect();
-    assert_eq!(found, (0..15).collect::<Vec<_>>());
+    assert_eq!(found, (0..16).collect::<Vec<_>>());
 }
 
 #[test]

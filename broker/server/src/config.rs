@@ -3,6 +3,7 @@
 mod error;
 mod keys;
 mod load;
+mod relay;
 mod settings;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use ipsx_metering::{Address, Amount, NetworkId};
 
 pub use error::ConfigError;
 pub use load::{ENV_PREFIX, PASSPHRASE_ENV, load};
+pub use relay::RelayConfig;
 pub use settings::Settings;
 
 /// Where agents connect if nothing else is said.
@@ -199,6 +201,8 @@ pub struct BrokerConfig {
     pub agents_listen: SocketAddr,
     /// Where agents and requesters ask what a NAT shows of them (STUN over UDP).
     pub reflector: ReflectorConfig,
+    /// The relay, if there is one.
+    pub relay: Option<RelayConfig>,
     /// Where the operator looks at the broker and steers it (HTTP); nobody but the operator should reach it. `None` for
     /// nowhere.
     pub admin_listen: Option<SocketAddr>,
@@ -253,6 +257,7 @@ impl BrokerConfig {
             http_listen: SocketAddr::from(([127, 0, 0, 1], 8480)),
             agents_listen: SocketAddr::from(([127, 0, 0, 1], AGENTS_PORT)),
             reflector: ReflectorConfig::Beside,
+            relay: None,
             admin_listen: Some(SocketAddr::from(([127, 0, 0, 1], 8482))),
             admin_hosts: Vec::new(),
             agents_public: None,

@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::operator::{Operator, random};
 use crate::placement::Placer;
 use crate::reflector::Reflector;
+use crate::relay::Relay;
 use crate::store::{Entries, Entry, FleetStore, Store, StoreError};
 
 pub(crate) use deals::Page;
@@ -101,6 +102,7 @@ pub(crate) struct Surroundings {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) fleet: Option<Arc<Fleet>>,
     pub(crate) reflector: Option<Arc<Reflector>>,
+    pub(crate) relay: Option<Arc<Relay>>,
 }
 
 /// The broker's desk.
@@ -120,6 +122,7 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) placer: Arc<Placer>,
     reflector: Option<Arc<Reflector>>,
+    relay: Option<Arc<Relay>>,
     news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.
@@ -147,6 +150,7 @@ impl Desk {
             metrics,
             fleet,
             reflector,
+            relay,
         } = surroundings;
         let now = clock::now();
         let (line, released) = mpsc::unbounded_channel();
@@ -223,6 +227,7 @@ impl Desk {
             metrics,
             placer: Arc::new(placer),
             reflector,
+            relay,
             news: broadcast::channel(NEWS).0,
             timers: config.timers,
             turns: std::array::from_fn(|_| Mutex::new(())),
@@ -351,6 +356,9 @@ impl Desk {
         }
         if record.status().is_over() {
             self.mailboxes.close(record.deal_id);
+            if let Some(relay) = &self.relay {
+                relay.close(record.deal_id);
+            }
         }
         self.announce(News {
             of: Changed::Deal(record.deal_id),

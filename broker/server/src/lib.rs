@@ -22,10 +22,11 @@ mod metrics;
 mod operator;
 pub mod placement;
 mod reflector;
+mod relay;
 mod store;
 
 use std::fs::{File, TryLockError};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,7 @@ use metrics::Metrics;
 use operator::{Operator, random};
 use placement::{Databases, Placer};
 use reflector::Reflector;
+use relay::Relay;
 use store::Store;
 
 /// The requesters' interface as an OpenAPI 3.1 document, as `GET /openapi.json` has it.
@@ -117,8 +119,10 @@ impl Broker {
         let nonce_key = nonce_key(&store).await?;
         let (http_addr, agents_addr) = (http.address(), listener.address());
         let asked = reflector.as_deref().map(Reflector::address);
-        let info = network_info(&config, &operator, agents_addr, asked);
         let metrics = Arc::new(metrics);
+        let relay = open_relay(&config, &metrics);
+        let relayed = relay.as_deref().map(Relay::address);
+        let info = network_info(&config, &operator, agents_addr, (asked, relayed));
         let (fleet, carrying) = match &config.fleet {
             None => (None, None),
             Some(own) => {
@@ -132,6 +136,7 @@ impl Broker {
             metrics,
             fleet: fleet.clone(),
             reflector: reflector.clone(),
+            relay,
         };
         let opened = Desk::open(&config, store, vouchers, surroundings).await?;
         let (desk, releasing) = opened;
@@ -345,6 +350,15 @@ async fn bind_reflector(config: &BrokerConfig) -> Result<Option<Arc<Reflector>>,
     Ok(Some(Arc::new(Reflector::bind(listen, public).await?)))
 }
 
+/// The relay, at the agents' address.
+fn open_relay(config: &BrokerConfig, metrics: &Arc<Metrics>) -> Option<Arc<Relay>> {
+    let listen = config.agents_listen.ip();
+    let public = config.agents_public.map_or(listen, |public| public.ip());
+    let relay = config.relay.clone()?;
+    let metrics = Arc::clone(metrics);
+    Some(Arc::new(Relay::new(relay, (listen, public), metrics)))
+}
+
 async fn open_vouchers(
     config: &BrokerConfig,
     operator: &Operator,
@@ -361,7 +375,7 @@ fn network_info(
     config: &BrokerConfig,
     operator: &Operator,
     agents: SocketAddr,
-    reflector: Option<SocketAddr>,
+    (reflector, relay): (Option<SocketAddr>, Option<IpAddr>),
 ) -> NetworkInfo {
     let (deployment, state) = (operator.centralizer().deployment(), operator.state());
     NetworkInfo {
@@ -374,6 +388,7 @@ fn network_info(
         treasury: state.treasury,
         agents: config.agents_public.unwrap_or(agents),
         reflector,
+        relay,
         chain_rpc: match &config.chain {
             ChainConfig::Embedded => "/rpc".into(),
             ChainConfig::Rpc {

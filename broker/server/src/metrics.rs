@@ -28,6 +28,9 @@ pub(crate) struct Metrics {
     pub(crate) refusals: IntCounterVec,
     pub(crate) reservations: IntCounterVec,
     pub(crate) frames: IntCounterVec,
+    pub(crate) relayed_leases: IntGauge,
+    pub(crate) relayed_bytes: IntCounter,
+    pub(crate) relay_dropped: IntCounterVec,
     pub(crate) vouchers_refused: IntCounterVec,
     pub(crate) deposits: Gauge,
     pub(crate) promised: Gauge,
@@ -105,6 +108,19 @@ impl Metrics {
                 "ipsx_frames_total",
                 "Sealed frames, by what became of them.",
                 "outcome",
+            )?,
+            relayed_leases: add.gauge(
+                "ipsx_relayed_leases",
+                "Leases that have a port of the relay.",
+            )?,
+            relayed_bytes: add.collector(IntCounter::new(
+                "ipsx_relayed_bytes_total",
+                "Bytes of the datagrams that the relay passed on, each of which came in once and went out once.",
+            )?)?,
+            relay_dropped: add.counters(
+                "ipsx_relay_dropped_total",
+                "Datagrams that the relay passed on to nobody, by reason.",
+                "reason",
             )?,
             vouchers_refused: add.counters(
                 "ipsx_vouchers_refused_total",

@@ -26,7 +26,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{engine::Engine, error::TunnelError, link::Link, provider::check_control};
+use crate::{
+    engine::Engine,
+    error::TunnelError,
+    link::Link,
+    provider::check_control,
+    relays::{Relay, RelaySource},
+};
 pub(crate) use calling::Calling;
 pub use datagrams::TunnelUdp;
 pub use questions::ResolveError;
@@ -74,6 +80,8 @@ pub struct Punch {
     pub reflector: SocketAddr,
     /// Told what is seen, until the first handshake is complete.
     pub mapped: mpsc::Sender<SocketAddr>,
+    /// Who gives a relay, if no way is found like that and a relay may be used.
+    pub relay: Option<RelaySource>,
 }
 
 impl ClientConfig {
@@ -176,6 +184,7 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Option<PeerStatus>>),
     OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
+    Relay(Relay),
     Dropped(oneshot::Sender<DropCounts>),
     Shutdown(Option<oneshot::Sender<()>>),
 }
@@ -202,6 +211,7 @@ impl ClientTunnel {
         let (device, peer) = config.device(now)?;
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
         let punched = config.punch.is_some();
+        let relay = config.punch.as_ref().and_then(|punch| punch.relay.clone());
         let (events, receiver) = mpsc::channel(EVENTS);
         let (ready, handshake) = oneshot::channel();
         let (engine, link) = Engine::new(device, config.bind)?;
@@ -221,6 +231,9 @@ impl ClientTunnel {
                 Calling::new(ready, config.punch, now),
             ),
         )?;
+        if let Some(relay) = relay {
+            relay.pass_on(link.clone(), Command::Relay);
+        }
         // From here on, leaving early ends the loop.
         let mut inner = Inner {
             link,

@@ -67,12 +67,7 @@ impl Context<'_> {
 
     /// Asks a reflector what a NAT shows of the socket, if it is time.
     pub(crate) fn ask(&mut self, reflection: &mut Reflection) {
-        let draw = || {
-            let mut transaction = [0; 12];
-            rand::rngs::OsRng.fill_bytes(&mut transaction);
-            transaction
-        };
-        if let Some((reflector, question)) = reflection.handle_timeout(draw, self.now) {
+        if let Some((reflector, question)) = reflection.handle_timeout(transaction, self.now) {
             self.device.send_stun(reflector, &question);
         }
     }
@@ -81,6 +76,13 @@ impl Context<'_> {
     pub(crate) fn congested(&self) -> bool {
         self.device.transmit_backlog() > MAX_BACKLOG
     }
+}
+
+/// A transaction id for a question by STUN.
+pub(crate) fn transaction() -> [u8; 12] {
+    let mut transaction = [0; 12];
+    rand::rngs::OsRng.fill_bytes(&mut transaction);
+    transaction
 }
 
 /// What one end of a tunnel does with what comes out of it.

@@ -55,7 +55,8 @@ pub struct HostPlan {
     pub inner_v6: Option<Ipv6Addr>,
     /// The gateway's address inside the tunnel, which answers names.
     pub gateway: Ipv4Addr,
-    /// Where the provider listens, and the next lease's, while that one begins, and what a NAT's mapping is asked of.
+    /// Where the provider listens, and the next lease's, while that one begins, and what a NAT's mapping is asked of. Port
+    /// 0 stands for any, of a relay.
     pub endpoints: Vec<SocketAddr>,
     /// What the program itself has to reach outside the tunnel, by TCP: broker and chain.
     pub control: Vec<SocketAddr>,

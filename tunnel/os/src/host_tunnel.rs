@@ -20,6 +20,7 @@ use crate::{
     error::TunnelError,
     link::Link,
     provider::check_control,
+    relays::Relay,
     tun::Tun,
 };
 use role::HostRole;
@@ -32,6 +33,7 @@ enum Command {
     Status(oneshot::Sender<Option<PeerStatus>>),
     OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
+    Relay(Relay),
     Dropped(oneshot::Sender<DropCounts>),
     Shutdown(Option<oneshot::Sender<()>>),
 }
@@ -62,6 +64,7 @@ impl HostTunnel {
     ) -> Result<(Self, mpsc::Receiver<ClientEvent>), TunnelError> {
         let now = Instant::now();
         let punched = config.punch.is_some();
+        let relay = config.punch.as_ref().and_then(|punch| punch.relay.clone());
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
         let (device, peer) = config.device(now)?;
         let mut tun = Tun::open(interface)?;
@@ -82,6 +85,9 @@ impl HostTunnel {
             shutdown: None,
         };
         engine.spawn("ipsx-host", role)?;
+        if let Some(relay) = relay {
+            relay.pass_on(link.clone(), Command::Relay);
+        }
         // From here on, leaving early ends the loop.
         let mut inner = Inner {
             link,

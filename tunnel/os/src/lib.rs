@@ -28,6 +28,7 @@ mod link;
 pub mod nft;
 mod provider;
 mod proxy;
+mod relays;
 mod stack;
 mod sys;
 #[cfg(target_os = "linux")]
@@ -55,8 +56,10 @@ pub use exit::{Egress, EgressRange, ExitLimits, FlowEvent, FlowProtocol};
 pub use host::{HostClaim, HostError, HostPlan, HostTraffic, MARK};
 #[cfg(target_os = "linux")]
 pub use host_tunnel::HostTunnel;
+pub use ipsx_relay::Token as RelayToken;
 pub use provider::{Provider, ProviderConfig, ProviderEvent};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
+pub use relays::{Relay, RelaySource};
 #[cfg(target_os = "linux")]
 pub use tool::ToolError;
 #[cfg(target_os = "linux")]

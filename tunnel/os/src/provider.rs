@@ -24,6 +24,7 @@ use crate::{
         Egress, Exit, ExitConfig, ExitLimits, FlowEvent, FlowLog, GatewayConfig, UserspaceExit,
     },
     link::Link,
+    relays::Relay,
 };
 use role::ProviderRole;
 use way::Ways;
@@ -107,6 +108,8 @@ pub(crate) enum Command {
     SendControl(PeerId, Vec<u8>),
     Reflect(SocketAddr, bool),
     Punch(SocketAddr),
+    JoinRelay(Relay),
+    LeaveRelay(SocketAddr),
     Dropped(oneshot::Sender<DropCounts>),
     Describe(u16, oneshot::Sender<Zeroizing<String>>),
     Shutdown(Option<oneshot::Sender<()>>),
@@ -336,6 +339,16 @@ impl Provider {
     /// through what comes from there.
     pub fn punch(&self, to: SocketAddr) -> Result<(), TunnelError> {
         self.inner.link.send(Command::Punch(to))
+    }
+
+    /// Shows a relay where this endpoint is, and keeps showing it: what comes from there is a lease's.
+    pub fn join_relay(&self, relay: Relay) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::JoinRelay(relay))
+    }
+
+    /// Says nothing to a relay any more.
+    pub fn leave_relay(&self, address: SocketAddr) -> Result<(), TunnelError> {
+        self.inner.link.send(Command::LeaveRelay(address))
     }
 
     /// The peers and their counters as `wg show` reads them, without any secret.

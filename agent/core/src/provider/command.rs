@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipsx_market::deal::{Deal, Outcome, ProviderTerms};
-use ipsx_market::messages::{AgentMessage, EndReport};
+use ipsx_market::messages::{AgentMessage, EndReport, RelayToken};
 use ipsx_market::offer::Offer;
 use ipsx_market::payment::ProviderMessage;
 use ipsx_market::request::TunnelKey;
@@ -67,6 +67,18 @@ pub enum Command {
     Punch {
         /// Where a requester sends from.
         to: SocketAddr,
+    },
+    /// Show a relay from the WireGuard socket where that is, and keep showing it.
+    JoinRelay {
+        /// Its port for one lease.
+        relay: SocketAddr,
+        /// The secret by which it is shown.
+        token: RelayToken,
+    },
+    /// Say nothing to a relay any more.
+    LeaveRelay {
+        /// Its port.
+        relay: SocketAddr,
     },
     /// Close the peer.
     ClosePeer {

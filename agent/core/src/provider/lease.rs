@@ -1,5 +1,6 @@
 //! One lease, from the signature under its deal to the report of its end.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use ipsx_market::deal::Deal;
@@ -90,6 +91,8 @@ pub(crate) struct Lease {
     stored: Amount,
     unseen: Unseen,
     pub(super) punching: Punching,
+    /// By which the requester comes, if it does.
+    pub(super) relay: Option<SocketAddr>,
 }
 
 impl Lease {
@@ -125,6 +128,7 @@ impl Lease {
             stored: Amount::ZERO,
             unseen: Unseen::default(),
             punching: Punching::default(),
+            relay: None,
             deal,
         }
     }
@@ -400,6 +404,8 @@ impl Lease {
     /// Over for good. The broker is told by whoever holds the lease.
     pub(super) fn finish(&mut self, report: EndReport, paid: Amount, commands: &mut Vec<Command>) {
         let lease = self.id;
+        let relay = self.relay.take();
+        commands.extend(relay.map(|relay| Command::LeaveRelay { relay }));
         if self.ready.is_some() || matches!(self.stage, Stage::Opening) {
             commands.push(Command::ClosePeer { lease });
             let state = self.meter.as_ref().map(|meter| meter.state());

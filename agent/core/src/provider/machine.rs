@@ -174,6 +174,16 @@ impl Provider {
                     lease.handle_punch(endpoint, own, now, commands);
                 });
             }
+            BrokerMessage::Relay {
+                deal_id,
+                relay,
+                token,
+            } => {
+                let own = self.observed;
+                self.with_lease(deal_id, |lease, _, commands| {
+                    lease.handle_relay(relay, token, own, commands);
+                });
+            }
             BrokerMessage::Forfeited { deal_id, voucher } => {
                 self.with_lease(deal_id, |lease, network, commands| {
                     lease.handle_forfeited(voucher, network, now, commands);

@@ -1,8 +1,10 @@
-//! Opening a provider's NAT for a requester: a few small datagrams towards where it sends from, while it calls.
+//! Opening a provider's NAT for a requester: a few small datagrams towards where it sends from, while it calls. Or, where
+//! that does not help, to a relay that both sides send to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ipsx_market::messages::RelayToken;
 use ipsx_tunnel_core::is_public;
 
 use super::command::Command;
@@ -80,6 +82,24 @@ impl Lease {
             self.punching.begin(endpoint, own, now.instant);
             self.punch(now, commands);
         }
+    }
+
+    /// The requester comes by this relay; `own` is where the broker sees this provider. Said again, it changes nothing.
+    pub(crate) fn handle_relay(
+        &mut self,
+        relay: SocketAddr,
+        token: RelayToken,
+        own: Option<IpAddr>,
+        commands: &mut Vec<Command>,
+    ) {
+        let waits = matches!(self.stage, Stage::Opening | Stage::Ready | Stage::Serving);
+        if !waits || !may_be_a_requester(relay, own) {
+            return;
+        }
+        if let Some(relay) = self.relay.replace(relay).filter(|before| *before != relay) {
+            commands.push(Command::LeaveRelay { relay });
+        }
+        commands.push(Command::JoinRelay { relay, token });
     }
 
     /// Sends the next datagram, if it is time and the requester has not come yet.

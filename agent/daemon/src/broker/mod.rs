@@ -12,8 +12,8 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use ipsx_market::http::{
     BoundBundle, BoundDeal, Connected, DealView, EndDeal, Frames, NetworkInfo, OfferView,
-    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle, ProposedDeal, RequestView,
-    RequesterEndpoint, SignBundle, SignDeal, SignedWithdrawal,
+    PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle, ProposedDeal, RelayedWay,
+    RequestView, RequesterEndpoint, SignBundle, SignDeal, SignedWithdrawal, WantRelay,
 };
 use ipsx_market::proof::Appeal;
 use ipsx_market::search::OfferQuery;
@@ -278,6 +278,15 @@ impl Session {
     ) -> Result<(), BrokerError> {
         self.ask_and_forget(Ask::post(&format!("/v1/deals/{deal}/endpoint"), told)?)
             .await
+    }
+
+    /// A way by the broker's relay, which the provider is told as well.
+    pub async fn relay(&self, deal: DealId) -> Result<RelayedWay, BrokerError> {
+        self.ask(Ask::post(
+            &format!("/v1/deals/{deal}/relay"),
+            &WantRelay {},
+        )?)
+        .await
     }
 
     /// The lease is over on this side.

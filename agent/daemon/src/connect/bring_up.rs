@@ -11,10 +11,13 @@ use ipsx_market::place::Reachability;
 use ipsx_market::sealed::FrameSealer;
 use ipsx_metering::SecretKey;
 use ipsx_tunnel_core::PublicKey;
-use ipsx_tunnel_os::{ClientConfig, ClientTunnel, Proxy, ProxyConfig, Punch, TunnelError};
+use ipsx_tunnel_os::{
+    ClientConfig, ClientTunnel, Proxy, ProxyConfig, Punch, Relay, RelaySource, RelayToken,
+    TunnelError,
+};
 use rand::RngCore;
 use rand::rngs::OsRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::Use;
 use super::exit_check::ExitPage;
@@ -22,7 +25,7 @@ use super::export::wg_quick;
 use super::place::{Beside, NextTunnel, Place};
 use super::requester::{Agreed, Requester};
 use super::running::{Drive, RunningLease};
-use super::transport::{Relay, Transport};
+use super::transport::{Relay as FrameRelay, Transport};
 use super::usage::port_in_use;
 use crate::cli::duration;
 use crate::exit_code::{ExitCode, Failure};
@@ -161,7 +164,7 @@ fn export(
     let text = wg_quick(key, deal.provider_tunnel_key, &agreed.ready, &until);
     write_private(&file, text.as_bytes())?;
     let sealer = FrameSealer::new(*key.expose_bytes(), deal.provider_tunnel_key, deal.id());
-    let relay = Relay::start(requester.clone(), deal.id(), sealer);
+    let relay = FrameRelay::start(requester.clone(), deal.id(), sealer);
     Ok((Transport::Broker(relay), Place::File(file)))
 }
 
@@ -229,6 +232,7 @@ fn punch(requester: &Arc<Requester>, agreed: &Agreed) -> Option<Punch> {
         return None;
     }
     let (mapped, mut told) = mpsc::channel(1);
+    let relay = relay(requester, agreed);
     let (requester, deal) = (requester.clone(), agreed.record.deal.id());
     // Until the tunnel is up, or given up.
     tokio::spawn(async move {
@@ -239,7 +243,42 @@ fn punch(requester: &Arc<Requester>, agreed: &Agreed) -> Option<Punch> {
             }
         }
     });
-    Some(Punch { reflector, mapped })
+    Some(Punch {
+        reflector,
+        mapped,
+        relay,
+    })
+}
+
+/// Who gives a relay if there is no other way, and another one if that is lost: the broker, if it has one and the request lets it.
+fn relay(requester: &Arc<Requester>, agreed: &Agreed) -> Option<RelaySource> {
+    let address = requester.network.info.relay?;
+    if !requester.is_relayed() || address.is_ipv4() != agreed.ready.endpoint.is_ipv4() {
+        return None;
+    }
+    let (wanted, mut asked) = mpsc::channel(1);
+    let (giving, given) = watch::channel(None);
+    let (requester, deal) = (requester.clone(), agreed.record.deal.id());
+    // Until the tunnel is gone, or up by another way.
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            match requester.session.relay(deal).await {
+                Ok(way) => {
+                    tracing::info!(relay = %way.relay, "a relay carries the tunnel's packets");
+                    giving.send_replace(Some(Relay {
+                        address: way.relay,
+                        token: RelayToken(way.token.0.0),
+                    }));
+                }
+                Err(error) => tracing::info!(%error, "there is no relay"),
+            }
+        }
+    });
+    Some(RelaySource {
+        address,
+        wanted,
+        given,
+    })
 }
 
 /// A tunnel that did not come up.

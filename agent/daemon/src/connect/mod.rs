@@ -70,7 +70,8 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     let usage = Use::from_args(&args, settings, output)?;
     usage.check(args.rotate.is_some())?;
     let requester = open_via(settings, output, usage.connector()).await?;
-    let requester = Arc::new(requester.paying_from(args.payer));
+    let requester = requester.paying_from(args.payer);
+    let requester = Arc::new(requester.relayed_unless(args.filter.reachability));
     requester.check_deposit(args.budget).await?;
     let slot = Slot::take(&settings.data)?;
     let mut wishes = wishes(&args);

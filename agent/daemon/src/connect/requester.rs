@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ipsx_agent_core::requester::{Identity, Wishes};
 use ipsx_market::http::SignDeal;
 use ipsx_market::messages::{EndCause, Ready};
+use ipsx_market::place::Reachability;
 use ipsx_market::request::TunnelKey;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, Amount, B256};
@@ -40,6 +41,8 @@ pub struct Requester {
     pub store: Store,
     /// The probe that its requests are for, which the broker alone is told.
     probe: Option<B256>,
+    /// Whether a relay may carry its packets, if there is no other way.
+    relayed: bool,
 }
 
 /// A lease that is bound.
@@ -72,6 +75,7 @@ impl Requester {
             session,
             store: Store::new(data),
             probe: None,
+            relayed: false,
         }
     }
 
@@ -79,6 +83,17 @@ impl Requester {
     pub fn paying_from(mut self, payer: Option<Address>) -> Self {
         self.payer = payer.unwrap_or(self.payer);
         self
+    }
+
+    /// The same, by relays where there is no other way, unless the provider is to be reached in a better one.
+    pub fn relayed_unless(mut self, reachability: Option<Reachability>) -> Self {
+        self.relayed = reachability.is_none_or(|way| way == Reachability::Relayed);
+        self
+    }
+
+    /// Whether it leases by relays.
+    pub(super) fn is_relayed(&self) -> bool {
+        self.relayed
     }
 
     /// The same, for this probe.

@@ -145,8 +145,11 @@ impl Asked {
 
 /// What the tunnel sends to beside whatever goes through it.
 fn outside(config: &ClientConfig) -> impl Iterator<Item = SocketAddr> {
-    let reflector = config.punch.as_ref().map(|punch| punch.reflector);
-    [config.endpoint].into_iter().chain(reflector)
+    let punch = config.punch.as_ref();
+    let reflector = punch.map(|punch| punch.reflector);
+    let relay = punch.and_then(|punch| punch.relay.as_ref());
+    let relay = relay.map(|relay| SocketAddr::new(relay.address, 0));
+    [config.endpoint].into_iter().chain(reflector).chain(relay)
 }
 
 /// The host's traffic in a lease, as long as this is kept; dropped, everything holds as it is.

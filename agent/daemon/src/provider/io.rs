@@ -186,6 +186,15 @@ impl Io {
                 let _ = self.tunnel.reflect(reflector, asks);
             }
             Command::Punch { to } => drop(self.tunnel.punch(to)),
+            Command::JoinRelay { relay, token } => {
+                let relay = tunnel::Relay {
+                    address: relay,
+                    token: tunnel::RelayToken(token.0.0),
+                };
+                // A tunnel that is gone is reached by nobody.
+                let _ = self.tunnel.join_relay(relay);
+            }
+            Command::LeaveRelay { relay } => drop(self.tunnel.leave_relay(relay)),
             Command::ClosePeer { lease } => self.close_peer(lease).await,
             Command::Pay {
                 lease,

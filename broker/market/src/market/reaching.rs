@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use ipsx_metering::{Address, DealId, UnixSeconds, keccak256};
 
 use super::{Command, DealRefusal, Market};
-use crate::messages::BrokerMessage;
+use crate::messages::{BrokerMessage, RelayToken};
+use crate::place::Reachability;
 use crate::proof::Proofs;
 use crate::reach::Step;
+use crate::record::DealRecord;
 
 impl Market {
     /// An agent that is seen at this address says where its WireGuard is reached, and what a NAT shows of that.
@@ -36,18 +38,7 @@ impl Market {
         id: DealId,
         endpoint: SocketAddr,
     ) -> Result<Vec<Command>, DealRefusal> {
-        let record = self.deal(id).ok_or(DealRefusal::Unknown(id))?;
-        if record.deal.requester != requester {
-            return Err(DealRefusal::NotYours(id));
-        }
-        let status = record.status();
-        if !record.is_bound() || status.is_over() {
-            return Err(DealRefusal::State {
-                deal_id: id,
-                status,
-                wanted: "punched for",
-            });
-        }
+        let record = self.bound(requester, id, "punched for")?;
         let message = BrokerMessage::Punch {
             deal_id: id,
             endpoint,
@@ -56,6 +47,50 @@ impl Market {
             provider: record.deal.provider,
             message: Box::new(message),
         }])
+    }
+
+    /// Whether the requester of a bound deal may have its packets relayed: its request must not ask for another way.
+    pub fn may_be_relayed(&self, requester: Address, id: DealId) -> Result<(), DealRefusal> {
+        let record = self.bound(requester, id, "relayed")?;
+        match record.filter.reachability {
+            None | Some(Reachability::Relayed) => Ok(()),
+            Some(way) => Err(DealRefusal::NotRelayed(id, way)),
+        }
+    }
+
+    /// Tells the provider of a deal that a relay has a port for it, and its secret there.
+    pub fn relayed(&self, id: DealId, relay: SocketAddr, token: RelayToken) -> Vec<Command> {
+        let command = self.deal(id).map(|record| Command::Send {
+            provider: record.deal.provider,
+            message: Box::new(BrokerMessage::Relay {
+                deal_id: id,
+                relay,
+                token,
+            }),
+        });
+        command.into_iter().collect()
+    }
+
+    /// A requester's deal that is bound and not over.
+    fn bound(
+        &self,
+        requester: Address,
+        id: DealId,
+        wanted: &'static str,
+    ) -> Result<&DealRecord, DealRefusal> {
+        let record = self.deal(id).ok_or(DealRefusal::Unknown(id))?;
+        if record.deal.requester != requester {
+            return Err(DealRefusal::NotYours(id));
+        }
+        let status = record.status();
+        if record.is_bound() && !status.is_over() {
+            return Ok(record);
+        }
+        Err(DealRefusal::State {
+            deal_id: id,
+            status,
+            wanted,
+        })
     }
 
     /// Goes on with trials.

@@ -1,8 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+use ipsx_metering::B256;
+
 use super::super::world::*;
 use super::*;
-use crate::place::Reachability;
 
 const AT: &str = "192.0.2.1:51820";
 
@@ -68,6 +69,43 @@ fn time_ends_a_trial_and_a_filter_finds_what_came_of_it() {
         }));
         let refused = world.answers.contains_key(&asked);
         assert_eq!(!refused, found, "{way:?}");
+    }
+}
+
+#[test]
+fn only_the_requester_of_a_bound_deal_has_it_relayed_and_not_against_its_own_word() {
+    let mut world = World::with_offers(&[(1, 5, 4)]);
+    let deal = world.bound_deal(50, 1);
+    let (id, at) = (deal.id(), endpoint("198.51.100.1:41000"));
+    let (requester, stranger) = (key(50).address(), key(51).address());
+    let refused = world.market.may_be_relayed(stranger, id);
+    assert!(matches!(refused, Err(DealRefusal::NotYours(_))));
+    assert_eq!(world.market.may_be_relayed(requester, id), Ok(()));
+    let token = RelayToken(B256::repeat_byte(7));
+    let message = Box::new(BrokerMessage::Relay {
+        deal_id: id,
+        relay: at,
+        token,
+    });
+    let provider = key(1).address();
+    let told = world.market.relayed(id, at, token);
+    assert_eq!(told, [Command::Send { provider, message }]);
+    for (number, way, relayed) in [
+        (60, Some(Reachability::Relayed), true),
+        (61, Some(Reachability::Punched), false),
+        (62, Some(Reachability::Direct), false),
+    ] {
+        world.post(resting(number, 1, |request| {
+            request.filter.reachability = way;
+        }));
+        let proposed = world.accept(1);
+        let (requester, id) = (key(number).address(), proposed.id());
+        let early = world.market.may_be_relayed(requester, id);
+        assert!(matches!(early, Err(DealRefusal::State { .. })), "{early:?}");
+        world.sign(number, &proposed);
+        world.bind(&proposed);
+        let asked = world.market.may_be_relayed(requester, id);
+        assert_eq!(asked.is_ok(), relayed, "{asked:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 use ipsx_metering::{DealId, RequestId};
 
 use crate::book::NoMatch;
+use crate::place::Reachability;
 use crate::resting::NoRest;
 use crate::status::DealStatus;
 
@@ -71,6 +72,9 @@ pub enum DealRefusal {
         /// What was asked for.
         wanted: &'static str,
     },
+    /// Its request asks for a provider that is reached without a relay.
+    #[error("deal {0} is of a request that no relay may carry: its reachability is {1}")]
+    NotRelayed(DealId, Reachability),
     /// The requester's signature came after `sign_by`.
     #[error("the signature came {late} s after sign_by; request another deal")]
     TooLate {

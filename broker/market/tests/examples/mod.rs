@@ -10,7 +10,7 @@ use ipsx_market::evidence::{DatabaseBuild, DatabaseKind, Evidence, TypeEvidence,
 use ipsx_market::geo::Point;
 use ipsx_market::messages::{
     AgentAuthentication, AgentMessage, BrokerAuthentication, BrokerMessage, EndCause, EndReport,
-    PROTOCOL_VERSION, Ready,
+    PROTOCOL_VERSION, Ready, RelayToken,
 };
 use ipsx_market::offer::{Capacity, Offer, Placement, Protocols, Tier, WeeklyHours};
 use ipsx_market::payment::{PayerMessage, ProviderMessage};
@@ -610,6 +610,14 @@ pub(crate) fn broker_messages() -> Vec<(&'static str, BrokerMessage)> {
             M::Punch {
                 deal_id: deal_id(),
                 endpoint: "192.0.2.77:40321".parse().unwrap(),
+            },
+        ),
+        (
+            "relay",
+            M::Relay {
+                deal_id: deal_id(),
+                relay: "198.51.100.1:41007".parse().unwrap(),
+                token: RelayToken(B256::repeat_byte(0x9e)),
             },
         ),
     ]

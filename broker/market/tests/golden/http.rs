@@ -9,17 +9,19 @@ use ipsx_market::deal::{Binding, Deal, Outcome};
 use ipsx_market::http::{
     BoundBundle, BoundDeal, Connected, DealEvent, DealSignature, DealView, EndDeal, Frames,
     NetworkInfo, OfferView, PostRequest, PostWithdrawal, Problem, ProblemKind, ProposedBundle,
-    ProposedDeal, RequestEvent, RequestView, RequesterEndpoint, Session, SessionNonce, SignBundle,
-    SignDeal,
+    ProposedDeal, RelayedWay, RequestEvent, RequestView, RequesterEndpoint, Session, SessionNonce,
+    SignBundle, SignDeal, WantRelay,
 };
-use ipsx_market::messages::PROTOCOL_VERSION;
+use ipsx_market::messages::{PROTOCOL_VERSION, RelayToken};
 use ipsx_market::offer::Placement;
 use ipsx_market::record::Cause;
 use ipsx_market::request::SignedRequest;
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::sign_in::{self, Expected};
 use ipsx_market::status::{ProviderStatus, RequesterStatus, Side, deal_status};
-use ipsx_metering::{Address, Amount, Authorization, Reservation, Signed, UnixSeconds, Withdrawal};
+use ipsx_metering::{
+    Address, Amount, Authorization, B256, Reservation, Signed, UnixSeconds, Withdrawal,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -80,6 +82,12 @@ fn http_bodies_are_written_as_ever() {
         endpoint: "192.0.2.77:40321".parse().unwrap(),
     };
     bodies.check("endpoint", &endpoint);
+    bodies.check("want-relay", &WantRelay {});
+    let way = RelayedWay {
+        relay: "198.51.100.1:41007".parse().unwrap(),
+        token: RelayToken(B256::repeat_byte(0x5e)),
+    };
+    bodies.check("relayed-way", &way);
     let report = examples::report();
     bodies.check("end-deal", &EndDeal { report });
     bodies.check("frames", &frames());
@@ -171,6 +179,7 @@ fn network_info() -> NetworkInfo {
         treasury: Address::repeat_byte(0x71),
         agents: "127.0.0.1:8481".parse().unwrap(),
         reflector: Some("127.0.0.1:8483".parse().unwrap()),
+        relay: Some("127.0.0.1".parse().unwrap()),
         chain_rpc: "/rpc".into(),
     }
 }

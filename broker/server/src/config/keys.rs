@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::ConfigError;
 
 /// Text keys: name, what is allowed, an example.
-pub(super) const TEXTS: [(&str, &str, &str); 27] = [
+pub(super) const TEXTS: [(&str, &str, &str); 28] = [
     (
         "fund",
         "addresses, each with = and a whole number of tokens, on the embedded chain",
@@ -51,6 +51,11 @@ pub(super) const TEXTS: [(&str, &str, &str); 27] = [
         "reflector_listen",
         "an IP address and a port, or nothing",
         "\"0.0.0.0:8483\"",
+    ),
+    (
+        "relay_ports",
+        "the first and the last of some UDP ports, with - between them, or nothing",
+        "\"41000-41999\"",
     ),
     (
         "public_url",
@@ -112,7 +117,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 27] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 20] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 22] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
@@ -126,6 +131,18 @@ pub(super) const NUMBERS: [(&str, u64, u64, u64); 20] = [
     ("max_messages_per_second", 1, 100_000, 100),
     ("max_prefix_connects_per_second", 0, 1_000_000, 50),
     ("max_prefix_messages_per_second", 0, 1_000_000, 2_000),
+    (
+        "max_relay_bytes_per_second",
+        1_000,
+        100_000_000_000,
+        12_500_000,
+    ),
+    (
+        "max_lease_relay_bytes_per_second",
+        1_000,
+        100_000_000_000,
+        1_250_000,
+    ),
     ("max_unstarted_deals", 1, 10_000, 8),
     ("max_resting_requests", 0, 1_000_000, 100_000),
     ("max_resting_requests_per_payer", 0, 100_000, 32),

@@ -84,7 +84,11 @@ fn parsed<T: FromStr>(key: &str, value: &Option<String>) -> Result<Option<T>, Co
         .map_err(|_| bad_value(key, format!("{text:?}"), None))
 }
 
-fn number<T: TryFrom<u64>>(key: &str, value: Option<u64>, default: T) -> Result<T, ConfigError> {
+pub(super) fn number<T: TryFrom<u64>>(
+    key: &str,
+    value: Option<u64>,
+    default: T,
+) -> Result<T, ConfigError> {
     let Some(value) = value else {
         return Ok(default);
     };
@@ -164,6 +168,7 @@ fn check(settings: &Settings) -> Result<BrokerConfig, ConfigError> {
             example: allowed("agents_public").1,
         });
     }
+    config.relay = super::relay::check(settings, &config)?;
     config.public_url = url("public_url", &settings.public_url, false)?;
     let hosts = settings.admin_hosts.iter().map(|text| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

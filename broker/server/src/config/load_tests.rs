@@ -54,6 +54,22 @@ fn the_example_the_help_and_the_program_know_the_same_keys() {
 }
 
 #[test]
+fn a_relay_has_ports_and_needs_the_reflector() {
+    let relay = |text: &str| from_text(&format!("data_dir = \"/tmp/x\"\n{text}"));
+    let config = relay("relay_ports = \"41000-41009\"\nmax_relay_bytes_per_second = 5000").unwrap();
+    let relay_of = config.relay.unwrap();
+    assert_eq!(relay_of.ports, 41_000..=41_009);
+    assert_eq!(relay_of.bytes_per_second, 5_000);
+    assert_eq!(relay("relay_ports = \"\"").unwrap().relay, None);
+    for wrong in ["41000", "41009-41000", "80-90", "41000-70000", "a-b"] {
+        let refused = message(&format!("relay_ports = \"{wrong}\""));
+        assert!(refused.contains("41000-41999"), "{refused}");
+    }
+    let alone = message("relay_ports = \"41000-41009\"\nreflector_listen = \"\"");
+    assert!(alone.contains("reflector_listen"), "{alone}");
+}
+
+#[test]
 fn a_flag_goes_before_the_file() {
     let flags = Settings {
         http_listen: Some("127.0.0.1:9".into()),

@@ -47,6 +47,11 @@ pub struct Settings {
     #[arg(long, value_name = "IP:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reflector_listen: Option<String>,
+    /// UDP ports at agents-listen's address by which leases are relayed whose sides can't reach each other, one for each
+    /// [default: none, nothing is relayed]
+    #[arg(long, value_name = "FIRST-LAST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relay_ports: Option<String>,
     /// URL by which requesters reach this broker; sign-in messages name it [default: http://<http-listen>]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,6 +182,16 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_prefix_messages_per_second: Option<u64>,
+    /// Bytes a second that are relayed in all, 1000 to 100000000000; each comes in once and goes out once
+    /// [default: 12500000, 100 Mbit/s]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_relay_bytes_per_second: Option<u64>,
+    /// Bytes a second that are relayed of one lease, both directions together, 1000 to 100000000000
+    /// [default: 1250000, 10 Mbit/s]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lease_relay_bytes_per_second: Option<u64>,
     /// Deals of one requester that are proposed or not yet started, 1 to 10000 [default: 8]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

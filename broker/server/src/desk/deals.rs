@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::fleet::Quote;
-use ipsx_market::http::{BoundDeal, OfferView};
+use ipsx_market::http::{BoundDeal, OfferView, RelayedWay};
 use ipsx_market::market::{Answered, DealRefusal, RequestFailure, Ticket};
 use ipsx_market::matching::Wanted;
 use ipsx_market::messages::{BrokerMessage, EndReport};
@@ -20,6 +20,7 @@ use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
 use crate::operator::random;
+use crate::relay::NoRelay;
 use crate::store::{NonceState, UseNonce};
 
 /// Offers with their positions, and where the next page begins, if there is one.
@@ -215,6 +216,24 @@ impl Desk {
         let books = self.books().await?;
         let commands = books.market.requester_endpoint(requester, id, endpoint)?;
         self.execute(books, commands, clock::now()).await
+    }
+
+    /// No way leads from the requester to the provider: both are told one by the relay. Asked again, it is the same, unless the
+    /// lease has lost it.
+    pub(crate) async fn relay(
+        &self,
+        requester: Address,
+        id: DealId,
+    ) -> Result<RelayedWay, DeskError> {
+        let books = self.books().await?;
+        books.market.may_be_relayed(requester, id)?;
+        let ways = self.relay.as_ref().ok_or(NoRelay::Off)?.open(id)?;
+        let commands = books.market.relayed(id, ways.relay, ways.provider);
+        self.execute(books, commands, clock::now()).await?;
+        Ok(RelayedWay {
+            relay: ways.relay,
+            token: ways.requester,
+        })
     }
 
     /// The requester ended the lease. Said again, or after the deal was closed, it changes nothing.

@@ -7,6 +7,7 @@ use ipsx_market::market::{
 use ipsx_metering::{Address, Amount, DealId, Refused, UnixSeconds};
 use ipsx_settlement::ContractError;
 
+use crate::relay::NoRelay;
 use crate::store::StoreError;
 
 /// What was asked was not done.
@@ -58,6 +59,9 @@ pub(crate) enum DeskError {
     /// The deal's state does not allow it.
     #[error(transparent)]
     Deal(#[from] DealRefusal),
+    /// There is no port of a relay.
+    #[error(transparent)]
+    Relay(#[from] NoRelay),
     /// A resting request is not what was thought.
     #[error(transparent)]
     Request(#[from] RequestRefusal),

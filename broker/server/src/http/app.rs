@@ -110,6 +110,7 @@ fn of_deals() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deals::sign))
         .routes(routes!(deals::connected))
         .routes(routes!(deals::endpoint))
+        .routes(routes!(deals::relay))
         .routes(routes!(deals::end))
         .routes(routes!(deals::receive, deals::send))
 }

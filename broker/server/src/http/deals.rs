@@ -10,7 +10,8 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipsx_market::http::{
-    BoundDeal, Connected, DealView, EndDeal, Frames, RequesterEndpoint, SignDeal,
+    BoundDeal, Connected, DealView, EndDeal, Frames, RelayedWay, RequesterEndpoint, SignDeal,
+    WantRelay,
 };
 use ipsx_market::record::DealRecord;
 use ipsx_market::sealed::{MAX_SEALED, NONCE_BYTES};
@@ -197,6 +198,26 @@ pub(super) async fn endpoint(
     let told = finish(async move { desk.requester_endpoint(wallet, id, named).await });
     let Json(()) = told.await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/deals/{id}/relay`
+#[utoipa::path(
+    post,
+    path = "/v1/deals/{id}/relay",
+    operation_id = "wantRelay",
+    summary = "A way by the broker's relay, where no other leads to the provider.",
+    request_body = WantRelay,
+    responses((status = 200, description = "The lease's port; the provider was told, or is away.", body = RelayedWay)),
+    security(("session" = [])),
+)]
+pub(super) async fn relay(
+    State(app): State<Arc<App>>,
+    SignedIn(wallet): SignedIn,
+    DealPath(id): DealPath,
+    Body(WantRelay {}): Body<WantRelay>,
+) -> Answer<RelayedWay> {
+    let desk = Arc::clone(&app.desk);
+    finish(async move { desk.relay(wallet, id).await }).await
 }
 
 /// `POST /v1/deals/{id}/end`

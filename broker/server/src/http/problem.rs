@@ -204,6 +204,7 @@ impl From<DeskError> for ProblemResponse {
             | DeskError::NoRoom
             | DeskError::Moved
             | DeskError::NoAnswer
+            | DeskError::Relay(_)
             | DeskError::Unsettled(_)
             | DeskError::Forgotten(_) => Self::unavailable(detail),
             DeskError::Vouchers(StoreError::Full(_)) => Self::from(DeskError::NoRoom),
@@ -282,9 +283,10 @@ impl ProblemResponse {
             DealRefusal::Unknown(_) => (StatusCode::NOT_FOUND, ProblemKind::NotFound),
             DealRefusal::NotYours(_) => (StatusCode::FORBIDDEN, ProblemKind::Forbidden),
             DealRefusal::OtherRequest(..) => (StatusCode::BAD_REQUEST, ProblemKind::InvalidRequest),
-            DealRefusal::State { .. } | DealRefusal::TooLate { .. } | DealRefusal::Together(..) => {
-                (StatusCode::CONFLICT, ProblemKind::Conflict)
-            }
+            DealRefusal::State { .. }
+            | DealRefusal::TooLate { .. }
+            | DealRefusal::Together(..)
+            | DealRefusal::NotRelayed(..) => (StatusCode::CONFLICT, ProblemKind::Conflict),
             DealRefusal::Signature(_) => (StatusCode::UNAUTHORIZED, ProblemKind::Unauthorized),
         };
         Self::new(status, kind, detail)

@@ -1,4 +1,4 @@
-//! The first handshake of a client: tried again and again until it is answered.
+//! The first handshake of a client: tried again and again until it is answered, by a relay if there is no other way.
 
 use std::{
     net::SocketAddr,
@@ -9,7 +9,10 @@ use ipsx_tunnel_core::{DropReason, PeerId, Reflected, Reflection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Punch;
-use crate::engine::Context;
+use crate::{
+    engine::Context,
+    relays::{Relay, Relays},
+};
 
 /// How long to wait for the first handshake's answer before asking again; doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -24,6 +27,9 @@ const PUNCH_RETRY: Duration = Duration::from_millis(250);
 /// How many calls are made like that: five seconds' worth, in which the provider has heard of them.
 const PUNCHES: u32 = 20;
 
+/// After how long without an answer, or without anything by a relay, one is asked for.
+const SILENT: Duration = Duration::from_secs(6);
+
 /// Calls the provider until it answers.
 pub(crate) struct Calling {
     /// Told how long the first handshake took.
@@ -34,6 +40,16 @@ pub(crate) struct Calling {
     next_try: Option<(Instant, Duration)>,
     /// How to come through NATs, until there was a handshake.
     punching: Option<Punching>,
+    /// As long as one is used, or may be needed.
+    relaying: Option<Relaying>,
+}
+
+struct Relaying {
+    wanted: mpsc::Sender<()>,
+    /// The one that is used, with what it asks.
+    used: Option<(Relay, Relays)>,
+    /// When to look whether one is needed.
+    look_at: Instant,
 }
 
 struct Punching {
@@ -49,6 +65,12 @@ impl Calling {
         punch: Option<Punch>,
         now: Instant,
     ) -> Self {
+        let relay = punch.as_ref().and_then(|punch| punch.relay.as_ref());
+        let relaying = relay.map(|source| Relaying {
+            wanted: source.wanted.clone(),
+            used: None,
+            look_at: now + SILENT,
+        });
         let punching = punch.map(|punch| Punching {
             reflection: Reflection::new(punch.reflector, true, now),
             mapped: punch.mapped,
@@ -59,6 +81,7 @@ impl Calling {
             tried_at: now,
             next_try: Some((now, FIRST_RETRY)),
             punching,
+            relaying,
         }
     }
 
@@ -66,14 +89,62 @@ impl Calling {
     pub(crate) fn answered(&mut self, now: Instant) {
         self.next_try = None;
         self.punching = None;
+        // Who came through both NATs has no use for one.
+        self.relaying.take_if(|relaying| relaying.used.is_none());
         if let Some(ready) = self.ready.take() {
             // Whoever waited may have given up.
             let _ = ready.send(now.saturating_duration_since(self.tried_at));
         }
     }
 
+    /// Calls `peer` by a relay from now on, in place of an earlier one.
+    pub(crate) fn relay(&mut self, relay: Relay, peer: PeerId, cx: &mut Context<'_>) {
+        let Some(relaying) = &mut self.relaying else {
+            return;
+        };
+        if relaying
+            .used
+            .as_ref()
+            .is_some_and(|(used, _)| *used == relay)
+        {
+            return;
+        }
+        let mut relays = Relays::default();
+        relays.join(relay, cx.now);
+        relaying.used = Some((relay, relays));
+        relaying.look_at = cx.now + SILENT;
+        cx.device.set_endpoint(peer, relay.address);
+        if let Some((_, wait)) = self.next_try {
+            self.next_try = Some((cx.now, wait));
+            // The provider is only being told, as it was before.
+            if let Some(punching) = &mut self.punching {
+                punching.calls_left = PUNCHES;
+            }
+        }
+    }
+
+    /// Asks for a relay, if nothing comes by any other way, or by the one that is used.
+    fn look_for_relay(&mut self, peer: PeerId, cx: &Context<'_>) {
+        let Some(relaying) = &mut self.relaying else {
+            return;
+        };
+        if relaying.look_at > cx.now {
+            return;
+        }
+        relaying.look_at = cx.now + SILENT;
+        let heard = cx.device.status(peer).and_then(|peer| peer.last_received);
+        if heard.is_none_or(|at| at + SILENT <= cx.now) {
+            // Whoever is being asked already need not hear it again.
+            let _ = relaying.wanted.try_send(());
+        }
+    }
+
     /// Takes a STUN message that came to the socket.
     pub(crate) fn handle_stun(&mut self, from: SocketAddr, message: &[u8], cx: &mut Context<'_>) {
+        let used = self.relaying.as_mut().and_then(|r| r.used.as_mut());
+        if used.is_some_and(|(_, relays)| relays.handle_stun(from, message, cx)) {
+            return;
+        }
         let punching = self.punching.as_mut();
         let heard = punching.and_then(|punching| {
             let heard = punching.reflection.handle_message(from, message, cx.now)?;
@@ -92,6 +163,10 @@ impl Calling {
         if let Some(punching) = &mut self.punching {
             cx.ask(&mut punching.reflection);
         }
+        if let Some((_, relays)) = self.relaying.as_mut().and_then(|r| r.used.as_mut()) {
+            relays.handle_timeout(cx);
+        }
+        self.look_for_relay(peer, cx);
         if let Some((at, wait)) = self.next_try
             && at <= cx.now
         {
@@ -113,6 +188,10 @@ impl Calling {
         let call = self.next_try.map(|(at, _)| at);
         let ask = self.punching.as_ref();
         let ask = ask.and_then(|punching| punching.reflection.poll_timeout());
-        [call, ask].into_iter().flatten().min()
+        let relaying = self.relaying.as_ref();
+        let look = relaying.map(|relaying| relaying.look_at);
+        let used = relaying.and_then(|relaying| relaying.used.as_ref());
+        let hello = used.and_then(|(_, relays)| relays.poll_timeout());
+        [call, ask, look, hello].into_iter().flatten().min()
     }
 }

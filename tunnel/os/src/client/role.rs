@@ -193,6 +193,7 @@ impl Role for ClientRole {
             Command::SendControl(payload) => {
                 let _ = cx.device.send_control(self.peer, &payload, cx.now);
             }
+            Command::Relay(relay) => self.calling.relay(relay, self.peer, cx),
             Command::Dropped(reply) => {
                 let mut counts = cx.device.dropped().clone();
                 counts.merge(cx.drops);

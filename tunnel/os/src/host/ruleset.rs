@@ -160,13 +160,15 @@ fn output(mark: u32, plan: &HostPlan) -> Vec<Rule> {
     let tunnel = &plan.interface;
     let mut rules = vec![Rule::new().meta("oifname", json!("lo")).accept()];
     for endpoint in &plan.endpoints {
-        rules.push(
-            Rule::new()
-                .meta("mark", json!(mark))
-                .address("daddr", endpoint.ip())
-                .payload("udp", "dport", json!(endpoint.port()))
-                .accept(),
-        );
+        let rule = Rule::new()
+            .meta("mark", json!(mark))
+            .address("daddr", endpoint.ip());
+        let rule = match endpoint.port() {
+            // Which port will be the lease's is not known yet.
+            0 => rule.meta("l4proto", json!("udp")),
+            port => rule.payload("udp", "dport", json!(port)),
+        };
+        rules.push(rule.accept());
     }
     for control in &plan.control {
         rules.push(

@@ -15,12 +15,14 @@ use super::{Command, ProviderEvent};
 use crate::{
     engine::{Context, Role},
     exit::Exit,
+    relays::Relays,
 };
 
 pub(super) struct ProviderRole<E> {
     exit: E,
     events: mpsc::Sender<ProviderEvent>,
     reflection: Option<Reflection>,
+    relays: Relays,
     /// Answered by dropping it, when the loop and its sockets are gone.
     shutdown: Option<oneshot::Sender<()>>,
 }
@@ -31,6 +33,7 @@ impl<E: Exit> ProviderRole<E> {
             exit,
             events,
             reflection: None,
+            relays: Relays::default(),
             shutdown: None,
         }
     }
@@ -81,6 +84,8 @@ impl<E: Exit> Role for ProviderRole<E> {
                 cx.device
                     .send_stun(to, &Message::Indication.write(transaction));
             }
+            Command::JoinRelay(relay) => self.relays.join(relay, cx.now),
+            Command::LeaveRelay(address) => self.relays.leave(address),
             Command::Dropped(reply) => {
                 let mut counts = cx.device.dropped().clone();
                 counts.merge(cx.drops);
@@ -122,6 +127,9 @@ impl<E: Exit> Role for ProviderRole<E> {
                 );
             }
             Inbound::Stun { from, message } => {
+                if self.relays.handle_stun(from, message, cx) {
+                    return;
+                }
                 let reflection = self.reflection.as_mut();
                 let heard = reflection.and_then(|r| r.handle_message(from, message, cx.now));
                 match heard {
@@ -150,12 +158,14 @@ impl<E: Exit> Role for ProviderRole<E> {
         if let Some(reflection) = &mut self.reflection {
             cx.ask(reflection);
         }
+        self.relays.handle_timeout(cx);
         self.exit.handle_timeout(cx);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let ask = self.reflection.as_ref().and_then(Reflection::poll_timeout);
-        [ask, self.exit.poll_timeout()].into_iter().flatten().min()
+        let times = [ask, self.relays.poll_timeout(), self.exit.poll_timeout()];
+        times.into_iter().flatten().min()
     }
 
     fn service(&mut self, cx: &mut Context<'_>) -> bool {

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ipsx_market::messages::{AgentMessage, BrokerMessage};
+use ipsx_market::messages::{AgentMessage, BrokerMessage, RelayToken};
 use ipsx_market::place::Reachability;
-use ipsx_metering::DealId;
+use ipsx_metering::{B256, DealId};
 use ipsx_tunnel_core::Reflected;
 
 use super::fixture::*;
@@ -185,4 +185,34 @@ fn a_nat_is_opened_for_the_requester_of_a_lease_that_waits() {
     assert_eq!(world.punched.len(), 3, "the requester is there");
     hear(&mut world, punch(deal.id()));
     assert_eq!(world.punched.len(), 3);
+}
+
+#[test]
+fn a_relay_is_joined_for_a_lease_of_ones_own_and_left_with_it() {
+    let mut world = world();
+    let relay = |deal_id, relay: &str| BrokerMessage::Relay {
+        deal_id,
+        relay: at(relay),
+        token: RelayToken(B256::repeat_byte(1)),
+    };
+    const FIRST: &str = "127.0.0.1:41000";
+    const SECOND: &str = "127.0.0.1:41001";
+    hear(&mut world, relay(DealId(Default::default()), FIRST));
+    assert_eq!(world.relays, [], "there is no such lease");
+    let deal = world.lease(request(20, 1_000_000));
+    for nowhere in ["10.0.0.7:41000", "127.0.0.1:0", "224.0.0.1:41000"] {
+        hear(&mut world, relay(deal.id(), nowhere));
+    }
+    assert_eq!(world.relays, [], "that is no relay");
+    hear(&mut world, relay(deal.id(), FIRST));
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.relays, [(at(FIRST), true)]);
+    // The broker was started again: the lease goes on, by another port.
+    hear(&mut world, relay(deal.id(), SECOND));
+    let moved = [(at(FIRST), false), (at(SECOND), true)];
+    assert_eq!(world.relays[1..], moved);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.relays[3..], [(at(SECOND), false)]);
+    hear(&mut world, relay(deal.id(), FIRST));
+    assert_eq!(world.relays.len(), 4, "the lease is over");
 }

@@ -69,6 +69,8 @@ pub(crate) struct World {
     /// Reflectors that are heard, and whether they are asked.
     pub(crate) reflectors: Vec<(SocketAddr, bool)>,
     pub(crate) punched: Vec<SocketAddr>,
+    /// Relays that were joined, or left.
+    pub(crate) relays: Vec<(SocketAddr, bool)>,
     /// Whether the broker hears what is sent.
     pub(crate) link: bool,
     /// What the payer's account covers on each channel.
@@ -118,6 +120,7 @@ impl World {
             refused: Vec::new(),
             reflectors: Vec::new(),
             punched: Vec::new(),
+            relays: Vec::new(),
             link: true,
             payable: u128::MAX,
             seed: 1,
@@ -281,6 +284,8 @@ impl World {
             Command::StoreMonth(_) => {}
             Command::Reflect { reflector, asks } => self.reflectors.push((reflector, asks)),
             Command::Punch { to } => self.punched.push(to),
+            Command::JoinRelay { relay, .. } => self.relays.push((relay, true)),
+            Command::LeaveRelay { relay } => self.relays.push((relay, false)),
             Command::Claim { urgent } => self.claims.push(urgent),
             Command::Tell(event) => self.events.push(event),
             Command::CountRefused(reason) => self.refused.push(reason),

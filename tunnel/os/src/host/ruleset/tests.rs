@@ -114,3 +114,25 @@ fn without_kill_switch_nothing_is_refused_to_the_host() {
     assert!(rules(&plan, "output").is_empty() && rules(&plan, "forward").is_empty());
     assert!(!rules(&plan, "inner").is_empty() && !rules(&plan, "mark").is_empty());
 }
+
+#[test]
+fn a_relay_is_reached_at_any_port_by_the_tunnel_alone() {
+    let mut plan = plan();
+    plan.endpoints.push("192.0.2.3:0".parse().unwrap());
+    let rules = rules(&plan, "output");
+    let relay: Vec<_> = rules
+        .iter()
+        .filter(|rule| rule.contains("192.0.2.3"))
+        .collect();
+    let [rule] = relay[..] else {
+        panic!("{relay:?}");
+    };
+    assert!(
+        is_verdict(rule, "accept") && rule.contains("\"l4proto\""),
+        "{rule}"
+    );
+    assert!(
+        rule.contains("\"mark\"") && !rule.contains("dport"),
+        "{rule}"
+    );
+}
