@@ -1,5 +1,8 @@
 //! The bodies of the requesters' HTTP interface, in JSON. Paths and status codes stand in `docs/protocol.md`.
 
+mod events;
+mod problem;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +18,9 @@ use crate::offer::{Capacity, Placement, PortRange, Protocols, Tier};
 use crate::request::SignedRequest;
 use crate::resting::RequestStatus;
 use crate::services::ServiceName;
-use crate::status::{DealStatus, ProviderStatus, RequesterStatus, Side};
+use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
+pub use events::{DealEvent, RequestEvent, StreamEnd, StreamEndReason};
+pub use problem::{Problem, ProblemKind};
 
 /// `GET /v1/network`: what a client must know before it signs anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,61 +277,6 @@ pub struct DealView {
     pub amount: Option<Amount>,
 }
 
-/// Data of the events `deal` of `GET /v1/deals/{id}/events` and `GET /v1/events`: one side of a deal has moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct DealEvent {
-    /// The deal.
-    pub deal_id: DealId,
-    /// When, by the broker's clock.
-    pub at: UnixSeconds,
-    /// Which side moved.
-    pub side: Side,
-    /// Where the provider stands since then.
-    pub provider: ProviderStatus,
-    /// Where the requester stands since then.
-    pub requester: RequesterStatus,
-    /// Where the deal stands since then.
-    pub status: DealStatus,
-    /// Why, in a word or two.
-    pub cause: String,
-}
-
-/// Data of the events `request` of `GET /v1/events`: a request that found no offer at once has moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct RequestEvent {
-    /// The request.
-    pub request: RequestId,
-    /// When, by the broker's clock.
-    pub at: UnixSeconds,
-    /// Where it stands since then.
-    pub status: RequestStatus,
-}
-
-/// Data of the event `end`, after which a stream is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct StreamEnd {
-    /// Why.
-    pub reason: StreamEndReason,
-}
-
-/// Why a stream is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum StreamEndReason {
-    /// The deal is, so nothing more will come.
-    DealOver,
-    /// The session is: sign in again, and go on after the last event.
-    SessionOver,
-    /// The events were not taken as fast as they came: go on after the last one.
-    TooSlow,
-    /// The broker stops or failed: go on after the last event, there or at another broker.
-    BrokerStops,
-}
-
 /// `POST /v1/deals/{id}/connected`: the tunnel is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -389,72 +339,3 @@ pub struct PostWithdrawal {
 
 /// The answer to [`PostWithdrawal`], to be submitted to the contract.
 pub type SignedWithdrawal = Signed<Withdrawal>;
-
-/// Problem details (RFC 9457) of every error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Problem {
-    /// `urn:ipsx:problem:` and a [`ProblemKind`]'s name.
-    #[serde(rename = "type")]
-    pub kind: ProblemKind,
-    /// The kind in words.
-    pub title: String,
-    /// HTTP status.
-    #[cfg_attr(feature = "openapi", schema(minimum = 400, maximum = 599))]
-    pub status: u16,
-    /// What happened, to what, and what to do.
-    pub detail: String,
-    /// `urn:ipsx:occurrence:` and 32 hex digits, by which the operator finds this very answer in the log; a proxy in
-    /// between may answer without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(
-        feature = "openapi",
-        schema(pattern = "^urn:ipsx:occurrence:[0-9a-f]{32}$")
-    )]
-    pub instance: Option<String>,
-}
-
-/// What a client can tell apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub enum ProblemKind {
-    /// The body or a parameter is malformed or out of range.
-    #[serde(rename = "urn:ipsx:problem:invalid-request")]
-    InvalidRequest,
-    /// No valid session or signature.
-    #[serde(rename = "urn:ipsx:problem:unauthorized")]
-    Unauthorized,
-    /// Somebody else's.
-    #[serde(rename = "urn:ipsx:problem:forbidden")]
-    Forbidden,
-    /// No such thing.
-    #[serde(rename = "urn:ipsx:problem:not-found")]
-    NotFound,
-    /// No offer passes the filter.
-    #[serde(rename = "urn:ipsx:problem:no-match")]
-    NoMatch,
-    /// Offers pass the filter, but all cost more.
-    #[serde(rename = "urn:ipsx:problem:price-too-low")]
-    PriceTooLow,
-    /// Offers pass, but every one is sold out for now.
-    #[serde(rename = "urn:ipsx:problem:sold-out")]
-    SoldOut,
-    /// The deposit does not cover the budget.
-    #[serde(rename = "urn:ipsx:problem:insufficient-deposit")]
-    InsufficientDeposit,
-    /// The deal is not in a state that allows this.
-    #[serde(rename = "urn:ipsx:problem:conflict")]
-    Conflict,
-    /// An idempotency key was used before, for something else.
-    #[serde(rename = "urn:ipsx:problem:key-reused")]
-    KeyReused,
-    /// Too many requests.
-    #[serde(rename = "urn:ipsx:problem:too-many-requests")]
-    TooManyRequests,
-    /// The chain or the provider does not answer.
-    #[serde(rename = "urn:ipsx:problem:unavailable")]
-    Unavailable,
-    /// The broker failed.
-    #[serde(rename = "urn:ipsx:problem:internal")]
-    Internal,
-}
