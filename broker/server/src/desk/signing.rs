@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use futures_util::FutureExt;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundBundle, BoundDeal, SignBundle, SignDeal};
 use ipsx_market::record::DealRecord;
@@ -141,10 +140,9 @@ impl Desk {
             books.funding.extend(signed.iter().map(|deal| deal.id));
             self.begin(&mut books, Step::default(), commands, now).await
         };
-        // The binding comes after the signatures in line, so nothing of it is on disk before they are.
-        let bound = match begun.now_or_never() {
-            Some(Err(error)) => Err(error),
-            _ => self.fund(signed, authorization).await,
+        let bound = match begun.await {
+            Ok(()) => self.fund(signed, authorization).await,
+            Err(error) => Err(error),
         };
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         let counter = self.metrics.reservations.with_label_values(&[outcome]);

@@ -116,12 +116,7 @@ impl Store {
         &self,
     ) -> Result<(BTreeMap<Address, PayerAccount>, Vec<StoreError>), StoreError> {
         let (mut accounts, mut damaged) = (BTreeMap::new(), Vec::new());
-        for row in self.rows("SELECT payer, account FROM accounts", []).await? {
-            match self.parts("account", &row) {
-                Ok((payer, account)) => drop(accounts.insert(payer, account)),
-                Err(error) => damaged.push(error),
-            }
-        }
+        // First: several brokers may write meanwhile, and an account is there before its channels.
         let mut exposures: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let sql = "SELECT payer, exposure, channel FROM exposures";
         for row in self.rows(sql, []).await? {
@@ -140,9 +135,21 @@ impl Store {
                 Err(error) => damaged.push(error),
             }
         }
+        for row in self.rows("SELECT payer, account FROM accounts", []).await? {
+            match self.parts("account", &row) {
+                Ok((payer, account)) => drop(accounts.insert(payer, account)),
+                Err(error) => damaged.push(error),
+            }
+        }
         for (payer, channels) in exposures {
-            let account: &mut PayerAccount = accounts.entry(payer).or_default();
-            account.channels = channels.into_iter().collect();
+            let account: Option<&mut PayerAccount> = accounts.get_mut(&payer);
+            match account {
+                Some(account) => account.channels = channels.into_iter().collect(),
+                None => {
+                    let reason = format!("{payer} has channels and no account");
+                    damaged.push(self.damaged("exposure", reason));
+                }
+            }
         }
         Ok((accounts, damaged))
     }
