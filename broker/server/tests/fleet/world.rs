@@ -228,6 +228,12 @@ impl World {
             deals.failures
         );
         assert!(deals.bound.len() > 20, "{:#?}", deals.failures);
+        // Before the database is read: agents go on hearing of new leases meanwhile.
+        let seen = self.seen.iter().map(|seen| {
+            let seen = seen.lock().unwrap();
+            (seen.bound.clone(), seen.most)
+        });
+        let seen: Vec<_> = seen.collect();
         let known = self.sql(
             "SELECT d.deal_id FROM deals d JOIN outcomes o ON o.deal_id = d.deal_id
              WHERE o.outcome = 'bound'",
@@ -236,10 +242,9 @@ impl World {
         for id in deals.bound.keys() {
             assert!(known.contains(id.to_string().as_str()), "deal {id} is lost");
         }
-        for seen in &self.seen {
-            let seen = seen.lock().unwrap();
-            assert!(seen.most <= LEASES, "{} leases at once", seen.most);
-            for id in &seen.bound {
+        for (bound, most) in seen {
+            assert!(most <= LEASES, "{most} leases at once");
+            for id in bound {
                 assert!(
                     known.contains(id.to_string().as_str()),
                     "lease {id} is lost"
