@@ -362,7 +362,9 @@ fn a_relayed_lease_outlives_another_address_and_another_broker() {
     world.market.broker = None;
     world.market.start_broker();
     assert_eq!(world.metric("ipsx_relayed_bytes_total"), 0);
-    assert_eq!(world.page(&proxy, "/bytes/300000").size, 300_000);
+    // The provider has to find the broker first, so whoever asks meanwhile may be told that nothing answers.
+    let came = |_| world.page(&proxy, "/bytes/300000").size == 300_000;
+    assert!((0..3).any(came), "the lease does not go on");
     assert!(world.metric("ipsx_relayed_bytes_total") > 300_000);
     program.signal("INT");
     let ended = program.finish(SOON);
