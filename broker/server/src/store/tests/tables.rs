@@ -175,3 +175,48 @@ async fn what_an_older_file_has_is_found() {
     assert_eq!(of_deal(&changes[0]).at, UnixSeconds(7));
     store.close().await;
 }
+
+/// The same in PostgreSQL, and what a broker of a fleet reads of it in a payer's turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn channels_within_an_older_account_are_rows_of_their_own() {
+    const LAST: i64 = 8;
+    let Some(server) = Server::for_test() else {
+        return;
+    };
+    let url = server.database("older");
+    let mut older = sqlx::migrate!("./migrations/postgres");
+    older.migrations.to_mut().retain(|m| m.version <= LAST);
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    older.run(&mut connection).await.unwrap();
+    let channels = r#""0xCHANNEL":{"promises":[{"capacity":"340282366920938463463374607431768211455","valid_until":5}],
+        "claimed":"2","held":"1","closed_at":null}"#;
+    let channels = channels.replace("CHANNEL", &"03".repeat(32));
+    let mut accounts = BTreeMap::new();
+    for (number, channels) in [(7, channels.as_str()), (8, "")] {
+        let account = r#"{"balance":"9","pending":"0","withdrawals":{},"channels":{"#;
+        let account = format!("{account}{channels}}}}}");
+        let payer = Address::repeat_byte(number);
+        sqlx::query("INSERT INTO accounts (payer, account, version) VALUES ($1, $2, 4)")
+            .bind(format!("{payer:#x}"))
+            .bind(&account)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        accounts.insert(payer, serde_json::from_str(&account).unwrap());
+    }
+    connection.close().await.unwrap();
+
+    let config = StoreConfig::Postgres(Secret::new(url));
+    let folder = TempDir::new().unwrap();
+    let store = Store::open(&config, folder.path()).await.unwrap();
+    let (found, damaged) = store.accounts().await.unwrap();
+    assert!(damaged.is_empty(), "{damaged:?}");
+    assert_eq!(found, accounts);
+    let fleet = FleetStore::open(&config).await.unwrap();
+    for (payer, account) in accounts {
+        let account: PayerAccount = account;
+        let turn = fleet.payer_turn(payer).await.unwrap();
+        assert_eq!((turn.account, turn.version), (Some(account), 4));
+    }
+    store.close().await;
+}
