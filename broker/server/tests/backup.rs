@@ -240,7 +240,7 @@ async fn a_damaged_store_is_reported_at_the_start_with_how_to_restore_it() {
     sql(directory.path(), "UPDATE deals SET record = '{}'").await;
     reported("a row", &["(deal)"]);
     restored();
-    sql(directory.path(), "UPDATE accounts SET account = 'x'").await;
+    sql(directory.path(), "UPDATE accounts SET deposit = 'x'").await;
     reported("a row", &["(account)"]);
     restored();
 

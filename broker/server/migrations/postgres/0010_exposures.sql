@@ -10,3 +10,5 @@ INSERT INTO exposures (payer, channel, exposure)
 SELECT accounts.payer, channels.key, channels.value::text
 FROM accounts, json_each(accounts.account::json -> 'channels') AS channels;
 UPDATE accounts SET account = jsonb_set(account::jsonb, '{channels}', '{}')::text;
+-- What is left is of the deposit. An older broker of a fleet that still runs finds no `account`, instead of one without channels.
+ALTER TABLE accounts RENAME COLUMN account TO deposit;

@@ -9,6 +9,8 @@ CREATE TABLE exposures (
 INSERT INTO exposures (payer, channel, exposure)
 SELECT accounts.payer, channels.key, channels.value FROM accounts, json_each(accounts.account, '$.channels') AS channels;
 UPDATE accounts SET account = json_set(account, '$.channels', json('{}'));
+-- What is left is of the deposit.
+ALTER TABLE accounts RENAME COLUMN account TO deposit;
 
 -- The network's words, of half a kilobyte each, in the order in which they were given, as deals are: their ids are hashes.
 CREATE TABLE ordered_outcomes (

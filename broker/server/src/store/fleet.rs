@@ -137,7 +137,7 @@ impl FleetStore {
         let number = !i64::from_be_bytes(number);
         tx.row("SELECT pg_advisory_xact_lock($1)", [number.into()])
             .await?;
-        let sql = "SELECT account, version, (SELECT json_object_agg(channel, exposure::json)::text
+        let sql = "SELECT deposit, version, (SELECT json_object_agg(channel, exposure::json)::text
              FROM exposures WHERE exposures.payer = accounts.payer) FROM accounts WHERE payer = $1";
         let row = tx.row(sql, [hex(payer).into()]).await?;
         let (account, version) = match row {

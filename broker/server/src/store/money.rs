@@ -30,8 +30,8 @@ pub(super) async fn save_account(
     };
     let values = [hex(payer).into(), tx.json("account", account)?.into()];
     tx.execute(
-        "INSERT INTO accounts (payer, account, version) VALUES ($1, $2, 1)
-         ON CONFLICT (payer) DO UPDATE SET account = excluded.account, version = accounts.version + 1",
+        "INSERT INTO accounts (payer, deposit, version) VALUES ($1, $2, 1)
+         ON CONFLICT (payer) DO UPDATE SET deposit = excluded.deposit, version = accounts.version + 1",
         values,
     )
     .await?;
@@ -54,8 +54,8 @@ pub(super) async fn save_shared_account(
     ];
     let written = tx
         .execute(
-            "INSERT INTO accounts (payer, account, version) VALUES ($1, $2, $3 + 1)
-         ON CONFLICT (payer) DO UPDATE SET account = excluded.account, version = excluded.version
+            "INSERT INTO accounts (payer, deposit, version) VALUES ($1, $2, $3 + 1)
+         ON CONFLICT (payer) DO UPDATE SET deposit = excluded.deposit, version = excluded.version
          WHERE accounts.version = $3",
             values,
         )
@@ -135,7 +135,7 @@ impl Store {
                 Err(error) => damaged.push(error),
             }
         }
-        for row in self.rows("SELECT payer, account FROM accounts", []).await? {
+        for row in self.rows("SELECT payer, deposit FROM accounts", []).await? {
             match self.parts("account", &row) {
                 Ok((payer, account)) => drop(accounts.insert(payer, account)),
                 Err(error) => damaged.push(error),
