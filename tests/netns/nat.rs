@@ -185,14 +185,20 @@ impl World {
 
     /// Leases, fetches a page through the lease, and ends it; the address that the web saw.
     fn seen_through_a_lease(&self) -> String {
+        self.seen_and_told("").0
+    }
+
+    /// The same, and whether `needle` was printed.
+    fn seen_and_told(&self, needle: &str) -> (String, bool) {
         let mut program = self.connect(&["--proxy", "127.0.0.1:0"]);
         let proxy = program.proxy(SOON).to_string();
         assert_eq!(self.page(&proxy, "/bytes/2000000").size, 2_000_000);
         let seen = self.page(&proxy, "/").body;
+        let told = program.printed(needle);
         program.signal("INT");
         let ended = program.finish(SOON);
         assert_eq!(ended.code, Some(0), "{ended:#?}");
-        seen
+        (seen, told)
     }
 
     /// The same for all that the requester's host does.
@@ -328,7 +334,8 @@ fn between_such_nats_a_relay_carries_the_lease() {
     world.translate(Ports::Random);
     let _provider = world.provider("behind a NAT");
     assert_eq!(world.reachability(&[]).unwrap(), "punched");
-    assert_eq!(world.seen_through_a_lease(), PROVIDERS_NAT);
+    let seen = world.seen_and_told("relayed   198.18.1.2 is reached by 198.18.1.1:4100");
+    assert_eq!((seen.0.as_str(), seen.1), (PROVIDERS_NAT, true));
     let relayed = world.metric("ipsx_relayed_bytes_total");
     assert!((2_000_000..3_000_000).contains(&relayed), "{relayed}");
     assert_eq!(world.metric("ipsx_relayed_leases"), 0, "the lease is over");

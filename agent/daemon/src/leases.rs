@@ -91,7 +91,10 @@ fn as_row(record: &LeaseRecord, status: &str) -> Vec<String> {
         record.deal.id().to_string(),
         record.deal.exit_address.to_string(),
         country.unwrap_or_else(|| "-".into()),
-        status.to_string(),
+        match record.relay {
+            Some(_) => format!("{status}, relayed"),
+            None => status.to_string(),
+        },
         duration::format(statement.seconds),
         amount::format(statement.amount),
     ]
@@ -120,6 +123,7 @@ fn as_json(record: &LeaseRecord, status: &str) -> serde_json::Value {
         "provider": statement.provider,
         "exit_address": statement.exit_address,
         "country": statement.country,
+        "relay": record.relay,
         "signed_at": record.signed_at,
         "seconds": statement.seconds,
         "bytes_up": statement.bytes_up,

@@ -117,13 +117,19 @@ pub(crate) async fn answered(
     handshake: oneshot::Receiver<Duration>,
     endpoint: SocketAddr,
     after: Duration,
-    punched: bool,
+    punch: Option<Option<RelaySource>>,
 ) -> Result<Duration, TunnelError> {
-    match timeout(after, handshake).await {
-        Ok(measured) => measured.map_err(|_| TunnelError::Stopped),
-        Err(_) if punched => Err(TunnelError::NotPunched { endpoint, after }),
-        Err(_) => Err(TunnelError::HandshakeTimeout { endpoint, after }),
+    if let Ok(measured) = timeout(after, handshake).await {
+        return measured.map_err(|_| TunnelError::Stopped);
     }
+    Err(match punch {
+        None => TunnelError::HandshakeTimeout { endpoint, after },
+        Some(relay) => TunnelError::NotPunched {
+            endpoint,
+            after,
+            relay: relay.and_then(|relay| relay.failure()),
+        },
+    })
 }
 
 /// Something that happened at a client's tunnel.
@@ -144,8 +150,10 @@ pub enum ClientEvent {
 /// How a client's tunnel is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TunnelStatus {
-    /// The provider's outer address.
+    /// The provider's outer address, or its relay's.
     pub endpoint: Option<SocketAddr>,
+    /// The relay, if one carries what is sent and received.
+    pub relay: Option<SocketAddr>,
     /// Time since the last handshake.
     pub handshake_age: Option<Duration>,
     /// Time since the last authentic datagram.
@@ -157,10 +165,12 @@ pub struct TunnelStatus {
 }
 
 impl TunnelStatus {
-    pub(crate) fn new(status: &PeerStatus, now: Instant) -> Self {
+    /// Of a peer that may be called by this relay.
+    pub(crate) fn new(status: &PeerStatus, relay: Option<SocketAddr>, now: Instant) -> Self {
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         Self {
             endpoint: status.endpoint,
+            relay: relay.filter(|relay| status.endpoint == Some(*relay)),
             handshake_age: since(status.handshaked_at),
             last_received: since(status.last_received),
             established: status.established,
@@ -181,7 +191,7 @@ pub(crate) enum Command {
     Touched(u64),
     Resolve(String, oneshot::Sender<Result<Vec<IpAddr>, ResolveError>>),
     Echo(oneshot::Sender<Duration>),
-    Status(oneshot::Sender<Option<PeerStatus>>),
+    Status(oneshot::Sender<Option<TunnelStatus>>),
     OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
     Relay(Relay),
@@ -210,8 +220,7 @@ impl ClientTunnel {
         let now = Instant::now();
         let (device, peer) = config.device(now)?;
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
-        let punched = config.punch.is_some();
-        let relay = config.punch.as_ref().and_then(|punch| punch.relay.clone());
+        let punch = config.punch.as_ref().map(|punch| punch.relay.clone());
         let (events, receiver) = mpsc::channel(EVENTS);
         let (ready, handshake) = oneshot::channel();
         let (engine, link) = Engine::new(device, config.bind)?;
@@ -231,7 +240,7 @@ impl ClientTunnel {
                 Calling::new(ready, config.punch, now),
             ),
         )?;
-        if let Some(relay) = relay {
+        if let Some(Some(relay)) = &punch {
             relay.pass_on(link.clone(), Command::Relay);
         }
         // From here on, leaving early ends the loop.
@@ -241,7 +250,7 @@ impl ClientTunnel {
             round_trip: Duration::ZERO,
             next_stream: AtomicU64::new(1),
         };
-        inner.round_trip = answered(handshake, endpoint, patience, punched).await?;
+        inner.round_trip = answered(handshake, endpoint, patience, punch).await?;
         Ok((
             Self {
                 inner: Arc::new(inner),
@@ -311,13 +320,8 @@ impl ClientTunnel {
 
     /// How the tunnel is doing.
     pub async fn status(&self) -> Result<TunnelStatus, TunnelError> {
-        let status = self
-            .inner
-            .link
-            .ask(Command::Status)
-            .await?
-            .ok_or(TunnelError::Stopped)?;
-        Ok(TunnelStatus::new(&status, Instant::now()))
+        let status = self.inner.link.ask(Command::Status).await?;
+        status.ok_or(TunnelError::Stopped)
     }
 
     /// Sends opaque bytes to the provider, past its gate and outside usage. Delivery is not certain, as with any

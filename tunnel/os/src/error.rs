@@ -52,13 +52,16 @@ pub enum TunnelError {
     },
     /// The provider is behind a NAT, and did not answer the handshake.
     #[error(
-        "no handshake with {endpoint} within {after:?}: the provider is behind a NAT, and no way through it was found; from behind a NAT that shows each destination another port (a symmetric one) there is none"
+        "no handshake with {endpoint} within {after:?}: the provider is behind a NAT, and no way through it was found{}",
+        no_relay(.relay.as_deref())
     )]
     NotPunched {
         /// Whom we called.
         endpoint: SocketAddr,
         /// How long we waited.
         after: Duration,
+        /// Why not by a relay, if one was asked for.
+        relay: Option<String>,
     },
     /// The echo to the gateway was not answered.
     #[error("the tunnel's gateway did not answer an echo within {0:?}")]
@@ -74,4 +77,12 @@ pub enum TunnelError {
     /// The tunnel has been shut down.
     #[error("the tunnel has been shut down")]
     Stopped,
+}
+
+/// Why a relay was not the way out.
+fn no_relay(reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!(", nor by a relay: {reason}"),
+        None => "; from behind a NAT that shows each destination another port (a symmetric one) there is none".into(),
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipsx_tunnel_core::{DropCounts, KnownFlows, OwnTraffic, PeerStatus, Usage};
+use ipsx_tunnel_core::{DropCounts, KnownFlows, OwnTraffic, Usage};
 use mio::Token;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +30,7 @@ const TUN: Token = Token(FIRST_FREE_TOKEN);
 
 /// What the handle asks of the loop.
 enum Command {
-    Status(oneshot::Sender<Option<PeerStatus>>),
+    Status(oneshot::Sender<Option<TunnelStatus>>),
     OwnTraffic(oneshot::Sender<OwnTraffic>),
     SendControl(Vec<u8>),
     Relay(Relay),
@@ -63,8 +63,7 @@ impl HostTunnel {
         mark: u32,
     ) -> Result<(Self, mpsc::Receiver<ClientEvent>), TunnelError> {
         let now = Instant::now();
-        let punched = config.punch.is_some();
-        let relay = config.punch.as_ref().and_then(|punch| punch.relay.clone());
+        let punch = config.punch.as_ref().map(|punch| punch.relay.clone());
         let (endpoint, patience) = (config.endpoint, config.handshake_timeout);
         let (device, peer) = config.device(now)?;
         let mut tun = Tun::open(interface)?;
@@ -85,7 +84,7 @@ impl HostTunnel {
             shutdown: None,
         };
         engine.spawn("ipsx-host", role)?;
-        if let Some(relay) = relay {
+        if let Some(Some(relay)) = &punch {
             relay.pass_on(link.clone(), Command::Relay);
         }
         // From here on, leaving early ends the loop.
@@ -95,7 +94,7 @@ impl HostTunnel {
             gone,
             round_trip: Duration::ZERO,
         };
-        inner.round_trip = answered(handshake, endpoint, patience, punched).await?;
+        inner.round_trip = answered(handshake, endpoint, patience, punch).await?;
         let inner = Arc::new(inner);
         Ok((Self { inner }, receiver))
     }
@@ -128,8 +127,7 @@ impl HostTunnel {
     /// How the tunnel is doing.
     pub async fn status(&self) -> Result<TunnelStatus, TunnelError> {
         let status = self.inner.link.ask(Command::Status).await?;
-        let status = status.ok_or(TunnelError::Stopped)?;
-        Ok(TunnelStatus::new(&status, Instant::now()))
+        status.ok_or(TunnelError::Stopped)
     }
 
     /// Sends opaque bytes to the provider, past its gate and outside usage. Delivery is not certain, as with any

@@ -27,8 +27,8 @@ pub struct RelaySource {
     pub address: IpAddr,
     /// Told when no other way was found, or when nothing has come by the relay for some seconds.
     pub wanted: mpsc::Sender<()>,
-    /// The relay, each time that there is another one, or the same is to be tried again.
-    pub given: watch::Receiver<Option<Relay>>,
+    /// The relay, each time that there is another one, or the same is to be tried again; or why there is none.
+    pub given: watch::Receiver<Option<Result<Relay, String>>>,
 }
 
 impl RelaySource {
@@ -37,12 +37,20 @@ impl RelaySource {
         let mut given = self.given.clone();
         tokio::spawn(async move {
             while given.changed().await.is_ok() {
-                let relay = *given.borrow_and_update();
+                let relay = given.borrow_and_update().clone().and_then(Result::ok);
                 if relay.is_some_and(|relay| link.send(command(relay)).is_err()) {
                     return;
                 }
             }
         });
+    }
+
+    /// Why no relay led to the provider, as far as one was asked for.
+    pub(crate) fn failure(&self) -> Option<String> {
+        match self.given.borrow().as_ref()? {
+            Ok(relay) => Some(format!("nothing came by {}", relay.address)),
+            Err(reason) => Some(reason.clone()),
+        }
     }
 }
 

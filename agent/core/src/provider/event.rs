@@ -106,6 +106,13 @@ pub enum ProviderEvent {
         /// What is charged.
         prices: Prices,
     },
+    /// The lease's requester comes by a relay, which its packets go through both ways.
+    LeaseRelayed {
+        /// The lease.
+        lease: DealId,
+        /// The relay's port.
+        relay: SocketAddr,
+    },
     /// The first voucher is on disk and traffic flows.
     LeaseServing {
         /// The lease.

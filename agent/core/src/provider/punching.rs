@@ -8,6 +8,7 @@ use ipsx_market::messages::RelayToken;
 use ipsx_tunnel_core::is_public;
 
 use super::command::Command;
+use super::event::ProviderEvent;
 use super::lease::{Lease, Stage};
 use super::settings::Now;
 
@@ -96,8 +97,11 @@ impl Lease {
         if !waits || !may_be_a_requester(relay, own) {
             return;
         }
-        if let Some(relay) = self.relay.replace(relay).filter(|before| *before != relay) {
-            commands.push(Command::LeaveRelay { relay });
+        let before = self.relay.replace(relay);
+        if before != Some(relay) {
+            commands.extend(before.map(|relay| Command::LeaveRelay { relay }));
+            let lease = self.id;
+            commands.push(Command::Tell(ProviderEvent::LeaseRelayed { lease, relay }));
         }
         commands.push(Command::JoinRelay { relay, token });
     }

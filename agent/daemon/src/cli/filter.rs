@@ -68,7 +68,8 @@ pub struct FilterArgs {
     #[arg(long, value_name = "SCORE", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1_000))]
     pub min_reputation: u16,
     /// How the provider is reached at worst: direct, punched (through its NAT) or relayed (by the broker, which sees what is
-    /// encrypted, where no other way is found) [default: relayed; direct with --export]
+    /// encrypted, where no other way is found; `ipsx connect` and `ipsx leases` say so) [default: relayed; direct with
+    /// --export]
     #[arg(long, value_name = "WAY")]
     pub reachability: Option<Reachability>,
     /// Address or prefix that the leased address must not lie in

@@ -265,12 +265,15 @@ fn relay(requester: &Arc<Requester>, agreed: &Agreed) -> Option<RelaySource> {
             match requester.session.relay(deal).await {
                 Ok(way) => {
                     tracing::info!(relay = %way.relay, "a relay carries the tunnel's packets");
-                    giving.send_replace(Some(Relay {
+                    giving.send_replace(Some(Ok(Relay {
                         address: way.relay,
                         token: RelayToken(way.token.0.0),
-                    }));
+                    })));
                 }
-                Err(error) => tracing::info!(%error, "there is no relay"),
+                Err(error) => {
+                    tracing::info!(%error, "there is no relay");
+                    giving.send_replace(Some(Err(error.to_string())));
+                }
             }
         }
     });

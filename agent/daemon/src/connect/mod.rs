@@ -55,7 +55,7 @@ pub use interrupt::interrupted;
 pub use place::Place;
 pub use recover::end_unfinished;
 pub use requester::{Agreed, Requester, is_over};
-pub use running::{Finished, News, RunningLease};
+pub use running::{Finished, News, Relayed, RunningLease};
 pub use show::{Shown, second_line};
 pub use usage::Use;
 pub use waiting::Patience;

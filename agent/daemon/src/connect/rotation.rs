@@ -52,6 +52,8 @@ pub(super) struct Leased {
     lease: RunningLease,
     record: LeaseRecord,
     progress: Progress,
+    /// By which way it came up, if that has not been shown yet.
+    relayed: Option<News>,
 }
 
 impl Leased {
@@ -60,6 +62,7 @@ impl Leased {
             lease,
             record,
             progress: Progress::default(),
+            relayed: None,
         }
     }
 
@@ -234,6 +237,9 @@ impl Rotating<'_> {
         });
         self.shown.agreed(&self.current.record);
         self.shown.rotated(&self.current.record);
+        if let Some(relayed) = self.current.relayed.take() {
+            self.shown.news(&relayed);
+        }
         self.spent = self.spent.saturating_add(set_aside);
         let most = set_aside.saturating_sub(old.price_of(SET_ASIDE));
         let stopped = self.stop.subscribe();
@@ -308,12 +314,15 @@ async fn prepare(
     let exit_page = rotation.exit_page.clone();
     let begun = begin_beside(requester, agreed, &beside, rotation.bind, exit_page);
     let (mut lease, tunnel) = begun.await?;
+    let mut relayed = None;
     loop {
         tokio::select! {
             news = lease.news.recv() => match news {
                 Some(news) if rotation.is_usable(&news) => {
-                    return Ok(Next { leased: Leased::new(lease, record), tunnel });
+                    let leased = Leased { relayed, ..Leased::new(lease, record) };
+                    return Ok(Next { leased, tunnel });
                 }
+                Some(news @ News::Relayed(_)) => relayed = Some(news),
                 Some(_) => {}
                 None => break,
             },

@@ -1,5 +1,6 @@
 //! A lease while it runs: a task that drives the pure machine and carries out what it says, in order.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,14 +31,25 @@ pub enum News {
     },
     /// The first voucher is on the provider's disk: traffic passes.
     Serving,
+    /// A relay carries the tunnel's packets from now on.
+    Relayed(Relayed),
     /// The exit is the one that was sold.
-    ExitProven(std::net::IpAddr),
+    ExitProven(IpAddr),
     /// One more second.
     Second(Progress),
     /// The provider claims more than was measured.
     Disputed(String),
     /// The two sides agree again.
     Settled,
+}
+
+/// How a lease's packets get to its provider, where nobody comes to it by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The address that is leased.
+    pub exit_address: IpAddr,
+    /// The relay's port; `None` if they go without one again.
+    pub relay: Option<SocketAddr>,
 }
 
 /// A lease under way. It goes on when this is dropped; [`RunningLease::stop`] ends it.
@@ -108,6 +120,7 @@ impl Drive {
         let (over_sender, mut over) = mpsc::channel(1);
         let (exits, mut exit_seen) = mpsc::channel(1);
         let watcher = tokio::spawn(watch_broker(self.requester.clone(), deal, over_sender));
+        self.look_at_tunnel(&news).await?;
         self.lease.handle_timeout(Instant::now());
         let mut open = true;
         let ending = loop {
@@ -118,7 +131,7 @@ impl Drive {
             tokio::select! {
                 message = self.transport.receive(), if open => match message {
                     Some(message) => {
-                        self.read_counters().await;
+                        self.look_at_tunnel(&news).await?;
                         self.lease.handle_message(message, Instant::now());
                     }
                     None => {
@@ -127,7 +140,7 @@ impl Drive {
                     }
                 },
                 () = tokio::time::sleep_until(wake.into()) => {
-                    self.read_counters().await;
+                    self.look_at_tunnel(&news).await?;
                     self.lease.handle_timeout(Instant::now());
                 }
                 Some(seen) = exit_seen.recv() => self.lease.handle_exit(seen, Instant::now()),
@@ -214,13 +227,36 @@ impl Drive {
         });
     }
 
-    async fn read_counters(&mut self) {
-        if let Some((up, down)) = self.transport.counters().await {
-            self.lease.handle_counters(up, down, Instant::now());
+    /// Reads its counters, and by which way it goes.
+    async fn look_at_tunnel(&mut self, news: &mpsc::UnboundedSender<News>) -> Result<(), Failure> {
+        if let Some(status) = self.transport.status().await {
+            let usage = status.usage;
+            self.lease
+                .handle_counters(usage.bytes_up, usage.bytes_down, Instant::now());
+            self.note_relay(status.relay, news)?;
         }
         if let Some(traffic) = self.transport.own_traffic().await {
             self.lease.handle_traffic(traffic);
         }
+        Ok(())
+    }
+
+    fn note_relay(
+        &mut self,
+        relay: Option<SocketAddr>,
+        news: &mpsc::UnboundedSender<News>,
+    ) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.record.relay, relay) == relay {
+            return Ok(());
+        }
+        self.requester.store.put_lease(&self.record)?;
+        let exit_address = self.record.deal.exit_address;
+        // Nobody has to watch.
+        let _ = news.send(News::Relayed(Relayed {
+            exit_address,
+            relay,
+        }));
+        Ok(())
     }
 
     async fn finish(mut self, ending: Ending) -> Result<Finished, Failure> {

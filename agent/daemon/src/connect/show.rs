@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Place;
 use super::budget::ahead;
 use super::explain::price;
-use super::running::{Finished, News};
+use super::running::{Finished, News, Relayed};
 use crate::amount;
 use crate::cli::duration;
 use crate::clock::unix_now;
@@ -199,6 +199,7 @@ impl<'a> Shown<'a> {
             News::Connected { round_trip } => {
                 self.output.json(&json!({ "event": "connected", "round_trip_ms": round_trip.as_millis() as u64 }));
             }
+            News::Relayed(way) => self.relayed(way),
             News::Serving => self.output.json(&json!({ "event": "serving" })),
             News::ExitProven(address) => {
                 self.output
@@ -216,6 +217,24 @@ impl<'a> Shown<'a> {
                 self.line("the two sides agree again");
             }
         }
+    }
+
+    fn relayed(&self, way: &Relayed) {
+        let Relayed {
+            exit_address,
+            relay,
+        } = way;
+        self.output.json(&json!({
+            "event": "relayed",
+            "exit_address": exit_address,
+            "relay": relay,
+        }));
+        self.line(match relay {
+            Some(relay) => format!(
+                "relayed   {exit_address} is reached by {relay}, the broker's relay: there is no way that needs none"
+            ),
+            None => format!("direct    {exit_address} is reached without a relay again"),
+        });
     }
 
     fn second(&self, progress: &Progress) {

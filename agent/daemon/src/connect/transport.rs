@@ -13,7 +13,7 @@ use ipsx_metering::DealId;
 use ipsx_tunnel_core::OwnTraffic;
 #[cfg(target_os = "linux")]
 use ipsx_tunnel_os::HostTunnel;
-use ipsx_tunnel_os::{ClientEvent, ClientTunnel};
+use ipsx_tunnel_os::{ClientEvent, ClientTunnel, TunnelStatus};
 use rand::RngCore;
 use rand::rngs::OsRng;
 use tokio::sync::mpsc;
@@ -85,15 +85,15 @@ impl Transport {
         }
     }
 
-    /// Bytes up and down by this side's count; `None` without a tunnel of its own.
-    pub(super) async fn counters(&self) -> Option<(u64, u64)> {
-        let usage = match self {
-            Self::Tunnel { tunnel, .. } => tunnel.usage().await,
+    /// How the tunnel is doing, with this side's count; `None` without a tunnel of its own.
+    pub(super) async fn status(&self) -> Option<TunnelStatus> {
+        let status = match self {
+            Self::Tunnel { tunnel, .. } => tunnel.status().await,
             #[cfg(target_os = "linux")]
-            Self::Host { tunnel, .. } => tunnel.usage().await,
+            Self::Host { tunnel, .. } => tunnel.status().await,
             Self::Broker(_) => return None,
         };
-        usage.ok().map(|usage| (usage.bytes_up, usage.bytes_down))
+        status.ok()
     }
 
     /// What happened on this side's flows since the last time; `None` without a tunnel of its own.

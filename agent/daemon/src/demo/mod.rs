@@ -251,7 +251,7 @@ async fn lease(world: &World, args: &DemoArgs, stage: &Stage<'_>) -> Result<Leas
                 }
                 Some(News::Second(progress)) => stage.second(&progress),
                 Some(News::Disputed(reason)) => stage.line("disputed", reason),
-                Some(News::Serving | News::Settled) => {}
+                Some(News::Relayed(_) | News::Serving | News::Settled) => {}
                 None => break,
             },
             Some(fetched) = user.next() => fetched?.show(stage),

@@ -112,6 +112,9 @@ fn lease_line(event: &ProviderEvent) -> String {
             "{} ready: {exit_address} for {seconds} s, waits for the first voucher",
             short(lease)
         ),
+        ProviderEvent::LeaseRelayed { lease, relay } => {
+            format!("{} relayed: its requester comes by {relay}", short(lease))
+        }
         ProviderEvent::LeaseServing { lease } => {
             format!("{} paid for, traffic flows", short(lease))
         }
@@ -188,6 +191,16 @@ mod tests {
         };
         let expected =
             "lease abababab ended, because its time was up: 60 s, 3 B, cost 1.5 IPSX, paid 2 IPSX";
+        assert_eq!(line(&event), expected);
+    }
+
+    #[test]
+    fn a_relay_is_named() {
+        let event = ProviderEvent::LeaseRelayed {
+            lease: DealId(ipsx_metering::B256::repeat_byte(0xab)),
+            relay: "198.51.100.1:41007".parse().unwrap(),
+        };
+        let expected = "lease abababab relayed: its requester comes by 198.51.100.1:41007";
         assert_eq!(line(&event), expected);
     }
 

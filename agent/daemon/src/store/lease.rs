@@ -1,6 +1,6 @@
 //! What is kept of one lease: enough to end it after a crash, and to prove afterwards who paid whom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipsx_market::deal::{Deal, Outcome};
 use ipsx_market::messages::{EndCause, EndReport};
@@ -56,6 +56,8 @@ pub struct LeaseRecord {
     pub exit_seen: Option<IpAddr>,
     /// What of the provider's connection record was checked before it was signed for; `None` where nothing could be.
     pub connections: Option<ConnectionsChecked>,
+    /// The relay's port that its packets went by at last, if they went by one.
+    pub relay: Option<SocketAddr>,
     /// How it ended.
     pub ended: Option<Ended>,
 }

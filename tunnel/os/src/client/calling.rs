@@ -8,7 +8,7 @@ use std::{
 use ipsx_tunnel_core::{DropReason, PeerId, Reflected, Reflection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Punch;
+use super::{Punch, TunnelStatus};
 use crate::{
     engine::Context,
     relays::{Relay, Relays},
@@ -121,6 +121,14 @@ impl Calling {
                 punching.calls_left = PUNCHES;
             }
         }
+    }
+
+    /// How the tunnel to `peer` is doing.
+    pub(crate) fn status(&self, peer: PeerId, cx: &Context<'_>) -> Option<TunnelStatus> {
+        let used = self.relaying.as_ref().and_then(|r| r.used.as_ref());
+        let relay = used.map(|(relay, _)| relay.address);
+        let status = cx.device.status(peer)?;
+        Some(TunnelStatus::new(&status, relay, cx.now))
     }
 
     /// Asks for a relay, if nothing comes by any other way, or by the one that is used.

@@ -185,7 +185,7 @@ impl Role for ClientRole {
             Command::Resolve(host, reply) => self.questions.resolve(host, reply, cx),
             Command::Echo(reply) => self.questions.echo(reply, cx),
             Command::Status(reply) => {
-                let _ = reply.send(cx.device.status(self.peer));
+                let _ = reply.send(self.calling.status(self.peer, cx));
             }
             Command::OwnTraffic(reply) => {
                 let _ = reply.send(cx.device.own_traffic(cx.now));

@@ -90,7 +90,7 @@ impl Role for HostRole {
         // Whoever asked may have stopped waiting for the answer.
         match command {
             Command::Status(reply) => {
-                let _ = reply.send(cx.device.status(self.peer));
+                let _ = reply.send(self.calling.status(self.peer, cx));
             }
             Command::OwnTraffic(reply) => {
                 let _ = reply.send(cx.device.own_traffic(cx.now));

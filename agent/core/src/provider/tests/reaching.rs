@@ -207,6 +207,9 @@ fn a_relay_is_joined_for_a_lease_of_ones_own_and_left_with_it() {
     hear(&mut world, relay(deal.id(), FIRST));
     world.run(Duration::from_secs(5));
     assert_eq!(world.relays, [(at(FIRST), true)]);
+    // Asked again, the broker says the same again.
+    hear(&mut world, relay(deal.id(), FIRST));
+    world.relays.pop();
     // The broker was started again: the lease goes on, by another port.
     hear(&mut world, relay(deal.id(), SECOND));
     let moved = [(at(FIRST), false), (at(SECOND), true)];
@@ -215,4 +218,10 @@ fn a_relay_is_joined_for_a_lease_of_ones_own_and_left_with_it() {
     assert_eq!(world.relays[3..], [(at(SECOND), false)]);
     hear(&mut world, relay(deal.id(), FIRST));
     assert_eq!(world.relays.len(), 4, "the lease is over");
+    let told = |event: &ProviderEvent| match event {
+        ProviderEvent::LeaseRelayed { lease, relay } => Some((*lease, *relay)),
+        _ => None,
+    };
+    let told: Vec<_> = world.events.iter().filter_map(told).collect();
+    assert_eq!(told, [(deal.id(), at(FIRST)), (deal.id(), at(SECOND))]);
 }

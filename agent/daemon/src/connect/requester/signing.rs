@@ -143,6 +143,7 @@ impl Requester {
             receipt: None,
             exit_seen: None,
             connections: None,
+            relay: None,
             ended: None,
         }
     }
