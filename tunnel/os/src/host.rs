@@ -8,6 +8,7 @@
 
 mod error;
 mod ip;
+mod outside;
 mod record;
 mod resolver;
 mod ruleset;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nft;
 pub use error::HostError;
+use outside::Outside;
 use record::{Namespace, Record};
 use resolver::Resolver;
 
@@ -193,6 +195,7 @@ impl HostClaim {
             Resolver::Kept
         };
         let valid_mark = read_sysctl().filter(|value| value != "1");
+        let outside = Outside::new(plan.endpoints.clone());
         let record = Record {
             boot: record::boot_id(),
             namespace,
@@ -206,6 +209,7 @@ impl HostClaim {
         self.record = Some(record);
         Ok(HostTraffic {
             claim: self,
+            outside,
             was_shut,
         })
     }
@@ -225,6 +229,8 @@ impl HostClaim {
 #[derive(Debug)]
 pub struct HostTraffic {
     claim: HostClaim,
+    /// Whom the tunnels reach.
+    outside: Outside,
     /// Whether an earlier program's kill switch was in force before.
     was_shut: bool,
 }
@@ -256,11 +262,23 @@ impl HostTraffic {
         &mut self,
         endpoints: impl IntoIterator<Item = SocketAddr>,
     ) -> Result<(), HostError> {
+        self.outside.begin_beside(endpoints);
+        self.let_out()
+    }
+
+    /// Lets a tunnel reach a relay that became known after it was let out.
+    pub fn admit_relay(&mut self, relay: IpAddr) -> Result<(), HostError> {
+        match self.outside.relay(relay) {
+            true => self.let_out(),
+            false => Ok(()),
+        }
+    }
+
+    fn let_out(&mut self) -> Result<(), HostError> {
         let Some(record) = &mut self.claim.record else {
             return Ok(());
         };
-        record.plan.endpoints.truncate(1);
-        record.plan.endpoints.extend(endpoints);
+        record.plan.endpoints = self.outside.all().collect();
         record.write(&self.claim.file)?;
         Ok(nft::apply(&ruleset::ruleset(TABLE, MARK, &record.plan))?)
     }
@@ -268,10 +286,12 @@ impl HostTraffic {
     /// Leads everything into the interface of another plan, which must exist by now and else say the same. Whatever is on
     /// its way in between is lost; nothing takes the old way. Connections from before end, as their address is another
     /// one's.
-    pub fn switch(&mut self, plan: HostPlan) -> Result<(), HostError> {
+    pub fn switch(&mut self, mut plan: HostPlan) -> Result<(), HostError> {
         let Some(record) = &mut self.claim.record else {
             return Ok(());
         };
+        self.outside.take_over(plan.endpoints);
+        plan.endpoints = self.outside.all().collect();
         let before = std::mem::replace(&mut record.plan, plan);
         record.write(&self.claim.file)?;
         let plan = &record.plan;

@@ -94,35 +94,28 @@ impl TunMode {
         config: ClientConfig,
     ) -> Result<(HostPlace, mpsc::Receiver<ClientEvent>), Failure> {
         let Self { asked, claim } = self;
-        let plan = asked.plan(&config, &asked.interface);
+        let interface = asked.interface.clone();
+        let plan = asked.plan(&config, &interface);
         let names = asked.dialer.names();
-        let mut traffic = blocking(move || claim.guard(plan, names)).await?;
-        let (tunnel, events) = match HostTunnel::connect(config, &asked.interface, MARK).await {
+        let traffic = blocking(move || claim.guard(plan, names)).await?;
+        let shared = Arc::new(Shared {
+            asked,
+            traffic: Mutex::new(traffic),
+        });
+        shared.admit_relays_of(&config);
+        let (tunnel, events) = match HostTunnel::connect(config, &interface, MARK).await {
             Ok(connected) => connected,
             Err(error) => {
-                blocking(move || traffic.withdraw()).await?;
+                shared.change(HostTraffic::withdraw).await?;
                 return Err(not_connected(error));
             }
         };
-        let (mut traffic, routed) = blocking(move || {
-            let routed = traffic.route();
-            Ok((traffic, routed))
-        })
-        .await?;
-        if let Err(error) = routed {
+        if let Err(failure) = shared.change(|traffic| traffic.route()).await {
             tunnel.shutdown().await;
-            blocking(move || traffic.withdraw()).await?;
-            return Err(failure(error));
+            shared.change(HostTraffic::withdraw).await?;
+            return Err(failure);
         }
-        let shared = Shared {
-            asked,
-            traffic: Mutex::new(traffic),
-        };
-        let place = HostPlace {
-            tunnel,
-            shared: Arc::new(shared),
-        };
-        Ok((place, events))
+        Ok((HostPlace { tunnel, shared }, events))
     }
 }
 
@@ -182,6 +175,30 @@ impl Shared {
         };
         blocking(traffic).await
     }
+
+    /// Lets a tunnel reach the relays that it is given, as long as it is there: in a fleet, each broker has its own.
+    fn admit_relays_of(self: &Arc<Self>, config: &ClientConfig) {
+        let punch = config.punch.as_ref();
+        let Some(source) = punch.and_then(|punch| punch.relay.as_ref()) else {
+            return;
+        };
+        let (mut given, shared) = (source.given.clone(), Arc::downgrade(self));
+        tokio::spawn(async move {
+            while given.changed().await.is_ok() {
+                let relay = match &*given.borrow_and_update() {
+                    Some(Ok(relay)) => relay.address.ip(),
+                    _ => continue,
+                };
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                let admitted = shared.change(move |traffic| traffic.admit_relay(relay));
+                if let Err(failure) = admitted.await {
+                    tracing::warn!(%relay, %failure, "the kill switch does not let the tunnel reach its relay");
+                }
+            }
+        });
+    }
 }
 
 /// Makes tunnels of further leases, beside the one that the host's traffic is in.
@@ -202,6 +219,7 @@ impl HostBeside {
     ) -> Result<(HostNext, mpsc::Receiver<ClientEvent>), Failure> {
         let (shared, endpoints) = (&self.0, outside(&config).collect::<Vec<_>>());
         let base = shared.asked.interface.clone();
+        shared.admit_relays_of(&config);
         let interface = shared
             .change(move |traffic| {
                 traffic.admit(endpoints)?;
