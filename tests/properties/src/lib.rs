@@ -16,6 +16,7 @@ mod messages;
 mod offload;
 mod pair;
 mod policy;
+mod relay;
 mod tun;
 mod uapi;
 mod udp;
@@ -24,7 +25,7 @@ mod udp;
 pub type Surface = (&'static str, fn(&[u8]));
 
 /// All surfaces.
-pub const SURFACES: [Surface; 8] = [
+pub const SURFACES: [Surface; 9] = [
     ("udp_input", udp::check),
     ("tun_input", tun::check),
     ("offload_raw", offload::check_raw),
@@ -33,6 +34,7 @@ pub const SURFACES: [Surface; 8] = [
     ("uapi", uapi::check),
     ("messages", messages::check),
     ("market", market::check),
+    ("relay_input", relay::check),
 ];
 
 /// Checks one input of a surface.

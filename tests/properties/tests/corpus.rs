@@ -42,4 +42,4 @@ macro_rules! surfaces {
     };
 }
 
-surfaces!(udp_input tun_input offload_raw offload_flows policy uapi messages market);
+surfaces!(udp_input tun_input offload_raw offload_flows policy uapi messages market relay_input);
