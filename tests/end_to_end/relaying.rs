@@ -2,13 +2,18 @@
 //! that it is reached where nobody is, so that there is no other way.
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     reason = "a test acts and fails by panicking"
 )]
 
+use std::time::Instant;
+
 use ipsx_tests::market::{Market, SOON, Wallet};
+use ipsx_tests::nats::Nats;
 use ipsx_tests::origin::Origin;
-use ipsx_tests::program::Program;
+use ipsx_tests::postgres::Server;
+use ipsx_tests::program::{Program, built};
 use serde_json::Value;
 
 /// Where nobody listens, and nobody is seen.
@@ -90,4 +95,115 @@ fn both_sides_are_told_that_a_lease_is_relayed_and_by_what() {
     lease.wait_for("\"second\"", SOON);
     lease.signal("INT");
     assert_eq!(lease.finish(SOON).code, Some(0));
+}
+
+/// Two brokers of one network over PostgreSQL and NATS, each with a relay of its own.
+struct Fleet {
+    first: Market,
+    brokers: [Market; 2],
+    lender: Wallet,
+    borrower: Wallet,
+    _servers: (Server, Nats),
+}
+
+/// Ports of each broker's relay.
+const RANGES: [(&str, &str); 2] = [
+    ("21310-21319", "127.0.0.1:2131"),
+    ("21320-21329", "127.0.0.1:2132"),
+];
+
+impl Fleet {
+    /// None where the tests are to do without the servers.
+    fn start() -> Option<Self> {
+        let nats = Nats::for_test()?;
+        let postgres = Server::for_test()?;
+        let store = postgres.database("market");
+        let mut first = Market::on_loopback();
+        let (lender, borrower) = (first.wallet("lender"), first.wallet("borrower"));
+        first.start_broker();
+        let url = format!("nats://{}", nats.address);
+        let mut range = RANGES.iter();
+        let brokers = ["left", "right"].map(|name| {
+            let mut broker = first.sibling();
+            let (ports, _) = range.next().unwrap();
+            broker.tell_broker(&["--store", &store, "--nats", &url, "--name", name]);
+            broker.tell_broker(&["--relay-ports", ports]);
+            broker.start_broker();
+            broker
+        });
+        first.run(&borrower, &["deposit", "10"]);
+        Some(Self {
+            first,
+            brokers,
+            lender,
+            borrower,
+            _servers: (postgres, nats),
+        })
+    }
+
+    /// A program that asks these brokers, the first of them first.
+    fn program(&self, wallet: &Wallet, brokers: [usize; 2], words: &[&str]) -> Program {
+        let url = |at: usize| format!("http://{}", self.brokers[at].http());
+        let mut command = built("ipsx");
+        command
+            .arg("--data")
+            .arg(&wallet.data)
+            .args(["--broker", &brokers.map(url).join(",")])
+            .arg("--passphrase-file")
+            .arg(self.first.path().join("passphrase"))
+            .args(words);
+        Program::start(words[0], &mut command)
+    }
+
+    fn provider(&self, brokers: [usize; 2], origin: &Origin) -> Program {
+        let rule = origin.rule();
+        let words = "provide --accept-consent --bind 127.0.1.1 --listen 127.0.1.1:0 --price-per-second 0.001";
+        let mut words: Vec<_> = words.split(' ').collect();
+        words.extend(["--advertise", NOWHERE, "--allow", &rule]);
+        let mut provider = self.program(&self.lender, brokers, &words);
+        provider.wait_for("offer placed", SOON);
+        provider
+    }
+
+    /// Leases that this broker relays.
+    fn relayed(&self, at: usize) -> f64 {
+        self.brokers[at].metric("ipsx_relayed_leases")
+    }
+}
+
+#[test]
+fn in_a_fleet_the_relay_is_of_the_broker_whose_the_deal_is_and_of_the_next_when_that_dies() {
+    let Some(mut fleet) = Fleet::start() else {
+        return;
+    };
+    let origin = Origin::start("127.0.0.1:0");
+    // Whoever hears the provider has the part of the market that it belongs to.
+    let provider = fleet.provider([0, 1], &origin);
+    let hears = |broker: &Market| broker.metric("ipsx_agents_connected") == 1.0;
+    let owner = fleet.brokers.iter().position(hears).unwrap();
+    let other = 1 - owner;
+    provider.signal("INT");
+    provider.finish(SOON);
+    // Both sides are connected to the other broker.
+    let provider = fleet.provider([other, owner], &origin);
+    assert!(hears(&fleet.brokers[owner]));
+    let words = "connect --duration 10m --budget 1 --proxy 127.0.0.1:0";
+    let words: Vec<_> = words.split(' ').collect();
+    let mut lease = fleet.program(&fleet.borrower, [other, owner], &words);
+    lease.wait_for(&format!("is reached by {}", RANGES[owner].1), SOON);
+    let proxy = lease.proxy(SOON);
+    assert_eq!(origin.sees(&proxy), "127.0.1.1");
+    assert_eq!((fleet.relayed(owner), fleet.relayed(other)), (1.0, 0.0));
+
+    fleet.brokers[owner].broker.take().unwrap().kill();
+    let killed = Instant::now();
+    lease.wait_for(&format!("is reached by {}", RANGES[other].1), SOON);
+    println!("relayed by the next broker after {:?}", killed.elapsed());
+    assert_eq!(origin.sees(&proxy), "127.0.1.1");
+    assert_eq!(fleet.relayed(other), 1.0);
+    lease.signal("INT");
+    let ended = lease.finish(SOON);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_eq!(fleet.relayed(other), 0.0);
+    drop(provider);
 }

@@ -122,7 +122,7 @@ pub(crate) struct Desk {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) placer: Arc<Placer>,
     reflector: Option<Arc<Reflector>>,
-    relay: Option<Arc<Relay>>,
+    pub(crate) relay: Option<Arc<Relay>>,
     news: broadcast::Sender<News>,
     timers: ipsx_market::status::DealTimers,
     /// Payers that are looked up on the chain take turns; several share a place.

@@ -130,6 +130,7 @@ impl Fleet {
         Ok(vec![
             tokio::spawn(hear_news(fleet(), at(), news)),
             tokio::spawn(follow_requests(at())),
+            tokio::spawn(follow_relayed(at())),
             tokio::spawn(relay::hear(fleet(), at(), frames)),
             tokio::spawn(calls::answer(fleet(), at(), router, calls)),
             tokio::spawn(keeper::beat(fleet(), at(), store.clone(), seen)),
@@ -271,6 +272,38 @@ async fn follow_requests(desk: Arc<Desk>) {
             tracing::warn!(%error, "requests that rest are looked up again");
             tokio::time::sleep(AGAIN).await;
             desk.spread(News::LOST);
+        }
+    }
+}
+
+/// Gives up the ports of leases that another broker has gone on with, as soon as they are over: until then both sides go on by
+/// them, unless they ask that one for others.
+async fn follow_relayed(desk: Arc<Desk>) {
+    let Some(relay) = desk.relay.clone() else {
+        return;
+    };
+    let mut news = desk.news();
+    loop {
+        let changed = match news.recv().await {
+            Ok(News {
+                of: Changed::Deal(id),
+                ..
+            }) if relay.has(id) => vec![id],
+            Ok(News {
+                of: Changed::Anything,
+                ..
+            })
+            | Err(RecvError::Lagged(_)) => relay.deals(),
+            Ok(_) => continue,
+            Err(RecvError::Closed) => return,
+        };
+        for id in changed {
+            match desk.store.deal(id).await {
+                Ok(Some(record)) if record.status().is_over() => relay.close(id),
+                Ok(_) => {}
+                // At the latest it is given up once nothing comes by it.
+                Err(error) => tracing::warn!(%error, deal = %id, "is it over?"),
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use ipsx_market::messages::RelayToken;
-use ipsx_metering::{B256, DealId};
+use ipsx_metering::{Address, B256, DealId};
 use ipsx_relay::{Dropped, Pace, Port, Token, Verdict};
 use tokio::net::UdpSocket;
 use tokio::task::JoinHandle;
@@ -45,6 +45,14 @@ pub(crate) struct Ways {
     pub(crate) provider: RelayToken,
 }
 
+/// Whose a lease is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parties {
+    /// Whose deposit pays: further wallets cost nothing, deposits do.
+    pub(crate) payer: Address,
+    pub(crate) provider: Address,
+}
+
 /// No port is to be had.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(crate) enum NoRelay {
@@ -56,10 +64,21 @@ pub(crate) enum NoRelay {
         "all ports of this broker's relay are in use; try again later, or take an offer that is reached direct"
     )]
     Full,
+    /// Whoever pays has as many ports as one may.
+    #[error(
+        "the deposit that is to pay has {0} relayed leases at this broker, and more at once are not allowed; end one of them, or take an offer that is reached direct"
+    )]
+    PayersShare(usize),
+    /// The provider has.
+    #[error(
+        "this provider has {0} relayed leases at this broker, and more at once are not allowed; take another one's offer, or one that is reached direct"
+    )]
+    ProvidersShare(usize),
 }
 
 struct Lease {
     ways: Ways,
+    parties: Parties,
     task: JoinHandle<()>,
 }
 
@@ -93,11 +112,12 @@ impl Relay {
     }
 
     /// The port of a lease, which is opened now if it has none.
-    pub(crate) fn open(self: &Arc<Self>, deal: DealId) -> Result<Ways, NoRelay> {
+    pub(crate) fn open(self: &Arc<Self>, deal: DealId, parties: Parties) -> Result<Ways, NoRelay> {
         let mut leases = self.leases();
         if let Some(lease) = leases.get(&deal).filter(|lease| !lease.task.is_finished()) {
             return Ok(lease.ways);
         }
+        self.check_shares(&leases, parties)?;
         let socket = self.bind(&leases).ok_or(NoRelay::Full)?;
         let port = socket.local_addr().map_err(|_| NoRelay::Full)?.port();
         let tokens = [random(), random()];
@@ -116,7 +136,12 @@ impl Relay {
             metrics: Arc::clone(&self.metrics),
         };
         let task = tokio::spawn(carrier.run(Arc::downgrade(self), deal));
-        leases.insert(deal, Lease { ways, task });
+        let lease = Lease {
+            ways,
+            parties,
+            task,
+        };
+        leases.insert(deal, lease);
         self.count(&leases);
         tracing::info!(%deal, port, "a lease is relayed");
         Ok(ways)
@@ -128,6 +153,34 @@ impl Relay {
         if leases.remove(&deal).is_some() {
             self.count(&leases);
         }
+    }
+
+    /// Whether a lease has a port.
+    pub(crate) fn has(&self, deal: DealId) -> bool {
+        self.leases().contains_key(&deal)
+    }
+
+    /// All leases that have one.
+    pub(crate) fn deals(&self) -> Vec<DealId> {
+        self.leases().keys().copied().collect()
+    }
+
+    /// Nobody has all ports, however many leases it binds.
+    fn check_shares(
+        &self,
+        leases: &HashMap<DealId, Lease>,
+        parties: Parties,
+    ) -> Result<(), NoRelay> {
+        let most = self.config.leases_per_wallet;
+        let parties_of = || leases.values().map(|lease| lease.parties);
+        if parties_of().filter(|of| of.payer == parties.payer).count() >= most {
+            return Err(NoRelay::PayersShare(most));
+        }
+        let same = |of: &Parties| of.provider == parties.provider;
+        if parties_of().filter(same).count() >= most {
+            return Err(NoRelay::ProvidersShare(most));
+        }
+        Ok(())
     }
 
     /// A port that no lease has, from anywhere in the range: whoever had it before may still send there.

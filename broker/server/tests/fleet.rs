@@ -15,6 +15,8 @@ mod parties;
 #[path = "fleet/people.rs"]
 #[allow(unreachable_pub, reason = "a part of this test")]
 mod people;
+#[path = "fleet/relays.rs"]
+mod relays;
 #[path = "fleet/world.rs"]
 #[allow(unreachable_pub, reason = "a part of this test")]
 mod world;

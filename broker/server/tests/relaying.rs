@@ -11,19 +11,20 @@ use std::time::Duration;
 
 use ipsx_broker::config::RelayConfig;
 use ipsx_market::deal::Deal;
-use ipsx_market::http::{EndDeal, ProblemKind, RelayedWay, WantRelay};
+use ipsx_market::http::{EndDeal, Problem, ProblemKind, RelayedWay, WantRelay};
 use ipsx_market::messages::{BrokerMessage, EndCause, EndReport};
 use ipsx_market::place::Reachability;
 use ipsx_metering::{Amount, B256, Usage};
 use parties::{TestAgent, TestBroker, TestRequester};
 
-/// A broker at loopback that relays by these ports.
-async fn relaying(ports: std::ops::RangeInclusive<u16>) -> TestBroker {
+/// A broker at loopback that relays by these ports, so many of which one wallet may have.
+async fn relaying(ports: std::ops::RangeInclusive<u16>, leases_per_wallet: usize) -> TestBroker {
     TestBroker::start_with(|config| {
         config.relay = Some(RelayConfig {
             ports,
             bytes_per_second: 1_000_000,
             lease_bytes_per_second: 1_000_000,
+            leases_per_wallet,
         });
     })
     .await
@@ -49,9 +50,13 @@ async fn bound(
 }
 
 async fn wanted(requester: &TestRequester, deal: &Deal) -> Result<RelayedWay, ProblemKind> {
-    let path = format!("/v1/deals/{}/relay", deal.id());
-    let answer = requester.post(&path, &WantRelay {}).await;
+    let answer = asked(requester, deal).await;
     answer.map_err(|problem| problem.kind)
+}
+
+async fn asked(requester: &TestRequester, deal: &Deal) -> Result<RelayedWay, Problem> {
+    let path = format!("/v1/deals/{}/relay", deal.id());
+    requester.post(&path, &WantRelay {}).await
 }
 
 async fn ended(requester: &TestRequester, deal: &Deal) {
@@ -71,7 +76,7 @@ async fn ended(requester: &TestRequester, deal: &Deal) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_of_a_bound_deal_are_told_one_port_and_a_token_each() {
-    let broker = relaying(21_200..=21_200).await;
+    let broker = relaying(21_200..=21_200, 8).await;
     let relay = broker.broker.network_info().relay.unwrap();
     let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
     let offer = agent.offer(1_000, 4);
@@ -119,7 +124,7 @@ async fn both_sides_of_a_bound_deal_are_told_one_port_and_a_token_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_better_way_and_who_asks_another_broker_gets_no_relay() {
-    let broker = relaying(21_210..=21_219).await;
+    let broker = relaying(21_210..=21_219, 8).await;
     let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
     let offer = agent.offer(1_000, 4);
     agent.publish(offer).await;
@@ -139,4 +144,31 @@ async fn who_asks_for_a_better_way_and_who_asks_another_broker_gets_no_relay() {
     let deal = bound(&mut requester, &mut agent, None).await;
     let refused = wanted(&requester, &deal).await.unwrap_err();
     assert_eq!(refused, ProblemKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_its_share_of_the_ports_is_told_what_to_do() {
+    let broker = relaying(21_220..=21_229, 1).await;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    let offer = agent.offer(1_000, 4);
+    agent.publish(offer).await;
+    let mut requester = TestRequester::with_deposit(&broker, 1_000_000).await;
+    let first = bound(&mut requester, &mut agent, None).await;
+    let second = bound(&mut requester, &mut agent, Some(Reachability::Relayed)).await;
+    let mut neighbour = TestRequester::with_deposit(&broker, 1_000_000).await;
+    let third = bound(&mut neighbour, &mut agent, None).await;
+    asked(&requester, &first).await.unwrap();
+    let refused = asked(&requester, &second).await.unwrap_err();
+    assert_eq!(refused.kind, ProblemKind::TooManyRequests);
+    assert!(refused.detail.contains("end one of them"), "{refused:?}");
+
+    // Another requester is refused because of the provider, as long as that has its share.
+    let refused = asked(&neighbour, &third).await.unwrap_err();
+    assert_eq!(refused.kind, ProblemKind::TooManyRequests);
+    let told = "take another one's offer";
+    assert!(refused.detail.contains(told), "{refused:?}");
+
+    ended(&requester, &first).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    asked(&neighbour, &third).await.unwrap();
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipsx_metering::{Address, DealId, UnixSeconds, keccak256};
 
 use super::{Command, DealRefusal, Market};
+use crate::deal::Deal;
 use crate::messages::{BrokerMessage, RelayToken};
 use crate::place::Reachability;
 use crate::proof::Proofs;
@@ -49,11 +50,11 @@ impl Market {
         }])
     }
 
-    /// Whether the requester of a bound deal may have its packets relayed: its request must not ask for another way.
-    pub fn may_be_relayed(&self, requester: Address, id: DealId) -> Result<(), DealRefusal> {
+    /// The deal, if it is bound and its requester may have its packets relayed: its request must not ask for another way.
+    pub fn may_be_relayed(&self, requester: Address, id: DealId) -> Result<&Deal, DealRefusal> {
         let record = self.bound(requester, id, "relayed")?;
         match record.filter.reachability {
-            None | Some(Reachability::Relayed) => Ok(()),
+            None | Some(Reachability::Relayed) => Ok(&record.deal),
             Some(way) => Err(DealRefusal::NotRelayed(id, way)),
         }
     }

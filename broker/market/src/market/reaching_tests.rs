@@ -80,7 +80,7 @@ fn only_the_requester_of_a_bound_deal_has_it_relayed_and_not_against_its_own_wor
     let (requester, stranger) = (key(50).address(), key(51).address());
     let refused = world.market.may_be_relayed(stranger, id);
     assert!(matches!(refused, Err(DealRefusal::NotYours(_))));
-    assert_eq!(world.market.may_be_relayed(requester, id), Ok(()));
+    assert_eq!(world.market.may_be_relayed(requester, id), Ok(&deal));
     let token = RelayToken(B256::repeat_byte(7));
     let message = Box::new(BrokerMessage::Relay {
         deal_id: id,

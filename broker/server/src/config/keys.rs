@@ -117,7 +117,7 @@ pub(super) const TEXTS: [(&str, &str, &str); 28] = [
 ];
 
 /// Number keys: name, least, most, an example.
-pub(super) const NUMBERS: [(&str, u64, u64, u64); 22] = [
+pub(super) const NUMBERS: [(&str, u64, u64, u64); 23] = [
     ("fee_bps", 0, 1_000, 100),
     ("rpc_finality", 0, 10_000, 12),
     ("propose_seconds", 1, 60, 5),
@@ -143,6 +143,7 @@ pub(super) const NUMBERS: [(&str, u64, u64, u64); 22] = [
         100_000_000_000,
         1_250_000,
     ),
+    ("max_relayed_leases_per_wallet", 1, 65_535, 16),
     ("max_unstarted_deals", 1, 10_000, 8),
     ("max_resting_requests", 0, 1_000_000, 100_000),
     ("max_resting_requests_per_payer", 0, 100_000, 32),

@@ -60,6 +60,20 @@ fn a_relay_has_ports_and_needs_the_reflector() {
     let relay_of = config.relay.unwrap();
     assert_eq!(relay_of.ports, 41_000..=41_009);
     assert_eq!(relay_of.bytes_per_second, 5_000);
+    let share = |ports: &str| {
+        let config = relay(&format!("relay_ports = \"{ports}\"")).unwrap();
+        config.relay.unwrap().leases_per_wallet
+    };
+    let ports = ["41000-41000", "41000-41011", "41000-41063", "41000-41999"];
+    assert_eq!(ports.map(share), [2, 3, 16, 16]);
+    let set = "relay_ports = \"41000-41009\"\nmax_relayed_leases_per_wallet";
+    let config = relay(&format!("{set} = 7")).unwrap();
+    assert_eq!(config.relay.unwrap().leases_per_wallet, 7);
+    let refused = message(&format!("{set} = 0"));
+    assert!(
+        refused.contains("max_relayed_leases_per_wallet"),
+        "{refused}"
+    );
     assert_eq!(relay("relay_ports = \"\"").unwrap().relay, None);
     for wrong in ["41000", "41009-41000", "80-90", "41000-70000", "a-b"] {
         let refused = message(&format!("relay_ports = \"{wrong}\""));

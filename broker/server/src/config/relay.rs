@@ -9,6 +9,8 @@ use super::{BrokerConfig, ConfigError, ReflectorConfig, Settings};
 /// The defaults: 100 Mbit/s in all, 10 for a lease.
 const BYTES_PER_SECOND: u64 = 12_500_000;
 const LEASE_BYTES_PER_SECOND: u64 = 1_250_000;
+/// Of one payer, and of one provider, at most by default; but no more than a quarter of the ports, or two.
+const LEASES_PER_WALLET: usize = 16;
 
 /// A relay for those who can't reach each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct RelayConfig {
     pub bytes_per_second: u64,
     /// Bytes a second of one lease, both directions together.
     pub lease_bytes_per_second: u64,
+    /// Relayed leases at once that one wallet's deposit pays for, and that one provider lends.
+    pub leases_per_wallet: usize,
 }
 
 pub(super) fn check(
@@ -48,10 +52,17 @@ pub(super) fn check(
             example: allowed("reflector_listen").1,
         });
     }
+    let quarter = ports.len() / 4;
+    let leases_per_wallet = number(
+        "max_relayed_leases_per_wallet",
+        settings.max_relayed_leases_per_wallet,
+        LEASES_PER_WALLET.min(quarter.max(2)),
+    )?;
     Ok(Some(RelayConfig {
         ports,
         bytes_per_second,
         lease_bytes_per_second,
+        leases_per_wallet,
     }))
 }
 

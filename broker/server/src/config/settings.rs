@@ -192,6 +192,11 @@ pub struct Settings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_lease_relay_bytes_per_second: Option<u64>,
+    /// Relayed leases at once that one deposit pays for, and that one provider lends, 1 to 65535 [default: 16, or a quarter of
+    /// relay-ports if that is less, but at least 2]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_relayed_leases_per_wallet: Option<u64>,
     /// Deals of one requester that are proposed or not yet started, 1 to 10000 [default: 8]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

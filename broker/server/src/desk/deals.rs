@@ -20,7 +20,7 @@ use super::{ATTEMPTS, Desk, DeskError};
 use crate::clock;
 use crate::metrics::failure_label;
 use crate::operator::random;
-use crate::relay::NoRelay;
+use crate::relay::{NoRelay, Parties};
 use crate::store::{NonceState, UseNonce};
 
 /// Offers with their positions, and where the next page begins, if there is one.
@@ -226,8 +226,13 @@ impl Desk {
         id: DealId,
     ) -> Result<RelayedWay, DeskError> {
         let books = self.books().await?;
-        books.market.may_be_relayed(requester, id)?;
-        let ways = self.relay.as_ref().ok_or(NoRelay::Off)?.open(id)?;
+        let deal = books.market.may_be_relayed(requester, id)?;
+        let parties = Parties {
+            payer: deal.payer,
+            provider: deal.provider,
+        };
+        let relay = self.relay.as_ref().ok_or(NoRelay::Off)?;
+        let ways = relay.open(id, parties)?;
         let commands = books.market.relayed(id, ways.relay, ways.provider);
         self.execute(books, commands, clock::now()).await?;
         Ok(RelayedWay {

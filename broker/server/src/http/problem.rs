@@ -15,6 +15,7 @@ use ipsx_settlement::{ContractError, StoreError};
 
 use crate::desk::DeskError;
 use crate::operator::random;
+use crate::relay::NoRelay;
 
 /// An answer that is an error.
 #[derive(Clone, Debug)]
@@ -204,9 +205,12 @@ impl From<DeskError> for ProblemResponse {
             | DeskError::NoRoom
             | DeskError::Moved
             | DeskError::NoAnswer
-            | DeskError::Relay(_)
+            | DeskError::Relay(NoRelay::Off | NoRelay::Full)
             | DeskError::Unsettled(_)
             | DeskError::Forgotten(_) => Self::unavailable(detail),
+            DeskError::Relay(NoRelay::PayersShare(_) | NoRelay::ProvidersShare(_)) => {
+                with(StatusCode::TOO_MANY_REQUESTS, ProblemKind::TooManyRequests)
+            }
             DeskError::Vouchers(StoreError::Full(_)) => Self::from(DeskError::NoRoom),
             DeskError::Store(_) | DeskError::Vouchers(_) => {
                 tracing::error!(%error, "a request failed");

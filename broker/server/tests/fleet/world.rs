@@ -264,6 +264,13 @@ impl World {
     }
 }
 
+/// A hundred for each: those of `b1` begin at 21400.
+fn relay_ports(name: &str) -> String {
+    let number: u16 = name[1..].parse().unwrap();
+    let first = 21_300 + 100 * number;
+    format!("{first}-{}", first + 99)
+}
+
 async fn member(name: &str, postgres: &Server, nats: &Nats, chain: &TestBroker) -> Member {
     let directory = tempfile::tempdir().unwrap();
     let to_postgres = Cable::lay(End::Unix(postgres.socket())).await;
@@ -297,6 +304,7 @@ async fn member(name: &str, postgres: &Server, nats: &Nats, chain: &TestBroker) 
         ("--max-address-requests-per-second", "0".to_string()),
         ("--max-wallet-requests-per-second", "0".to_string()),
         ("--max-unstarted-deals", "1000".to_string()),
+        ("--relay-ports", relay_ports(name)),
     ];
     let words = words
         .into_iter()
