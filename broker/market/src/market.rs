@@ -31,7 +31,7 @@ use crate::book::{BookLimits, HoldId, Listing, OfferBook};
 use crate::deal::Proposal;
 use crate::proof::Proofs;
 use crate::reach::Reach;
-use crate::record::DealRecord;
+use crate::record::{DealRecord, Transition};
 use crate::resting::{RequestBook, RestingLimits};
 use crate::status::{DealTimers, Side, silence_deadline};
 pub use appeals::AppealRefusal;
@@ -117,6 +117,8 @@ struct Live {
     hold: HoldId,
     away_since: Option<UnixSeconds>,
     deadline: Option<UnixSeconds>,
+    /// What has changed it and is written down with the next change.
+    unwritten: Vec<Transition>,
 }
 
 impl Live {

@@ -6,6 +6,7 @@ use super::world::*;
 use super::*;
 use crate::deal::Binding;
 use crate::messages::{BrokerMessage, EndCause};
+use crate::record::Cause;
 use crate::request::SignedRequest;
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
@@ -129,6 +130,38 @@ fn a_requester_that_does_not_sign_frees_the_capacity() {
             .sign(deal.id(), address, Signature([1; 65]), world.now)
             .is_err()
     );
+}
+
+#[test]
+fn a_signature_is_written_down_with_what_comes_of_it() {
+    let causes = |commands: &[Command]| -> Vec<_> {
+        let written = commands.iter().filter_map(|command| match command {
+            Command::Store {
+                record,
+                transitions,
+            } => {
+                assert!(record.requester_signature.is_some());
+                Some(transitions)
+            }
+            _ => None,
+        });
+        written.flatten().map(|moved| moved.cause).collect()
+    };
+    let mut world = World::with_offers(&[(1, 3, 2)]);
+    world.ask(50);
+    let unfunded = world.accept(1);
+    world.sign(50, &unfunded);
+    let commands = world.market.give_up(unfunded.id(), world.now);
+    assert_eq!(causes(&commands), [Cause::Signed, Cause::Unfunded]);
+    world.run(commands);
+    assert_eq!(world.status(&unfunded), DealStatus::Aborted);
+
+    // The chain has not answered by the time at which the lease should have begun.
+    world.ask(50);
+    let late = world.accept(1);
+    world.sign(50, &late);
+    let commands = world.market.handle_timeout(late.start_by.after(1));
+    assert_eq!(causes(&commands), [Cause::Signed, Cause::Deadline]);
 }
 
 #[test]

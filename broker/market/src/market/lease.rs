@@ -247,10 +247,11 @@ impl Market {
         moved: impl IntoIterator<Item = Transition>,
         now: UnixSeconds,
     ) -> Vec<Command> {
-        let transitions: Vec<_> = moved.into_iter().collect();
         let Some(live) = self.deals.get_mut(&id) else {
             return Vec::new();
         };
+        let mut transitions = std::mem::take(&mut live.unwritten);
+        transitions.extend(moved);
         let record = &mut live.record;
         let over = record.status().is_over();
         let aborts = over && !record.is_bound();

@@ -282,6 +282,7 @@ impl Market {
             hold,
             away_since: None,
             deadline: None,
+            unwritten: Vec::new(),
         });
         self.store(id, moved, now)
     }

@@ -92,6 +92,7 @@ impl Market {
                 hold,
                 away_since: Some(now),
                 deadline: None,
+                unwritten: Vec::new(),
             });
         }
     }

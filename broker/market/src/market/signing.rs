@@ -11,14 +11,15 @@ use crate::record::{Cause, DealRecord};
 use crate::status::{DealStatus, ProviderStatus, RequesterStatus};
 
 impl Market {
-    /// The requester signs. The caller now checks the money, then calls [`Self::bind`] or [`Self::give_up`].
+    /// The requester signs. The caller now checks the money, then calls [`Self::bind`] or [`Self::give_up`], which write down the
+    /// signature with what came of it: a requester that is not told has to send it again anyway.
     pub fn sign(
         &mut self,
         id: DealId,
         requester: Address,
         signature: Signature,
         now: UnixSeconds,
-    ) -> Result<Vec<Command>, DealRefusal> {
+    ) -> Result<(), DealRefusal> {
         let request = self.deal(id).ok_or(DealRefusal::Unknown(id))?.deal.request;
         self.sign_bundle(request, requester, &[(id, signature)], now)
     }
@@ -54,19 +55,15 @@ impl Market {
     }
 
     /// A requester's signature counts.
-    pub(super) fn signed(
-        &mut self,
-        id: DealId,
-        signature: Signature,
-        now: UnixSeconds,
-    ) -> Vec<Command> {
+    pub(super) fn signed(&mut self, id: DealId, signature: Signature, now: UnixSeconds) {
         let Some(live) = self.deals.get_mut(&id) else {
-            return Vec::new();
+            return;
         };
         let record = &mut live.record;
         let moved = record.requester_becomes(RequesterStatus::Accepted, Cause::Signed, now);
         record.requester_signature = Some(signature);
-        self.store(id, moved, now)
+        live.unwritten.extend(moved);
+        self.reschedule(id);
     }
 
     /// Whether [`Self::bind`] would succeed: ask before the outcome is signed, which can't be taken back.

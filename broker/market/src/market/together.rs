@@ -37,7 +37,7 @@ impl Market {
         requester: Address,
         signatures: &[(DealId, Signature)],
         now: UnixSeconds,
-    ) -> Result<Vec<Command>, DealRefusal> {
+    ) -> Result<(), DealRefusal> {
         for (at, (id, signature)) in signatures.iter().enumerate() {
             let record = self.check_signature(*id, requester, *signature, now)?;
             let twice = signatures[..at].iter().any(|(other, _)| other == id);
@@ -48,11 +48,10 @@ impl Market {
                 return Err(DealRefusal::Together(*id, record.together));
             }
         }
-        let mut commands = Vec::new();
         for (id, signature) in signatures {
-            commands.extend(self.signed(*id, *signature, now));
+            self.signed(*id, *signature, now);
         }
-        Ok(commands)
+        Ok(())
     }
 
     /// Of deals of a bundle whose time is up in the same second, the one that is over first: the requester of a lease that

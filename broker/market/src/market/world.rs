@@ -320,11 +320,8 @@ impl World {
     pub(super) fn sign(&mut self, requester: u8, deal: &Deal) {
         let signature = key(requester).sign_hash(deal.signing_hash(&config().domain));
         let address = key(requester).address();
-        let commands = self
-            .market
-            .sign(deal.id(), address, signature, self.now)
-            .unwrap();
-        self.run(commands);
+        let signed = self.market.sign(deal.id(), address, signature, self.now);
+        signed.unwrap();
     }
 
     pub(super) fn bind(&mut self, deal: &Deal) {

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use ipsx_market::deal::Binding;
 use ipsx_market::http::{BoundBundle, BoundDeal, SignBundle, SignDeal};
 use ipsx_market::record::DealRecord;
-use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, Authorization, DealId, RequestId, Signature, Signed, Voucher};
 
 use super::release::Step;
@@ -36,11 +35,6 @@ impl SignedDeal {
             outcome,
             reservation: record.reservation.clone(),
         })
-    }
-
-    /// Whether the deal has this signature already, and nothing came of it.
-    fn waits(&self, record: &DealRecord, requester: Address) -> bool {
-        self.is_on(record, requester) && record.status() == DealStatus::Proposed
     }
 
     fn is_on(&self, record: &DealRecord, requester: Address) -> bool {
@@ -98,7 +92,7 @@ impl Desk {
     ) -> Result<Vec<BoundDeal>, DeskError> {
         let now = clock::now();
         let over = self.over(signed).await?;
-        let begun = {
+        {
             let mut books = self.books().await?;
             let bound = |deal: &SignedDeal| deal.bound(deal.record(&books, &over)?, requester);
             if let Some(bound) = signed.iter().map(bound).collect() {
@@ -118,32 +112,22 @@ impl Desk {
                     return Err(DeskError::BeingFunded(deal.id));
                 }
             }
-            // A broker that was stopped in between goes on with the signatures when they are sent again.
-            let resumed = signed.iter().all(|deal| {
-                let record = books.market.deal(deal.id);
-                record.is_some_and(|record| deal.waits(record, requester))
-            });
-            let commands = match (resumed, bundle, signed) {
-                (true, ..) => Vec::new(),
-                (false, Some(request), _) => {
+            match (bundle, signed) {
+                (Some(request), _) => {
                     let signatures = signed.iter().map(|deal| (deal.id, deal.signature));
                     let signatures: Vec<_> = signatures.collect();
                     let market = &mut books.market;
-                    market.sign_bundle(request, requester, &signatures, now)?
+                    market.sign_bundle(request, requester, &signatures, now)?;
                 }
-                (false, None, [deal]) => {
+                (None, [deal]) => {
                     let (id, signature) = (deal.id, deal.signature);
-                    books.market.sign(id, requester, signature, now)?
+                    books.market.sign(id, requester, signature, now)?;
                 }
-                (false, None, _) => return Err(DeskError::NoAnswer),
-            };
+                (None, _) => return Err(DeskError::NoAnswer),
+            }
             books.funding.extend(signed.iter().map(|deal| deal.id));
-            self.begin(&mut books, Step::default(), commands, now).await
-        };
-        let bound = match begun.await {
-            Ok(()) => self.fund(signed, authorization).await,
-            Err(error) => Err(error),
-        };
+        }
+        let bound = self.fund(signed, authorization).await;
         let outcome = if bound.is_ok() { "released" } else { "refused" };
         let counter = self.metrics.reservations.with_label_values(&[outcome]);
         counter.inc_by(signed.len() as u64);

@@ -111,7 +111,7 @@ impl World {
                 self.market.sign_bundle(request, own, &signatures, now)
             }
         };
-        self.moved(done, Some(theirs), own);
+        self.moved(done.map(|()| Vec::new()), Some(theirs), own);
     }
 
     /// The deals that are good for anything only together with one, itself included.
