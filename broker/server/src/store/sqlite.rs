@@ -20,7 +20,7 @@ use super::row::Value;
 /// Statements that are kept ready: all that there are.
 const STATEMENTS: usize = 64;
 /// Kibibytes of pages that the writer keeps in memory: the inner pages of all tables and indexes, and what is new.
-const CACHE: i32 = 1_024;
+const CACHE: i32 = 256;
 /// How long what is written may stay in the log alone. What is written twice in this time is moved once.
 const TIDY: Duration = Duration::from_millis(50);
 /// Pages from which on the log is made to begin anew, which it can't by itself while somebody goes on writing.
