@@ -16,6 +16,7 @@ use ipsx_market::market::{Command, Market, MarketConfig};
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::record::DealRecord;
 use ipsx_market::resting::{RequestStatus, RestingLimits};
+use ipsx_market::status::DealStatus;
 use ipsx_metering::{Address, DealId, Domain, SecretKey, UnixSeconds};
 
 use crate::bytes::Bytes;
@@ -224,7 +225,14 @@ impl World {
         let leases: usize = waited_for.map(|r| r.request.message.count()).sum();
         assert!(leases <= RESTING);
         for record in market.deals() {
-            assert_eq!(self.records.get(&record.deal_id), Some(record));
+            let written = self.records.get(&record.deal_id).unwrap();
+            let mut here = record.clone();
+            if !record.is_bound() && record.status() == DealStatus::Proposed {
+                // A signature is written down with what comes of it.
+                here.requester_signature = written.requester_signature;
+                here.requester = written.requester;
+            }
+            assert_eq!(here, *written);
             // All of them are bound, or none.
             let legs = self.legs(record.deal_id);
             assert!(legs.iter().all(|leg| leg.is_bound() == record.is_bound()));
