@@ -7,6 +7,7 @@ mod deals;
 mod error;
 mod lapsing;
 mod money;
+mod news;
 mod overview;
 mod places;
 mod probing;
@@ -24,10 +25,9 @@ use ipsx_market::book::BookLimits;
 use ipsx_market::deal::Binding;
 use ipsx_market::market::{Answered, Market, MarketConfig, RequestFailure, Ticket};
 use ipsx_market::proof::Proofs;
-use ipsx_market::resting::{RequestRecord, RequestStatus, RestingLimits};
-use ipsx_metering::{Address, Amount, B256, CapacityLedger, CreditLine, DealId, RequestId};
+use ipsx_market::resting::RestingLimits;
+use ipsx_metering::{Amount, B256, CapacityLedger, CreditLine, DealId};
 use ipsx_settlement::VoucherStore;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify, Semaphore, broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -45,6 +45,7 @@ use crate::store::{Entries, Entry, FleetStore, Store, StoreError};
 
 pub(crate) use deals::Page;
 pub(crate) use error::DeskError;
+pub(crate) use news::{Changed, News};
 pub(crate) use overview::Overview;
 pub(crate) use probing::ProofLine;
 
@@ -56,30 +57,6 @@ const SEARCHES: usize = 4;
 const NEWS: usize = 1_024;
 
 type Answer = Result<Answered, RequestFailure>;
-
-/// Something has changed, and the change is on disk.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct News {
-    pub(crate) of: Changed,
-    pub(crate) requester: Address,
-}
-
-impl News {
-    /// Something that another broker told is lost.
-    pub(crate) const LOST: Self = Self {
-        of: Changed::Anything,
-        requester: Address::ZERO,
-    };
-}
-
-/// What news are of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Changed {
-    Deal(DealId),
-    Request(RequestId),
-    /// Nobody knows what: something that another broker said is lost.
-    Anything,
-}
 
 /// What one thing at a time may change.
 pub(crate) struct Books {
@@ -329,67 +306,6 @@ impl Desk {
             return Err(DeskError::Stopped);
         }
         Ok(books)
-    }
-
-    fn report(
-        &self,
-        record: &ipsx_market::record::DealRecord,
-        transitions: &[ipsx_market::record::Transition],
-    ) {
-        self.metrics.transitions.inc_by(transitions.len() as u64);
-        for t in transitions {
-            tracing::info!(
-                deal = %t.deal_id, side = ?t.side, status = %t.status(), cause = %t.cause, "deal changed"
-            );
-        }
-        let ended_now =
-            !transitions.is_empty() && record.over_at == transitions.last().map(|t| t.at);
-        let was_over = transitions
-            .first()
-            .is_some_and(|t| record.over_at.is_some_and(|at| at < t.at));
-        if record.status().is_over() && ended_now && !was_over {
-            let status = record.status();
-            self.metrics
-                .deals_over
-                .with_label_values(&[status.as_str()])
-                .inc();
-        }
-        if record.status().is_over() {
-            self.mailboxes.close(record.deal_id);
-            if let Some(relay) = &self.relay {
-                relay.close(record.deal_id);
-            }
-        }
-        self.announce(News {
-            of: Changed::Deal(record.deal_id),
-            requester: record.deal.requester,
-        });
-    }
-
-    /// Tells whoever waits, here and at other brokers.
-    fn announce(&self, news: News) {
-        if let Some(fleet) = &self.fleet {
-            fleet.tell(news);
-        }
-        self.spread(news);
-    }
-
-    /// Tells whoever waits at this broker.
-    pub(crate) fn spread(&self, news: News) {
-        // Nobody may be waiting.
-        let _ = self.news.send(news);
-    }
-
-    fn report_request(&self, record: &RequestRecord) {
-        let (id, status) = (record.id(), record.status.as_str());
-        tracing::info!(request = %id, status, "request changed");
-        if record.status != RequestStatus::Resting && record.has_rested() {
-            self.metrics.resting_over(status);
-        }
-        self.announce(News {
-            of: Changed::Request(id),
-            requester: record.request.message.requester,
-        });
     }
 
     /// For writes of what memory has already: one that failed leaves the two apart, and nothing more is released until
