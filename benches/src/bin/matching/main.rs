@@ -40,14 +40,17 @@ const AIMS: Figures = Figures {
     p50: 20.0,
     p99: 200.0,
     updates: 100_000.0,
+    slowest: 100_000.0,
     bytes: 400,
 };
 
-/// What the book is judged by: microseconds of the mix, updates a second, and bytes of memory an offer.
+/// What the book is judged by: microseconds of the mix, updates a second as in a day and of the slowest kind, and bytes of
+/// memory an offer.
 struct Figures {
     p50: f64,
     p99: f64,
     updates: f64,
+    slowest: f64,
     bytes: u64,
 }
 
@@ -87,10 +90,13 @@ fn main() -> Result<(), Failed> {
         kinds.len()
     );
     println!("| offers put in, changed and taken out | a second, on one core |\n|---|---:|");
-    let mut updates = f64::INFINITY;
+    let (mut updates, mut slowest) = (f64::INFINITY, f64::INFINITY);
     for (kind, rates) in updates::updates(&mut book, &mut spread, offers, rounds)?.samples() {
         println!("| {kind} | {rates:.0} |");
-        updates = updates.min(rates.median());
+        if kind == updates::AS_IN_A_DAY {
+            updates = rates.median();
+        }
+        slowest = slowest.min(rates.median());
     }
     let leases = leases(&mut book, &kinds, rounds)?;
     println!("| leases taken, with the search, and given back | {leases:.0} |\n");
@@ -98,6 +104,7 @@ fn main() -> Result<(), Failed> {
         p50,
         p99,
         updates,
+        slowest,
         bytes,
     };
     judge(offers, &reached);
@@ -114,8 +121,12 @@ fn judge(offers: usize, reached: &Figures) {
     say("p50 of the mix below 20 µs", reached.p50 < AIMS.p50);
     say("p99 of the mix below 200 µs", reached.p99 < AIMS.p99);
     say(
-        "100,000 updates of every kind a second",
+        "100,000 updates a second, of all kinds as often as in a day",
         reached.updates >= AIMS.updates,
+    );
+    say(
+        "100,000 updates of every kind a second",
+        reached.slowest >= AIMS.slowest,
     );
     say("less than 400 bytes an offer", reached.bytes < AIMS.bytes);
 }

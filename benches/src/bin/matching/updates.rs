@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipsx_benches::{Samples, cpu_time};
 use ipsx_market::book::{Listing, OfferBook};
 use ipsx_market::offer::{Offer, Placement};
-use ipsx_metering::{Amount, PricePerSecond};
+use ipsx_metering::{Address, Amount, OfferId, PricePerSecond};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
@@ -14,6 +14,12 @@ use ipsx_benches::spread::{SEED, Spread};
 
 /// Updates of each kind in a round.
 const UPDATES: usize = 100_000;
+
+/// What becomes of an offer in a day: how often it is measured, gets another price, comes, goes and is elsewhere.
+const A_DAY: [usize; 5] = [144, 24, 3, 3, 1];
+
+/// What they are called together.
+pub(crate) const AS_IN_A_DAY: &str = "of all kinds, as often as in a day";
 
 /// Updates a second by kind, each for every round.
 pub(crate) struct Rates(Vec<(&'static str, Vec<f64>)>);
@@ -78,6 +84,21 @@ pub(crate) fn updates(
         }
     }
     for _ in 0..rounds {
+        let day = a_day(&mut there, spread, offers);
+        let (count, started) = (day.len(), spent()?);
+        for update in day {
+            match update {
+                Update::Put(listing) => {
+                    book.put(*listing)?;
+                }
+                Update::Withdraw(provider, id) => {
+                    book.withdraw(provider, id);
+                }
+            }
+        }
+        rates.add(AS_IN_A_DAY, count, spent()? - started);
+    }
+    for _ in 0..rounds {
         let other: Vec<_> = (0..UPDATES).map(|_| spread.replacement(offers)).collect();
         put(
             book,
@@ -87,6 +108,43 @@ pub(crate) fn updates(
         )?;
     }
     Ok(rates)
+}
+
+enum Update {
+    Put(Box<Listing>),
+    Withdraw(Address, OfferId),
+}
+
+/// Updates of all kinds in the proportions of a day, in no order.
+fn a_day(there: &mut Vec<(Offer, Placement)>, spread: &mut Spread, offers: usize) -> Vec<Update> {
+    let [measured, priced, come, gone, elsewhere] =
+        A_DAY.map(|times| UPDATES * times / A_DAY.iter().sum::<usize>());
+    there.shuffle(&mut spread.random);
+    let gone = there.split_off(there.len() - gone);
+    let gone = gone
+        .iter()
+        .map(|(o, _)| Update::Withdraw(o.provider, o.id()));
+    let mut updates: Vec<_> = gone.collect();
+    let (to_measure, rest) = there.split_at_mut(measured);
+    for (_, placement) in &mut *to_measure {
+        placement.measured.latency_ms = Some(spread.random.gen_range(10..400));
+    }
+    let to_price = &mut rest[..priced];
+    for (offer, _) in &mut *to_price {
+        offer.nonce += 1;
+        let asked = offer.prices.per_second.0.0;
+        let percent = spread.random.gen_range(95..106);
+        offer.prices.per_second = PricePerSecond(Amount(asked / 100 * percent));
+    }
+    let new: Vec<_> = (0..come).map(|_| spread.offer()).collect();
+    let other: Vec<_> = (0..elsewhere).map(|_| spread.replacement(offers)).collect();
+    for changed in [&*to_measure, &*to_price, &new, &other] {
+        let changed = listings(changed).into_iter();
+        updates.extend(changed.map(|listing| Update::Put(Box::new(listing))));
+    }
+    there.extend(new);
+    updates.shuffle(&mut spread.random);
+    updates
 }
 
 fn put(
