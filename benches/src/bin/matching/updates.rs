@@ -84,7 +84,7 @@ pub(crate) fn updates(
         }
     }
     for _ in 0..rounds {
-        let day = a_day(&mut there, spread, offers);
+        let day = a_day(&mut there, spread);
         let (count, started) = (day.len(), spent()?);
         for update in day {
             match update {
@@ -116,7 +116,7 @@ enum Update {
 }
 
 /// Updates of all kinds in the proportions of a day, in no order.
-fn a_day(there: &mut Vec<(Offer, Placement)>, spread: &mut Spread, offers: usize) -> Vec<Update> {
+fn a_day(there: &mut Vec<(Offer, Placement)>, spread: &mut Spread) -> Vec<Update> {
     let [measured, priced, come, gone, elsewhere] =
         A_DAY.map(|times| UPDATES * times / A_DAY.iter().sum::<usize>());
     there.shuffle(&mut spread.random);
@@ -129,16 +129,20 @@ fn a_day(there: &mut Vec<(Offer, Placement)>, spread: &mut Spread, offers: usize
     for (_, placement) in &mut *to_measure {
         placement.measured.latency_ms = Some(spread.random.gen_range(10..400));
     }
-    let to_price = &mut rest[..priced];
+    let (to_price, rest) = rest.split_at_mut(priced);
     for (offer, _) in &mut *to_price {
         offer.nonce += 1;
         let asked = offer.prices.per_second.0.0;
         let percent = spread.random.gen_range(95..106);
         offer.prices.per_second = PricePerSecond(Amount(asked / 100 * percent));
     }
+    let to_move = &mut rest[..elsewhere];
+    for (offer, placement) in &mut *to_move {
+        offer.nonce += 1;
+        *placement = spread.offer().1;
+    }
     let new: Vec<_> = (0..come).map(|_| spread.offer()).collect();
-    let other: Vec<_> = (0..elsewhere).map(|_| spread.replacement(offers)).collect();
-    for changed in [&*to_measure, &*to_price, &new, &other] {
+    for changed in [&*to_measure, &*to_price, &*to_move, &new] {
         let changed = listings(changed).into_iter();
         updates.extend(changed.map(|listing| Update::Put(Box::new(listing))));
     }
