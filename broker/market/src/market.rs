@@ -16,6 +16,7 @@ mod lease;
 mod proposals;
 mod proposing;
 mod proving;
+mod quoting;
 mod reaching;
 mod refusal;
 mod resting;
@@ -41,6 +42,7 @@ use proposals::Proposals;
 pub use proving::{Placed, ProbeRefusal};
 pub use refusal::{DealRefusal, RequestFailure};
 pub use resting::RequestRefusal;
+pub use shards::Disputed;
 
 /// What a market is told once.
 #[derive(Clone, Copy, Debug)]

@@ -286,12 +286,7 @@ impl RequestBook {
 }
 
 /// A request as it comes to rest.
-pub(crate) fn at_rest(
-    number: u64,
-    request: SignedRequest,
-    seed: B256,
-    now: UnixSeconds,
-) -> RequestRecord {
+pub fn at_rest(number: u64, request: SignedRequest, seed: B256, now: UnixSeconds) -> RequestRecord {
     RequestRecord {
         number,
         request,

@@ -9,7 +9,7 @@ mod calls;
 mod keeper;
 mod relay;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +53,9 @@ pub(crate) struct Home {
 
 /// Whose each shard is; nobody's while it is being taken over.
 pub(crate) type Homes = Vec<Option<Home>>;
+
+/// Whose some shards are.
+pub(crate) type Found = BTreeMap<ShardId, Home>;
 
 /// This broker's place among the others.
 pub(crate) struct Fleet {
@@ -147,6 +150,15 @@ impl Fleet {
         known[number].clone()
     }
 
+    /// The same of several.
+    pub(crate) async fn found(&self, shards: &BTreeSet<ShardId>) -> Option<Found> {
+        let mut found = Found::new();
+        for shard in shards {
+            found.insert(*shard, self.home(*shard).await?);
+        }
+        Some(found)
+    }
+
     /// Waits until all of these have an owner, or for as long as a takeover may take.
     pub(crate) async fn settled(&self, shards: &BTreeSet<ShardId>) {
         let mut homes = self.homes.subscribe();
@@ -167,17 +179,19 @@ impl Fleet {
 
     /// Whether a shard is somebody else's by now, or nobody's.
     pub(crate) fn has_moved(&self, shard: ShardId, home: &Home) -> bool {
-        self.homes.borrow()[usize::from(shard.number())].as_ref() != Some(home)
+        is_elsewhere(&self.homes.borrow(), shard, home)
     }
 
-    /// Returns once it has.
-    pub(crate) async fn moved(&self, shard: ShardId, home: &Home) {
+    /// The same of any of several.
+    pub(crate) fn have_moved(&self, found: &Found) -> bool {
+        are_elsewhere(&self.homes.borrow(), found)
+    }
+
+    /// Returns once one of them has.
+    pub(crate) async fn moved(&self, found: &Found) {
         let mut homes = self.homes.subscribe();
-        let number = usize::from(shard.number());
         // It ends only with the broker.
-        let _ = homes
-            .wait_for(|homes| homes[number].as_ref() != Some(home))
-            .await;
+        let _ = homes.wait_for(|homes| are_elsewhere(homes, found)).await;
     }
 
     /// Returns once a broker has no shard any more.
@@ -218,6 +232,15 @@ impl Fleet {
         // Nobody takes the post of a broker that stops.
         let _ = self.post.send((subject, message));
     }
+}
+
+fn is_elsewhere(homes: &Homes, shard: ShardId, home: &Home) -> bool {
+    homes[usize::from(shard.number())].as_ref() != Some(home)
+}
+
+fn are_elsewhere(homes: &Homes, found: &Found) -> bool {
+    let mut found = found.iter();
+    found.any(|(shard, home)| is_elsewhere(homes, *shard, home))
 }
 
 /// Brings messages to NATS in the order in which they were posted.

@@ -15,6 +15,7 @@ mod offers;
 mod openapi;
 mod patient;
 mod places;
+mod placing;
 mod probes;
 mod problem;
 mod requests;

@@ -23,31 +23,18 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use ipsx_market::bundle::Bundle;
-use ipsx_market::deal::Binding;
-use ipsx_market::http::{OfferView, Problem, ProblemKind, RequesterEndpoint};
+use ipsx_market::http::{ProblemKind, RequesterEndpoint};
 use ipsx_market::messages::BrokerMessage;
 use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
 use ipsx_metering::RequestId;
-use ipsx_settlement::Wallet;
 use parties::TestRequester;
-use parties::agent::{TestAgent, dial};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use tokio::time::{sleep, timeout};
-use world::{PATIENCE, World};
+use world::{PATIENCE, World, agent, alone};
 
 /// Service is back within this time.
 const BACK: Duration = Duration::from_secs(5);
-/// Each test measures times, so they take turns.
-static ALONE: Mutex<()> = Mutex::const_new(());
-
-/// A fleet, with nothing else beside it for as long as the guard lives; `None` where tests are to do without its servers.
-async fn alone() -> Option<(MutexGuard<'static, ()>, World)> {
-    let alone = ALONE.lock().await;
-    Some((alone, World::start().await?))
-}
-
 /// The same with agents and requesters at work.
 async fn busy() -> Option<(MutexGuard<'static, ()>, World)> {
     let (alone, mut world) = alone().await?;
@@ -168,12 +155,6 @@ async fn a_pause_and_servers_that_restart_or_are_slow_cost_no_lease() {
     world.finish(&pauses).await;
 }
 
-/// An agent that comes from an address to one of the brokers.
-async fn agent(world: &World, from: &str, at: usize) -> TestAgent {
-    let (endpoint, connection) = dial(from, world.members[at].agents).await;
-    TestAgent::shake_hands(Wallet::random(), endpoint, connection).await
-}
-
 /// A request for one of these addresses that rests for so many seconds.
 fn resting(requester: &mut TestRequester, addresses: &[&str], seconds: u64) -> Request {
     let mut request = requester.request("FR");
@@ -185,79 +166,6 @@ fn resting(requester: &mut TestRequester, addresses: &[&str], seconds: u64) -> R
     request.channel_salt = ipsx_metering::B256::left_padding_from(&request.nonce.to_be_bytes());
     request.rest_until = ipsx_tests::requester::now().after(seconds);
     request
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_bundle_is_refused_and_leaves_nothing_behind() {
-    let Some((_alone, world)) = alone().await else {
-        return;
-    };
-    let mut requester = world.requester(0).await;
-    let mut lenders = Vec::new();
-    for (at, from) in ["127.0.1.201", "127.0.1.202"].into_iter().enumerate() {
-        let mut lender = agent(&world, from, at).await;
-        lender.publish(lender.offer(1_000, 1)).await;
-        lenders.push(lender);
-    }
-    let free = async |requester: &TestRequester| {
-        let offers: Vec<OfferView> = requester.get("/v1/offers?country=FR").await.unwrap();
-        offers.iter().map(|offer| offer.free_leases).sum::<u32>()
-    };
-
-    // There is an offer for each leg, and each broker is asked twice.
-    let bundle = requester.several(2);
-    let id = bundle.id();
-    let body = requester.posted(bundle.clone());
-    for at in 0..3 {
-        requester.url = world.url(at);
-        for _ in 0..2 {
-            let answer = requester.post_once("/v1/bundles", "several", &body).await;
-            let (status, replayed, answer) = answer.unwrap();
-            assert_eq!((status, replayed), (503, false));
-            let problem: Problem = serde_json::from_slice(&answer).unwrap();
-            assert_eq!(problem.kind, ProblemKind::Unavailable);
-            assert_eq!(
-                (problem.status, &*problem.title),
-                (503, "Not available now")
-            );
-            assert!(problem.detail.contains("several brokers"), "{problem:?}");
-            assert!(problem.detail.contains("`avoid`"), "{problem:?}");
-        }
-        let unknown = requester.resting(id, "").await.unwrap_err();
-        assert_eq!(unknown.kind, ProblemKind::NotFound);
-        assert_eq!(free(&requester).await, 2);
-    }
-    for table in [
-        "request_nonces",
-        "requests",
-        "deals",
-        "transitions",
-        "outcomes",
-    ] {
-        let sql = format!("SELECT count(*) FROM {table}");
-        assert_eq!(world.sql(&sql), "0", "{table}");
-    }
-
-    // Its nonce is unused: one address is leased with it, and that is the first thing that a lender hears.
-    let single = Request {
-        bundle: Bundle::default(),
-        ..bundle
-    };
-    let [a, b] = &mut lenders[..] else {
-        panic!("two lenders")
-    };
-    let lent = async {
-        tokio::select! {
-            deal = a.accept() => deal,
-            deal = b.accept() => deal,
-        }
-    };
-    let (proposed, deal) = tokio::join!(requester.ask(single), lent);
-    let proposed = proposed.unwrap();
-    assert_eq!(proposed.deal_id, deal.id());
-    let bound = requester.sign(&proposed).await.unwrap();
-    assert_eq!(bound.outcome.message.outcome, Binding::Bound);
-    assert_eq!(free(&requester).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

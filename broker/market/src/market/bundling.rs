@@ -61,6 +61,11 @@ impl Bundling {
         self.request.message.bundle.all_or_nothing
     }
 
+    /// Whether its request waits in the book meanwhile.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.waits, Waits::Resting(_))
+    }
+
     /// The proposals that are under way, in the order of the legs.
     fn proposals(&self) -> impl Iterator<Item = u64> + '_ {
         self.legs.iter().filter_map(|leg| leg.proposal)
@@ -166,7 +171,8 @@ impl Market {
         let in_time = now.after(signs_within) <= bundling.sign_by;
         let expires_at = bundling.request.message.expires_at;
         let may_go_on = leg.asked < attempts && in_time && now <= expires_at;
-        let all_or_nothing = bundling.is_all_or_nothing();
+        // Where it rests at several brokers, only a signature may match it: by that one they decide whose it is.
+        let drops = bundling.is_all_or_nothing() || (self.shared && bundling.rests());
         bundling.tried.push(offer);
         let next = match may_go_on {
             true => self.ask_for_leg(bundle, number, now),
@@ -174,7 +180,7 @@ impl Market {
         };
         match next {
             Ok(commands) => commands,
-            Err(_) if all_or_nothing => self.drop_bundle(bundle, reason, now),
+            Err(_) if drops => self.drop_bundle(bundle, reason, now),
             Err(_) => self.settle(bundle, reason, now),
         }
     }
@@ -215,7 +221,12 @@ impl Market {
     }
 
     /// Gives up what providers are asked for: the request rests on, or comes to rest, or is refused.
-    fn drop_bundle(&mut self, bundle: u64, reason: &str, now: UnixSeconds) -> Vec<Command> {
+    pub(super) fn drop_bundle(
+        &mut self,
+        bundle: u64,
+        reason: &str,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
         let Some(bundling) = self.bundles.remove(&bundle) else {
             return Vec::new();
         };
@@ -249,8 +260,8 @@ impl Market {
                 Err(full) => failure = full.into(),
             }
         }
-        if !commands.is_empty() {
-            // Deals of it are known, so it is told what became of it.
+        if !commands.is_empty() && !self.shared {
+            // Deals of it are known, so it is told what became of it; of a shared market whoever has asked all brokers says so.
             let record = at_rest(self.next_number(), request, seed, now);
             let record = Box::new(record.refused(failure.to_string(), now));
             commands.push(Command::StoreRequest { record });

@@ -201,9 +201,7 @@ impl Market {
         };
         let request = &resting.record.request.message;
         let (payer, count) = (request.payer, request.count());
-        // Of several brokers none has all that a bundle is chosen from.
-        let is_elsewhere = self.shared && count > 1;
-        if resting.asked.is_some() || is_elsewhere || !request.may_rest(now) {
+        if resting.asked.is_some() || !request.may_rest(now) {
             return Look::default();
         }
         let lacks = resting.lacks();

@@ -2,10 +2,12 @@
 //!
 //! A request that rests concerns several shards, and rests at each broker that has one of them. Whichever finds an offer
 //! first may propose it; before a provider's signature counts, the brokers decide among themselves whose does.
+//!
+//! Leases that are good for anything only together begin at one broker, or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ipsx_metering::{Address, B256, DealId, RequestId, UnixSeconds};
+use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
 use super::{Asker, Command, Live, Market, Ticket};
 use crate::book::HoldId;
@@ -13,6 +15,18 @@ use crate::fleet::ShardId;
 use crate::record::DealRecord;
 use crate::request::SignedRequest;
 use crate::resting::{NoRest, RequestRecord, at_rest};
+
+/// A request on which several brokers may decide: one that rests at all of them, or one for addresses that are leased
+/// together or not at all, which may have been posted again while it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disputed {
+    /// Which.
+    pub request: RequestId,
+    /// Whose.
+    pub requester: Address,
+    /// Whether it rests.
+    pub rests: bool,
+}
 
 impl Market {
     /// From now on other brokers have other parts of this market: ages of offers count from `age` on, unlike the others'
@@ -60,15 +74,38 @@ impl Market {
         dropped.map_or_else(Vec::new, |(_, commands)| commands)
     }
 
-    /// The request that rests for which a provider is asked by a proposal.
-    pub fn resting_asker(&self, provider: Address, proposal: u64) -> Option<RequestId> {
+    /// What a provider's signature under a proposal decides on, if other brokers may decide on it as well.
+    pub fn disputed(&self, provider: Address, proposal: u64) -> Option<Disputed> {
         let pending = self
             .pending
             .get(proposal)
             .filter(|p| p.provider == provider)?;
-        match pending.asker {
-            Asker::Resting(_) => Some(pending.proposal.request.message.id()),
-            Asker::Ticket(_) | Asker::Probe { .. } | Asker::Leg { .. } => None,
+        let request = &pending.proposal.request.message;
+        let rests = match pending.asker {
+            Asker::Resting(_) => true,
+            Asker::Leg { .. } => self.bundle_of(pending.asker)?.rests(),
+            Asker::Ticket(_) | Asker::Probe { .. } => false,
+        };
+        (rests || request.together() > 0).then(|| Disputed {
+            request: request.id(),
+            requester: request.requester,
+            rests,
+        })
+    }
+
+    /// A bundle was filled before, by another broker or for another who posted the same: nobody is asked for it here any more.
+    pub fn was_filled(
+        &mut self,
+        provider: Address,
+        proposal: u64,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let pending = self.pending.get(proposal);
+        match pending.filter(|p| p.provider == provider).map(|p| p.asker) {
+            Some(Asker::Leg { bundle, .. }) => {
+                self.drop_bundle(bundle, "it was filled before", now)
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -78,12 +115,17 @@ impl Market {
     }
 
     /// Goes on where the records left it, with every agent away since `now`. Records that are closed, or here already,
-    /// are skipped.
-    pub fn adopt(&mut self, records: Vec<DealRecord>, now: UnixSeconds) {
+    /// are skipped. The commands end leases that are good for anything only with others, where not all have come.
+    pub fn adopt(&mut self, records: Vec<DealRecord>, now: UnixSeconds) -> Vec<Command> {
+        let mut bundles = BTreeMap::new();
         let open = records.into_iter().filter(|r| r.closed_at.is_none());
         for record in open {
             if self.deals.contains_key(&record.deal_id) {
                 continue;
+            }
+            if record.together > 0 {
+                let bundle = (record.deal.payer, record.deal.request);
+                bundles.insert(bundle, usize::from(record.together));
             }
             let hold = HoldId(self.next_number());
             self.book.restore(hold, &record.offer, &record.filter);
@@ -95,16 +137,26 @@ impl Market {
                 unwritten: Vec::new(),
             });
         }
+        // What one that is alone had was in one place all the time.
+        bundles.retain(|bundle, count| self.shared && self.legs(*bundle).len() < *count);
+        self.tear(bundles.into_keys(), now)
     }
 
     /// Forgets shards that are other brokers' now: their offers, their deals as they stand, and the requests that wait for
-    /// one of their providers, whose tickets are returned.
-    pub fn forget(&mut self, gone: &BTreeSet<ShardId>) -> Vec<Ticket> {
-        let deals: Vec<DealId> = self
-            .deals()
-            .filter(|record| gone.contains(&ShardId::of(record)))
-            .map(|record| record.deal_id)
-            .collect();
+    /// one of their providers, whose tickets are returned. The commands end leases that are good for anything only with
+    /// those that went.
+    pub fn forget(
+        &mut self,
+        gone: &BTreeSet<ShardId>,
+        now: UnixSeconds,
+    ) -> (Vec<Ticket>, Vec<Command>) {
+        let (mut deals, mut bundles) = (Vec::new(), BTreeSet::new());
+        for record in self.deals().filter(|r| gone.contains(&ShardId::of(r))) {
+            deals.push(record.deal_id);
+            if record.together > 0 {
+                bundles.insert((record.deal.payer, record.deal.request));
+            }
+        }
         for id in deals {
             self.close(id);
         }
@@ -128,7 +180,7 @@ impl Market {
             }
         }
         self.book.withdraw_in(is_gone);
-        tickets
+        (tickets, self.tear(bundles, now))
     }
 }
 

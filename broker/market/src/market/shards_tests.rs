@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use ipsx_metering::{B256, UnixSeconds};
 
+use super::super::bundling::tests::bundle;
 use super::super::world::{World, config, key, offer, placement, resting};
-use super::super::{Command, DealRefusal, Market};
+use super::super::{Command, DealRefusal, Disputed, Market};
+use crate::avoid::Distinct;
+use crate::deal::Deal;
 use crate::fleet::ShardId;
 use crate::place::Placement;
+use crate::record::DealRecord;
 use crate::resting::RequestStatus;
 use crate::status::DealStatus;
 
@@ -42,7 +46,8 @@ fn a_shard_that_goes_takes_its_deals_offers_and_requests_and_nothing_else() {
     let french = world.bound_deal(10, 1);
     let waiting = world.ask(11);
     assert_eq!(world.market.book().leases_held(), 2);
-    assert_eq!(world.market.forget(&france()), [waiting]);
+    let (waited, ended) = world.market.forget(&france(), world.now);
+    assert_eq!((waited, ended), (vec![waiting], vec![]));
     assert_eq!(world.market.book().len(), 1);
     assert_eq!(world.market.book().leases_held(), 0);
     assert_eq!(world.market.pending(), 0);
@@ -58,7 +63,8 @@ fn a_shard_that_goes_takes_its_deals_offers_and_requests_and_nothing_else() {
     // Germany goes on.
     let german = world.bound_deal(12, 2);
     assert_eq!(world.status(&german), DealStatus::Agreed);
-    assert_eq!(world.market.forget(&france()), []);
+    let left = world.market.forget(&france(), world.now);
+    assert_eq!(left, (vec![], vec![]));
     assert!(world.market.deal(german.id()).is_some());
 }
 
@@ -142,8 +148,9 @@ fn a_request_rests_at_each_broker_and_the_first_word_counts() {
             .unwrap();
         world.run(Vec::new());
         let (address, number, _) = world.proposals[0].clone();
-        assert_eq!(world.market.resting_asker(address, number), Some(id));
-        assert_eq!(world.market.resting_asker(key(9).address(), number), None);
+        let disputed = world.market.disputed(address, number).unwrap();
+        assert_eq!((disputed.request, disputed.rests), (id, true));
+        assert_eq!(world.market.disputed(key(9).address(), number), None);
     }
     one.accept(1);
     assert_eq!(one.requests[&id].status, RequestStatus::Matched);
@@ -190,4 +197,167 @@ fn requests_from_several_brokers_keep_their_ages_and_are_told_apart() {
     world.market.put_to_rest(record, world.now);
     world.wait(1);
     assert_eq!(world.requests[&id].status, RequestStatus::Expired);
+}
+
+/// A broker that has both countries, with a bundle of one address in each that is proposed.
+fn bundled() -> (World, [Deal; 2]) {
+    let mut world = world();
+    world.market.share(1 << 32);
+    world.ask_for(50, 2, Distinct::Provider, true);
+    let deals = [world.accept(1), world.accept(2)];
+    (world, deals)
+}
+
+/// What the market asks for is done, and nothing but the clock goes on.
+fn execute_all(world: &mut World, commands: Vec<Command>) {
+    world.run(commands);
+    world.wait(1_000);
+}
+
+#[test]
+fn a_bundle_that_has_not_begun_is_over_when_its_deals_come_to_several_brokers() {
+    for bound in [false, true] {
+        let (mut old, deals) = bundled();
+        if bound {
+            old.sign_all(50, &deals).unwrap();
+            deals.iter().for_each(|deal| old.bind(deal));
+        }
+        let records: Vec<_> = old.stored.values().cloned().collect();
+        let of = |shards: &BTreeSet<ShardId>, within: bool| {
+            let here = |r: &&DealRecord| shards.contains(&ShardId::of(r)) == within;
+            records.iter().filter(here).cloned().collect::<Vec<_>>()
+        };
+        let ended = if bound {
+            DealStatus::Ended
+        } else {
+            DealStatus::Aborted
+        };
+        // The broker that keeps one of them.
+        let (waited, commands) = old.market.forget(&france(), old.now);
+        assert!(waited.is_empty());
+        execute_all(&mut old, commands);
+        assert_eq!(old.status(&deals[1]), ended);
+        assert!(old.stored[&deals[1].id()].spared);
+        // The one that takes over the other.
+        let mut new = part(3);
+        for record in &records {
+            new.stored.insert(record.deal_id, record.clone());
+            if let Some(outcome) = &record.outcome {
+                new.outcomes.insert(record.deal_id, outcome.message.outcome);
+            }
+        }
+        let commands = new.market.adopt(of(&france(), true), new.now);
+        execute_all(&mut new, commands);
+        assert_eq!(new.status(&deals[0]), ended);
+        // One that takes over both goes on with them.
+        let mut whole = part(3);
+        assert_eq!(whole.market.adopt(records.clone(), whole.now), []);
+        assert_eq!(whole.market.deals().count(), 2);
+    }
+}
+
+#[test]
+fn leases_that_stand_alone_or_have_begun_go_on_at_several_brokers() {
+    let mut world = world();
+    world.market.share(1 << 32);
+    world.ask_for(50, 2, Distinct::Provider, false);
+    let apart = [world.accept(1), world.accept(2)];
+    let (_, commands) = world.market.forget(&france(), world.now);
+    assert_eq!(commands, []);
+    assert_eq!(world.status(&apart[1]), DealStatus::Proposed);
+
+    let (mut world, deals) = bundled();
+    world.sign_all(50, &deals).unwrap();
+    for deal in &deals {
+        world.bind(deal);
+        world.ready(deal);
+        world.connect(deal);
+        world.serve(deal);
+    }
+    let (_, commands) = world.market.forget(&france(), world.now);
+    assert_eq!(commands, []);
+    assert_eq!(world.status(&deals[1]), DealStatus::Active);
+}
+
+#[test]
+fn a_bundle_rests_at_each_broker_until_one_of_them_has_all_of_it() {
+    for all_or_nothing in [true, false] {
+        let mut world = part(1);
+        let until = world.now.after(600);
+        let request = resting(50, 1, |request| {
+            request.rest_until = until;
+            request.bundle = bundle(1, 2, Distinct::Provider, all_or_nothing);
+        });
+        let id = request.message.id();
+        let seed = B256::repeat_byte(7);
+        let record = world.market.rest_everywhere(request, seed, world.now);
+        let record = record.unwrap();
+        world.requests.insert(id, record.clone());
+        world.market.put_to_rest(record, world.now);
+        let come = |world: &mut World, provider| {
+            let offer = offer(provider, 5, 1);
+            world.market.agent_joined(key(provider).address());
+            let placed = world.market.place(offer, placed(provider, "FR"), world.now);
+            placed.unwrap();
+        };
+        come(&mut world, 1);
+        if all_or_nothing {
+            world.run(Vec::new());
+            assert!(world.proposals.is_empty(), "one is too few");
+        }
+        come(&mut world, 2);
+        world.run(Vec::new());
+        let asked = world.proposals.clone();
+        assert_eq!(asked.len(), 2);
+        for (provider, number, _) in &asked {
+            let disputed = world.market.disputed(*provider, *number).unwrap();
+            assert_eq!((disputed.request, disputed.rests), (id, true));
+        }
+        // One refuses and there is no other. Nothing is matched by that, as another broker may match it meanwhile.
+        world.accept(1);
+        world.decline(2);
+        assert_eq!(world.requests[&id].status, RequestStatus::Resting);
+        assert!(world.stored.values().all(|record| record.turned_down));
+        if !all_or_nothing {
+            // What is left is taken as soon as it signs.
+            world.accept(1);
+            assert_eq!(world.requests[&id].status, RequestStatus::Matched);
+            continue;
+        }
+        come(&mut world, 3);
+        world.run(Vec::new());
+        world.accept(1);
+        // Another broker was first: whoever has signed is let go.
+        let commands = world.market.drop_request(id, world.now);
+        world.run(commands);
+        assert!(world.stored.values().all(|record| record.turned_down));
+        assert_eq!((world.free(), world.market.pending()), (3, 0));
+        assert_eq!(world.requests[&id].status, RequestStatus::Resting);
+    }
+}
+
+#[test]
+fn a_bundle_that_was_filled_elsewhere_is_asked_for_no_more() {
+    let mut world = world();
+    world.market.share(1 << 32);
+    let ticket = world.ask_for(50, 2, Distinct::Provider, true);
+    let signed = world.accept(1);
+    let (provider, number, proposal) = world.proposals[0].clone();
+    let disputed = Disputed {
+        request: proposal.request.message.id(),
+        requester: key(50).address(),
+        rests: false,
+    };
+    assert_eq!(world.market.disputed(provider, number), Some(disputed));
+    let commands = world.market.was_filled(provider, number, world.now);
+    world.run(commands);
+    assert!(world.answers[&ticket].is_err());
+    assert_eq!(world.status(&signed), DealStatus::Aborted);
+    assert_eq!((world.free(), world.market.pending()), (4, 0));
+    // Whoever has asked all brokers says that it is refused, if it is.
+    assert!(world.requests.is_empty());
+    // Leases that stand alone are nobody else's matter.
+    world.ask_for(51, 2, Distinct::Provider, false);
+    let (provider, number, _) = world.proposals.last().unwrap().clone();
+    assert_eq!(world.market.disputed(provider, number), None);
 }

@@ -60,7 +60,7 @@ impl Market {
         let Some(record) = self.deal(id).filter(|record| record.together > 0) else {
             return id;
         };
-        let legs = self.legs(record.deal.payer, record.deal.request);
+        let legs = self.legs((record.deal.payer, record.deal.request));
         let late = |leg: &DealId| self.late(*leg, now) == Some(Side::Provider);
         legs.into_iter().find(late).unwrap_or(id)
     }
@@ -70,7 +70,7 @@ impl Market {
     pub(super) fn part_ways(&mut self, over: Over, now: UnixSeconds) -> Vec<Command> {
         let requesters_fault = matches!(over.status, DealStatus::NoShow | DealStatus::Expired);
         let mut commands = Vec::new();
-        for id in self.legs(over.payer, over.request) {
+        for id in self.legs((over.payer, over.request)) {
             let to_blame = match self.late(id, now) {
                 Some(Side::Provider) => true,
                 Some(Side::Requester) => requesters_fault,
@@ -83,8 +83,24 @@ impl Market {
         commands
     }
 
+    /// The deals of these have come to several brokers: those that have not begun are over, by nobody's fault. None of the
+    /// brokers could see to it any more that all of them begin or none does, nor who is to blame if they don't.
+    pub(super) fn tear(
+        &mut self,
+        bundles: impl IntoIterator<Item = (Address, RequestId)>,
+        now: UnixSeconds,
+    ) -> Vec<Command> {
+        let mut commands = Vec::new();
+        for bundle in bundles {
+            for id in self.legs(bundle) {
+                commands.extend(self.release_leg(id, true, now));
+            }
+        }
+        commands
+    }
+
     /// The deals of a request that are going on.
-    fn legs(&self, payer: Address, request: RequestId) -> Vec<DealId> {
+    pub(super) fn legs(&self, (payer, request): (Address, RequestId)) -> Vec<DealId> {
         let legs = self.deals_by(payer);
         let legs = legs.filter(|record| record.deal.request == request);
         legs.map(|record| record.deal_id).collect()

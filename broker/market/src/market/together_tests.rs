@@ -31,19 +31,19 @@ impl World {
         market.sign_bundle(request, own, &signatures, now)
     }
 
-    fn ready(&mut self, deal: &Deal) {
+    pub(crate) fn ready(&mut self, deal: &Deal) {
         let (market, now) = (&mut self.market, self.now);
         let commands = market.ready(deal.provider, deal.id(), ready(), now);
         self.run(commands.unwrap());
     }
 
-    fn connect(&mut self, deal: &Deal) {
+    pub(crate) fn connect(&mut self, deal: &Deal) {
         let (market, now) = (&mut self.market, self.now);
         let commands = market.connected(deal.requester, deal.id(), now);
         self.run(commands.unwrap());
     }
 
-    fn serve(&mut self, deal: &Deal) {
+    pub(crate) fn serve(&mut self, deal: &Deal) {
         let (market, now) = (&mut self.market, self.now);
         let commands = market.serving(deal.provider, deal.id(), now);
         self.run(commands.unwrap());

@@ -6,8 +6,7 @@ use ipsx_market::book::{Found, Position};
 use ipsx_market::check::CheckContext;
 use ipsx_market::fleet::Quote;
 use ipsx_market::http::{BoundDeal, OfferView, RelayedWay};
-use ipsx_market::market::{Answered, DealRefusal, RequestFailure, Ticket};
-use ipsx_market::matching::Wanted;
+use ipsx_market::market::{Answered, DealRefusal, Ticket};
 use ipsx_market::messages::{BrokerMessage, EndReport};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
@@ -120,13 +119,10 @@ impl Desk {
         }
     }
 
-    /// The best offer that is in the book for a request.
+    /// The best that is in the book for a request.
     pub(crate) async fn quote(&self, request: &Request) -> Result<Quote, DeskError> {
-        let wanted = Wanted::from(request);
-        let books = self.books().await?;
-        let best = books.market.book().best(&wanted, clock::now(), &[]);
-        let best = best.map_err(RequestFailure::NoMatch)?;
-        Ok(Quote::new(&best, &wanted))
+        let mut books = self.books().await?;
+        Ok(books.market.quote(request, clock::now())?)
     }
 
     /// How long a request may take to be placed.

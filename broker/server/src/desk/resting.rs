@@ -1,12 +1,13 @@
 //! What requesters ask about requests that rest.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use ipsx_market::http::RequestView;
+use ipsx_market::fleet::ShardId;
+use ipsx_market::http::{RequestView, SignBundle};
 use ipsx_market::market::{Answered, RequestFailure, RequestRefusal};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
-use ipsx_market::resting::{RequestRecord, RequestStatus};
+use ipsx_market::resting::{RequestRecord, RequestStatus, at_rest};
 use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
 use super::{Desk, DeskError};
@@ -115,9 +116,10 @@ impl Desk {
         requester: Address,
         id: RequestId,
     ) -> Result<(), DeskError> {
-        let Some(_turn) = shared.request_turn(id).await? else {
+        let turn = shared.request_turn(id).await?;
+        if !turn.rests {
             return Ok(());
-        };
+        }
         let Some(record) = self.store.request(id).await? else {
             return Ok(());
         };
@@ -139,6 +141,40 @@ impl Desk {
         let record = self.keep_request(record).await?;
         self.metrics.requested("rests");
         Ok(Answered::Rests(Box::new(record.view(Vec::new()))))
+    }
+
+    /// No broker could fill a bundle: what became of it is kept if deals of it are known.
+    pub(crate) async fn none_filled(
+        &self,
+        request: &SignedRequest,
+        reason: &str,
+    ) -> Result<(), DeskError> {
+        let (requester, id) = (request.message.requester, request.message.id());
+        let deals = self.store.deals_of_request(requester, id).await?;
+        if deals.is_empty() {
+            return Ok(());
+        }
+        let (seed, now) = (B256::from(random::<32>()), clock::now());
+        let record = at_rest(now.0, request.clone(), seed, now).refused(reason.into(), now);
+        let entry = Entry::SharedRequest(Box::new(record.clone()));
+        self.store.write(Entries(vec![entry])).await?;
+        self.report_request(&record);
+        Ok(())
+    }
+
+    /// The shards of those deals of a request that are named and go on.
+    pub(crate) async fn shards_of_bundle(
+        &self,
+        requester: Address,
+        id: RequestId,
+        named: &SignBundle,
+    ) -> Result<BTreeSet<ShardId>, DeskError> {
+        let mut deals = self.store.deals_of_request(requester, id).await?;
+        deals.retain(|record| {
+            let mut named = named.signatures.iter();
+            record.closed_at.is_none() && named.any(|signed| signed.deal_id == record.deal_id)
+        });
+        Ok(deals.iter().map(ShardId::of).collect())
     }
 
     /// Writes a request down, and has all brokers look at it.
@@ -183,8 +219,8 @@ impl Desk {
         self.execute(books, commands, now).await
     }
 
-    /// Waits until no other broker decides on the request that a proposal is for, if it is one that rests. What is returned
-    /// has to be kept until what is decided is on disk.
+    /// Waits until no other broker decides on the request that a proposal is for, if one may. What is returned has to be kept
+    /// until what is decided is on disk.
     pub(super) async fn decide(
         &self,
         provider: Address,
@@ -193,20 +229,34 @@ impl Desk {
         let Some(shared) = &self.shared else {
             return Ok(None);
         };
-        let asker = {
+        let disputed = {
             let books = self.books().await?;
-            books.market.resting_asker(provider, proposal)
+            books.market.disputed(provider, proposal)
         };
-        let Some(id) = asker else {
+        let Some(disputed) = disputed else {
             return Ok(None);
         };
-        let turn = shared.request_turn(id).await?;
-        if turn.is_none() {
-            let (mut books, now) = (self.books().await?, clock::now());
-            let commands = books.market.drop_request(id, now);
-            self.execute(books, commands, now).await?;
+        let (id, turn) = (
+            disputed.request,
+            shared.request_turn(disputed.request).await?,
+        );
+        let is_open = match disputed.rests {
+            true => turn.rests,
+            false => {
+                let deals = self.deals_of_request(disputed.requester, id).await?;
+                deals.is_empty()
+            }
+        };
+        if is_open {
+            return Ok(Some(turn));
         }
-        Ok(turn)
+        let (mut books, now) = (self.books().await?, clock::now());
+        let commands = match disputed.rests {
+            true => books.market.drop_request(id, now),
+            false => books.market.was_filled(provider, proposal, now),
+        };
+        self.execute(books, commands, now).await?;
+        Ok(None)
     }
 
     async fn view(&self, record: &RequestRecord) -> Result<RequestView, DeskError> {

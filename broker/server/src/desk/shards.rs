@@ -135,11 +135,12 @@ impl Desk {
         let records = self.store.open_deals_in(claimed).await?;
         let proofs = self.store.proofs().await?;
         let (mut books, now) = (self.books().await?, clock::now());
-        books.market.adopt(records, now);
+        let commands = books.market.adopt(records, now);
         books.market.learn_proofs(proofs, now);
         if let Some(part) = &mut books.part {
             part.epochs.extend(claimed.iter().copied());
         }
+        self.execute(books, commands, now).await?;
         if !claimed.is_empty() {
             // Other requests concern it now.
             self.spread(News::LOST);
@@ -155,12 +156,16 @@ impl Desk {
             let moved = "another broker has this part of the market now; connect again";
             self.registry
                 .hang_up(code::STOPPING, moved, |home| shards.contains(&home));
-            for ticket in books.market.forget(shards) {
+            let now = clock::now();
+            let (tickets, commands) = books.market.forget(shards, now);
+            for ticket in tickets {
                 books.answers.remove(&ticket);
             }
             if let Some(part) = &mut books.part {
                 part.epochs.retain(|shard, _| !shards.contains(shard));
             }
+            // Whatever comes of it: once this is done, all before it is.
+            drop(self.begin(&mut books, Step::default(), commands, now).await);
             self.line_up(&mut books, Step::default()).await
         };
         settled.await

@@ -26,7 +26,8 @@ use super::idempotency::{self, InFlight};
 use super::limits::{self, Limits};
 use super::problem::{self, Answer, ProblemResponse, Refusal};
 use super::{
-    admin, bundles, deals, echo, elsewhere, explorer, offers, openapi, probes, requests, sessions,
+    admin, bundles, deals, echo, elsewhere, explorer, offers, openapi, placing, probes, requests,
+    sessions,
 };
 use crate::desk::{Desk, DeskError};
 
@@ -82,12 +83,18 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         Arc::clone(&app),
         elsewhere::pass_on,
     ));
-    let signed_in = signed_in()
-        .merge(of_deals)
-        .route_layer(middleware::from_fn_with_state(
-            Arc::clone(&app),
-            idempotency::once,
-        ));
+    let of_bundles = of_bundles().route_layer(middleware::from_fn_with_state(
+        Arc::clone(&app),
+        elsewhere::pass_bundle_on,
+    ));
+    let signed_in =
+        signed_in()
+            .merge(of_deals)
+            .merge(of_bundles)
+            .route_layer(middleware::from_fn_with_state(
+                Arc::clone(&app),
+                idempotency::once,
+            ));
     let (routes, _) = open_to_all().merge(signed_in).split_for_parts();
     let limited = middleware::from_fn_with_state(Arc::clone(&app), limits::limited);
     let routes = routes.layer(middleware::from_fn_with_state(Arc::clone(&app), with_room));
@@ -96,11 +103,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// What other brokers of the fleet ask, who have found out who wants it.
 pub(crate) fn brokers_router(app: Arc<App>) -> Router {
-    let (of_deals, _) = of_deals().split_for_parts();
+    let (of_deals, _) = of_deals().merge(of_bundles()).split_for_parts();
     let routes = of_deals
         .route("/v1/offers", get(offers::own))
-        .route(elsewhere::QUOTE, post(elsewhere::quote))
-        .route(elsewhere::PLACE, post(elsewhere::propose));
+        .route(placing::QUOTE, post(placing::quote))
+        .route(placing::PLACE, post(placing::propose));
     surround(routes, app)
 }
 
@@ -115,13 +122,17 @@ fn of_deals() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deals::receive, deals::send))
 }
 
+/// What only the broker can do that goes on with all of the deals.
+fn of_bundles() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(bundles::sign))
+}
+
 /// What needs a session.
 fn signed_in() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(requests::post))
         .routes(routes!(requests::show, requests::cancel))
         .routes(routes!(bundles::post))
-        .routes(routes!(bundles::sign))
         .routes(routes!(offers::withdraw))
         .routes(routes!(deals::list))
         .routes(routes!(deals::show))
@@ -151,6 +162,7 @@ pub(super) fn described() -> utoipa::openapi::OpenApi {
     open_to_all()
         .merge(signed_in())
         .merge(of_deals())
+        .merge(of_bundles())
         .into_openapi()
 }
 

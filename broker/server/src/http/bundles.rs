@@ -14,8 +14,7 @@ use super::app::finish;
 use super::extract::{Body, RequestPath, SignedIn};
 use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
-
-const NOT_SHARED: &str = "several brokers share this network's market, and none of them has all of it: lease addresses one by one, with `avoid`";
+use super::requests;
 
 /// `POST /v1/bundles`
 #[utoipa::path(
@@ -37,13 +36,7 @@ pub(super) async fn post(
     Body(body): Body<PostRequest>,
 ) -> Result<Response, ProblemResponse> {
     let request = body.request.message.id();
-    if app.desk.fleet.is_some() {
-        return Err(ProblemResponse::unavailable(NOT_SHARED));
-    }
-    let desk = Arc::clone(&app.desk);
-    let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    let answer = finish(async move { desk.request(wallet, body.request, again, None).await });
-    let deals = match answer.await?.0 {
+    let deals = match requests::take(&app, wallet, body.request, keyed, None).await? {
         Answered::Bundle(deals) => deals,
         Answered::Deal(deal) => vec![*deal],
         Answered::Rests(view) => return Ok((StatusCode::ACCEPTED, Json(view)).into_response()),

@@ -82,6 +82,11 @@ impl ProblemResponse {
         )
     }
 
+    /// What is said of it.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Whether it may be otherwise in a moment.
     pub(super) fn passes(&self) -> bool {
         self.kind == ProblemKind::Unavailable

@@ -8,15 +8,17 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use ipsx_market::http::{PostRequest, ProposedDeal, RequestView};
 use ipsx_market::market::Answered;
+use ipsx_market::request::SignedRequest;
 use ipsx_market::resting::RequestStatus;
+use ipsx_metering::{Address, B256};
 use tokio::time::Instant;
 
 use super::App;
 use super::app::finish;
 use super::deals::next_news;
-use super::elsewhere;
 use super::extract::{Body, NoQuery, RequestPath, SignedIn, Wait};
 use super::idempotency::Keyed;
+use super::placing;
 use super::probes::ForProbe;
 use super::problem::{Answer, ProblemResponse};
 use crate::desk::{Changed, News};
@@ -46,24 +48,37 @@ pub(super) async fn post(
             "a request for several addresses is posted to /v1/bundles",
         ));
     }
+    Ok(
+        match take(&app, wallet, body.request, keyed, probe).await? {
+            Answered::Deal(deal) => Json(deal).into_response(),
+            Answered::Rests(view) => (StatusCode::ACCEPTED, Json(view)).into_response(),
+            // Only a request for several addresses is answered so.
+            Answered::Bundle(deals) => Json(deals).into_response(),
+        },
+    )
+}
+
+/// What becomes of a request at once, at this broker or the one that has most for it.
+pub(super) async fn take(
+    app: &App,
+    wallet: Address,
+    request: SignedRequest,
+    keyed: Option<Extension<Keyed>>,
+    probe: Option<B256>,
+) -> Result<Answered, ProblemResponse> {
     let desk = Arc::clone(&app.desk);
     let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
-    let answer = match app.desk.fleet.clone().filter(|_| probe.is_none()) {
+    match app.desk.fleet.clone().filter(|_| probe.is_none()) {
         // A probe is of an offer that this broker has.
         None => {
-            finish(async move { desk.request(wallet, body.request, again, probe).await }).await?
+            let taken = finish(async move { desk.request(wallet, request, again, probe).await });
+            taken.await.map(|Json(answer)| answer)
         }
-        Some(fleet) => match desk.admit(wallet, &body.request, again).await? {
-            Some(answer) => Json(answer),
-            None => Json(elsewhere::place(&desk, &fleet, &body.request).await?),
+        Some(fleet) => match desk.admit(wallet, &request, again).await? {
+            Some(answer) => Ok(answer),
+            None => placing::place(&desk, &fleet, &request).await,
         },
-    };
-    Ok(match answer.0 {
-        Answered::Deal(deal) => Json(deal).into_response(),
-        Answered::Rests(view) => (StatusCode::ACCEPTED, Json(view)).into_response(),
-        // Only a request for several addresses is answered so.
-        Answered::Bundle(deals) => Json(deals).into_response(),
-    })
+    }
 }
 
 /// `GET /v1/requests/{id}`

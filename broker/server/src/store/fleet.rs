@@ -36,6 +36,8 @@ pub(crate) struct PayerTurn {
 /// A turn with a request, until it is dropped.
 pub(crate) struct RequestTurn {
     _tx: Tx,
+    /// Whether it rests.
+    pub(crate) rests: bool,
 }
 
 impl FleetStore {
@@ -162,18 +164,15 @@ impl FleetStore {
         })
     }
 
-    /// Waits until no other broker decides on a request that rests; `None` if it does no more.
-    pub(crate) async fn request_turn(
-        &self,
-        id: RequestId,
-    ) -> Result<Option<RequestTurn>, StoreError> {
+    /// Waits until no other broker decides on a request.
+    pub(crate) async fn request_turn(&self, id: RequestId) -> Result<RequestTurn, StoreError> {
         let mut tx = self.turns.begin(&self.place).await?;
         let lock = resting::turn_of(id);
         tx.row("SELECT pg_advisory_xact_lock($1)", [lock.into()])
             .await?;
         let sql = "SELECT 1 FROM requests WHERE request = $1 AND status = 'resting'";
-        let rests = tx.row(sql, [id.to_string().into()]).await?;
-        Ok(rests.map(|_| RequestTurn { _tx: tx }))
+        let rests = tx.row(sql, [id.to_string().into()]).await?.is_some();
+        Ok(RequestTurn { _tx: tx, rests })
     }
 
     async fn rows(

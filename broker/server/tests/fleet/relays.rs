@@ -14,8 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::parties::TestRequester;
 use crate::parties::agent::TestAgent;
-use crate::world::{COUNTRIES, PATIENCE, World};
-use crate::{agent, alone};
+use crate::world::{COUNTRIES, World, agent, alone};
 
 /// Leases: enough that one of them goes to a broker that gets a third of the market.
 const LEASES: u8 = 16;
@@ -34,15 +33,6 @@ impl World {
         let number = owner.strip_prefix('b').and_then(|name| name.get(..1));
         // Nobody's, while it is handed over.
         number.map_or(usize::MAX, |number| number.parse::<usize>().unwrap() - 1)
-    }
-
-    async fn all_owned_by(&self, brokers: usize) {
-        self.wait_until("every shard is a living broker's", PATIENCE, |world| {
-            let sql = "SELECT count(*) FROM shards JOIN brokers ON instance = owner
-                 AND expires_at > clock_timestamp()";
-            world.sql(sql) == "256" && world.owners() == brokers
-        })
-        .await;
     }
 }
 

@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::{Duration, Instant};
 
+use ipsx_settlement::Wallet;
 use ipsx_tests::nats::{Nats, free_port};
 use ipsx_tests::postgres::Server;
 use ipsx_tests::requester::Requester;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use crate::cable::{Cable, End};
+use crate::parties::agent::TestAgent;
 use crate::parties::program::Program;
 use crate::parties::{self, TestBroker, TestRequester};
 use crate::people::{Customer, Deals, LEASES, Seen, lend};
@@ -19,6 +22,8 @@ use crate::people::{Customer, Deals, LEASES, Seen, lend};
 pub const COUNTRIES: [&str; 3] = ["FR", "DE", "JP"];
 /// Agents, as many in each country.
 pub const AGENTS: usize = 9;
+/// Of each requester.
+pub const DEPOSIT: u128 = 100_000_000;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One broker, and what connects it to the others.
@@ -58,13 +63,27 @@ fn log() -> String {
     std::env::var("IPSX_BROKER_LOG").unwrap_or_else(|_| "warn".into())
 }
 
+/// Each test measures times, so they take turns.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// A fleet, with nothing else beside it for as long as the guard lives; `None` where tests are to do without its servers.
+pub async fn alone() -> Option<(MutexGuard<'static, ()>, World)> {
+    let alone = ALONE.lock().await;
+    Some((alone, World::start().await?))
+}
+
+/// An agent that comes from an address to one of the brokers.
+pub async fn agent(world: &World, from: &str, at: usize) -> TestAgent {
+    TestAgent::connect_as(Wallet::random(), world.members[at].agents, from).await
+}
+
 pub struct World {
     pub postgres: Server,
     pub nats: Nats,
     pub chain: TestBroker,
     pub members: Vec<Member>,
-    seen: Vec<Arc<Mutex<Seen>>>,
-    deals: Arc<Mutex<Deals>>,
+    seen: Vec<Arc<SyncMutex<Seen>>>,
+    deals: Arc<SyncMutex<Deals>>,
 }
 
 impl World {
@@ -117,10 +136,20 @@ impl World {
         self.sql(sql).parse().unwrap()
     }
 
+    /// Waits until there is no shard whose owner is gone.
+    pub async fn all_owned_by(&self, brokers: usize) {
+        self.wait_until("every shard is a living broker's", PATIENCE, |world| {
+            let sql = "SELECT count(*) FROM shards JOIN brokers ON instance = owner
+                 AND expires_at > clock_timestamp()";
+            world.sql(sql) == "256" && world.owners() == brokers
+        })
+        .await;
+    }
+
     pub async fn populate(&mut self) {
         let agents: Vec<_> = self.members.iter().map(|member| member.agents).collect();
         for number in 0..AGENTS {
-            let seen = Arc::new(Mutex::new(Seen::default()));
+            let seen = Arc::new(SyncMutex::new(Seen::default()));
             self.seen.push(Arc::clone(&seen));
             let from = format!("127.0.{}.{}", number % 3 + 1, number + 1);
             // Each begins at another broker, so that most belong to one that they are not connected to.
@@ -154,8 +183,8 @@ impl World {
     pub async fn requester(&self, at: usize) -> TestRequester {
         let http = self.members[at].http;
         let info = Requester::network(http).await;
-        let mut requester = TestRequester::at(ipsx_settlement::Wallet::random(), http, info);
-        requester.deposit(&self.chain, 100_000_000).await;
+        let mut requester = TestRequester::at(Wallet::random(), http, info);
+        requester.deposit(&self.chain, DEPOSIT).await;
         requester.sign_in().await;
         requester
     }

@@ -1,0 +1,149 @@
+//! Which broker has which part of the market, and providers in a part that a test has chosen.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use ipsx_market::fleet::ShardId;
+use ipsx_market::messages::{AgentMessage, BrokerMessage};
+use ipsx_market::request::Filter;
+use ipsx_metering::{Signed, keccak256};
+use ipsx_settlement::{Signer, Wallet};
+use tokio::time::sleep;
+
+use crate::parties::agent::TestAgent;
+use crate::world::{COUNTRIES, PATIENCE, World};
+
+/// Who has which shard once nothing moves any more.
+pub struct Parts {
+    /// The brokers' names, in the order of the members.
+    names: Vec<String>,
+    /// Shards of the countries, with the number of the country.
+    shards: BTreeMap<ShardId, usize>,
+}
+
+/// A provider of one address.
+pub struct Lender {
+    wallet: Wallet,
+    pub address: String,
+    pub agent: TestAgent,
+}
+
+impl Parts {
+    /// The shards of the three countries that are a broker's.
+    pub fn of(&self, member: usize) -> Vec<ShardId> {
+        let shards = self.shards.keys().copied();
+        shards
+            .filter(|shard| self.owner(*shard) == member)
+            .collect()
+    }
+
+    /// Whose a shard is, by the place among the brokers.
+    pub fn owner(&self, shard: ShardId) -> usize {
+        self.best(shard, |_| true)
+    }
+
+    /// Whose it will be when that one is gone.
+    pub fn heir(&self, shard: ShardId) -> usize {
+        let owner = self.owner(shard);
+        self.best(shard, |member| member != owner)
+    }
+
+    /// An address in the country of a shard.
+    pub fn address(&self, shard: ShardId, number: u8) -> String {
+        format!("127.0.{}.{number}", self.shards[&shard] + 1)
+    }
+
+    fn best(&self, shard: ShardId, lives: impl Fn(usize) -> bool) -> usize {
+        let weight = |member: &usize| {
+            keccak256([&[shard.number()], self.names[*member].as_bytes()].concat())
+        };
+        let members = (0..self.names.len()).filter(|member| lives(*member));
+        members.max_by_key(weight).unwrap()
+    }
+}
+
+impl World {
+    /// Waits until each of the three brokers has the shards that should be its own.
+    pub async fn parts(&self) -> Parts {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let sql = "SELECT instance FROM brokers WHERE expires_at > clock_timestamp()
+                 ORDER BY instance";
+            let parts = Parts {
+                names: self.sql(sql).lines().map(str::to_owned).collect(),
+                shards: shards(),
+            };
+            let owners = self.sql("SELECT coalesce(owner, '') FROM shards ORDER BY shard");
+            let mut owners = ShardId::all().zip(owners.lines());
+            let should = |shard| parts.names[parts.owner(shard)].as_str();
+            if parts.names.len() == 3 && owners.all(|(shard, owner)| owner == should(shard)) {
+                // Until they speak with one another, agents are told to connect again.
+                sleep(Duration::from_secs(1)).await;
+                return parts;
+            }
+            assert!(Instant::now() < until, "{:?}", parts.names);
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// A provider whose offer is in a shard, by one of the brokers.
+    pub async fn lender(&self, parts: &Parts, shard: ShardId, number: u8, at: usize) -> Lender {
+        let placed = COUNTRIES[parts.shards[&shard]].parse().unwrap();
+        let wallet = loop {
+            let wallet = Wallet::random();
+            if ShardId::new(Some(placed), wallet.address()) == shard {
+                break wallet;
+            }
+        };
+        let address = parts.address(shard, number);
+        Lender {
+            agent: self.come(&wallet, &address, at).await,
+            wallet,
+            address,
+        }
+    }
+
+    /// A provider that was hung up on comes again.
+    pub async fn come_again(&self, lender: &mut Lender, at: usize) {
+        lender.agent = self.come(&lender.wallet, &lender.address, at).await;
+    }
+
+    async fn come(&self, wallet: &Wallet, address: &str, at: usize) -> TestAgent {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let wallet = Wallet::from_secret(&wallet.secret()).unwrap();
+            let (to, from) = (self.members[at].agents, address.to_owned());
+            // The helpers panic when they are told to connect again.
+            match tokio::spawn(offer(wallet, to, from)).await {
+                Ok(agent) => return agent,
+                Err(refused) => assert!(Instant::now() < until, "{refused}"),
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+async fn offer(wallet: Wallet, to: SocketAddr, from: String) -> TestAgent {
+    let mut agent = TestAgent::connect_as(wallet, to, &from).await;
+    let offer = agent.offer(1_000, 1);
+    let signed = Signed::sign(offer.clone(), &agent.domain, agent.wallet.key());
+    agent.offers.push(offer);
+    let publish = AgentMessage::PublishOffer { offer: signed };
+    agent.say(&publish).await;
+    // Before that it is told of its leases.
+    while !matches!(agent.hear().await, BrokerMessage::OfferPlaced { .. }) {}
+    agent
+}
+
+fn shards() -> BTreeMap<ShardId, usize> {
+    let of = |(number, country): (usize, &&str)| {
+        let filter = Filter {
+            countries: vec![country.parse().unwrap()],
+            ..Filter::default()
+        };
+        let shards = ShardId::of_filter(&filter).into_iter();
+        shards.map(move |shard| (shard, number))
+    };
+    COUNTRIES.iter().enumerate().flat_map(of).collect()
+}
