@@ -34,7 +34,7 @@ use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::DealStatus;
 use ipsx_metering::{Amount, Signed, Withdrawal};
-use ipsx_settlement::Signer;
+use ipsx_settlement::{Signer, Wallet};
 use parties::TestRequester;
 use parties::bundle::{BUNDLES, ask, matched, path, rest, sign, signatures};
 use parts::{Lender, Parts};
@@ -154,9 +154,22 @@ async fn a_bundle_is_filled_and_bound_wherever_it_is_posted_and_signed() {
     let request = wish(&mut requester, &lent, 2, true);
     let body = requester.posted(request);
     requester.url = world.url(one);
-    let accepting = join_all(lenders.iter_mut().map(|lender| lender.agent.accept()));
+    // While its providers think, it is said again at another broker.
+    let same = Wallet::from_secret(&requester.wallet.secret()).unwrap();
+    let http = world.members[other].http;
+    let mut elsewhere = TestRequester::at(same, http, requester.info.clone());
+    elsewhere.token = requester.token.clone();
+    let accepting = async {
+        let asked = lenders.iter_mut().map(|lender| lender.agent.proposal());
+        let asked = join_all(asked).await;
+        let (status, _, early) = elsewhere.post_once(BUNDLES, "k", &body).await.unwrap();
+        assert_eq!(status, 409, "{early:?}");
+        for (lender, (number, terms)) in lenders.iter_mut().zip(asked) {
+            lender.agent.accept_proposal(number, &terms).await;
+        }
+    };
     let posting = requester.post_once(BUNDLES, "k", &body);
-    let (answer, _) = tokio::join!(posting, accepting);
+    let (answer, ()) = tokio::join!(posting, accepting);
     let (status, replayed, answer) = answer.unwrap();
     assert_eq!((status, replayed), (200, false), "{answer:?}");
     let proposed: ProposedBundle = serde_json::from_slice(&answer).unwrap();

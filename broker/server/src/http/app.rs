@@ -107,7 +107,8 @@ pub(crate) fn brokers_router(app: Arc<App>) -> Router {
     let routes = of_deals
         .route("/v1/offers", get(offers::own))
         .route(placing::QUOTE, post(placing::quote))
-        .route(placing::PLACE, post(placing::propose));
+        .route(placing::PLACE, post(placing::propose))
+        .route(idempotency::WORKED_ON, post(idempotency::is_worked_on));
     surround(routes, app)
 }
 

@@ -7,25 +7,32 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+use ipsx_market::fleet::ShardId;
 use ipsx_market::http::ProblemKind;
 use ipsx_metering::{Address, keccak256};
 
 use super::App;
 use super::app::MAX_BODY;
+use super::elsewhere::{LOOK, ask};
 use super::extract::SignedIn;
 use super::problem::{self, ProblemResponse};
 use crate::clock;
 use crate::desk::DeskError;
+use crate::fleet::Asked;
 use crate::store::{KeepAnswer, KeyState, TakeKey};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// On an answer that is not the first.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Only for other brokers.
+pub(super) const WORKED_ON: &str = "/fleet/worked-on";
 /// Longest key, bytes.
 pub(super) const LONGEST: usize = 255;
 
@@ -49,6 +56,11 @@ impl InFlight {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(entry.clone())
             .then(|| Place(self.clone(), entry))
+    }
+
+    fn has(&self, wallet: Address, key: &str) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains(&(wallet, key.to_string()))
     }
 }
 
@@ -84,11 +96,7 @@ pub(super) async fn once(
         ));
     };
     let Some(place) = app.in_flight.enter(wallet, &key) else {
-        return Err(ProblemResponse::new(
-            StatusCode::CONFLICT,
-            ProblemKind::Conflict,
-            "the first request with this Idempotency-Key is still being worked on; ask again in a moment",
-        ));
+        return Err(worked_on());
     };
     let fingerprint = fingerprint(&parts, &body);
     let taken = TakeKey {
@@ -100,6 +108,9 @@ pub(super) async fn once(
     let state = app.desk.store.write(taken).await;
     let again = match state.map_err(DeskError::from)? {
         KeyState::New => false,
+        KeyState::Unanswered if is_worked_on_elsewhere(&app, wallet, &key).await => {
+            return Err(worked_on());
+        }
         KeyState::Unanswered => true,
         KeyState::Answered(status, body) => return Ok(replay(status, body)),
         KeyState::Other => {
@@ -132,6 +143,42 @@ pub(super) async fn once(
         tracing::error!(%error, "a handler failed");
         ProblemResponse::internal()
     })
+}
+
+fn worked_on() -> ProblemResponse {
+    ProblemResponse::new(
+        StatusCode::CONFLICT,
+        ProblemKind::Conflict,
+        "the first request with this Idempotency-Key is still being worked on; ask again in a moment",
+    )
+}
+
+/// Whether this broker works on what came under a key, for another one.
+pub(super) async fn is_worked_on(
+    State(app): State<Arc<App>>,
+    SignedIn(wallet): SignedIn,
+    Json(key): Json<String>,
+) -> Json<bool> {
+    Json(app.in_flight.has(wallet, &key))
+}
+
+/// Whether another broker does. One that does not answer is taken for one that died at it.
+async fn is_worked_on_elsewhere(app: &App, wallet: Address, key: &str) -> bool {
+    let Some(fleet) = &app.desk.fleet else {
+        return false;
+    };
+    let asked = Asked {
+        method: Method::POST.to_string(),
+        path: WORKED_ON.into(),
+        wallet: Some(wallet),
+        ..Asked::default()
+    };
+    let body = serde_json::to_vec(key).unwrap_or_default();
+    let owners = fleet.owners(&ShardId::all().collect());
+    let others = owners.iter().filter(|owner| *owner != fleet.me());
+    let answers = others.map(|owner| ask::<bool>(fleet, owner, &asked, &body, LOOK));
+    let answers = join_all(answers).await;
+    answers.into_iter().any(|works| works.unwrap_or(false))
 }
 
 /// The key: a string of RFC 8941, quoted or bare.
