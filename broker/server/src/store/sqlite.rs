@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::{Null, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, Statement, ToSql};
+use rusqlite::{Connection, OpenFlags, Statement, ToSql, Transaction, TransactionBehavior};
 
 use super::database::PATIENCE;
 use super::row::Value;
@@ -21,10 +21,12 @@ use super::row::Value;
 const STATEMENTS: usize = 64;
 /// Kibibytes of pages that the writer keeps in memory: the inner pages of all tables and indexes, and what is new.
 const CACHE: i32 = 256;
-/// How long what is written may stay in the log alone. What is written twice in this time is moved once.
+/// How long what is written stays in the log alone. What is written twice in this time is moved once.
 const TIDY: Duration = Duration::from_millis(50);
+/// How long nothing must have been written for all of the log to be moved.
+const QUIET: Duration = Duration::from_millis(250);
 /// Pages from which on the log is made to begin anew, which it can't by itself while somebody goes on writing.
-const LONG_LOG: u32 = 32_000;
+const LONG_LOG: u32 = 128_000;
 /// How long that may keep the writer waiting for those who read what was before.
 const RESTART_PATIENCE: Duration = Duration::from_millis(10);
 /// Pages from which on the writer moves the rest itself, should that not have succeeded.
@@ -52,13 +54,14 @@ impl SqliteWriter {
     pub(super) fn open(path: &Path) -> rusqlite::Result<Self> {
         let (committed, commits) = sync_channel(1);
         let connection = connect(path)?;
-        let tidier = connect(path)?;
-        tidier.busy_timeout(RESTART_PATIENCE)?;
+        let mover = connect(path)?;
+        mover.busy_timeout(RESTART_PATIENCE)?;
+        let reader = connect(path)?;
         let file = OpenOptions::new().write(true).open(path);
         let file = Arc::new(file.map_err(|_| rusqlite::Error::InvalidPath(path.into()))?);
         let thread = std::thread::spawn({
             let file = Arc::clone(&file);
-            move || tidy(&tidier, &file, &commits)
+            move || tidy(&mover, &reader, &file, &commits)
         });
         Ok(Self {
             path: path.into(),
@@ -218,8 +221,22 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn tidy(connection: &Connection, file: &File, commits: &Receiver<()>) {
-    while commits.recv().is_ok() {
+/// Moves the log into the file while there are commits, and what is left once there has been none for a while.
+fn tidy(mover: &Connection, reader: &Connection, file: &File, commits: &Receiver<()>) {
+    loop {
+        match commits.recv_timeout(QUIET) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                move_log(mover, "PASSIVE");
+                if commits.recv().is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // What is committed from here on is not moved this time: when nothing is left in the log SQLite syncs the file,
+        // and those who wait for the log's own sync wait for that as well.
+        let snapshot = snapshot(reader);
         let until = Instant::now() + TIDY;
         loop {
             match commits.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -228,21 +245,30 @@ fn tidy(connection: &Connection, file: &File, commits: &Receiver<()>) {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        if move_log(connection, "PASSIVE").is_some_and(|pages| pages >= LONG_LOG) {
+        let pages = move_log(mover, "PASSIVE");
+        drop(snapshot);
+        if pages.is_some_and(|pages| pages >= LONG_LOG) {
             // Nobody can write while the log begins anew; so that there is little left to do by then, all is moved and on
             // disk before, while others write.
             let _ = file.sync_data();
-            move_log(connection, "PASSIVE");
-            move_log(connection, "RESTART");
+            move_log(mover, "PASSIVE");
+            move_log(mover, "RESTART");
         }
     }
 }
 
+/// Reads what is committed by now, until it is dropped. Nothing later is moved meanwhile.
+fn snapshot(reader: &Connection) -> rusqlite::Result<Transaction<'_>> {
+    let snapshot = Transaction::new_unchecked(reader, TransactionBehavior::Deferred)?;
+    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(snapshot)
+}
+
 /// Moves what is in the log; the pages that it has. What can't be moved now, for want of room or because somebody reads
 /// what was before, is moved later.
-fn move_log(connection: &Connection, mode: &str) -> Option<u32> {
+fn move_log(mover: &Connection, mode: &str) -> Option<u32> {
     let pragma = format!("PRAGMA wal_checkpoint({mode})");
-    let pages = connection.query_row(&pragma, [], |row| row.get(1));
+    let pages = mover.query_row(&pragma, [], |row| row.get(1));
     pages.ok()
 }
 

@@ -1,32 +1,25 @@
-//! The log of a writer that makes no pause.
+//! What becomes of the log, under a writer that makes no pause and after one that does.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 
 /// Bytes of a row: more than a hundred pages of the log.
 const ROW: usize = 200_000;
-/// Rows that make four times as many pages as let the log begin anew.
-const ROWS: i64 = 640;
+/// Rows that make more than twice as many pages as let the log begin anew.
+const ROWS: i64 = 1_600;
 
 #[test]
 fn the_log_begins_anew_under_a_writer_that_makes_no_pause() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("broker.db");
-    let first = Connection::open(&path).unwrap();
-    let table = "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)";
-    first.execute_batch(table).unwrap();
+    let (path, first) = database(&folder);
     let writer = Arc::new(SqliteWriter::open(&path).unwrap());
-    for id in 0..ROWS {
-        let transaction = writer.begin().unwrap();
+    for number in 0..ROWS {
         // The same ten rows again and again, so that only the log would grow.
-        let values = [
-            Value::Number(id % 10),
-            Value::Text(Some("x".repeat(ROW) + &id.to_string())),
-        ];
-        let sql =
-            "INSERT INTO t VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text";
-        transaction.execute(sql, values).unwrap();
-        transaction.commit().unwrap();
+        put(
+            &writer,
+            number % 10,
+            &("x".repeat(ROW) + &number.to_string()),
+        );
     }
     // It never shrinks while it is in use: it has the length of the longest.
     let log = std::fs::metadata(folder.path().join("broker.db-wal"))
@@ -44,4 +37,66 @@ fn the_log_begins_anew_under_a_writer_that_makes_no_pause() {
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
     assert_eq!(verdict, "ok");
+}
+
+#[test]
+fn what_is_committed_after_a_snapshot_is_not_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, first) = database(&folder);
+    let (reader, mover) = (connect(&path).unwrap(), connect(&path).unwrap());
+    let row = "INSERT INTO t (text) VALUES ('x')";
+    first.execute_batch(row).unwrap();
+    let snapshot = snapshot(&reader).unwrap();
+    first.execute_batch(row).unwrap();
+    let (pages, moved) = checkpoint(&mover);
+    assert!(moved < pages, "{moved} of {pages} moved");
+    drop(snapshot);
+    let (pages, moved) = checkpoint(&mover);
+    assert_eq!(moved, pages);
+}
+
+#[test]
+fn all_of_the_log_is_moved_in_a_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _first) = database(&folder);
+    let writer = Arc::new(SqliteWriter::open(&path).unwrap());
+    for id in 0..10 {
+        put(&writer, id, "x");
+    }
+    // The file without its log has all rows.
+    let alone = folder.path().join("alone.db");
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        std::fs::copy(&path, &alone).unwrap();
+        let copy = Connection::open(&alone).unwrap();
+        let rows = copy.query_row("SELECT count(*) FROM t", [], |row| row.get(0));
+        if rows == Ok(10) {
+            return;
+        }
+        assert!(Instant::now() < until, "{rows:?} rows in the file");
+        std::thread::sleep(TIDY);
+    }
+}
+
+fn database(folder: &tempfile::TempDir) -> (PathBuf, Connection) {
+    let path = folder.path().join("broker.db");
+    let connection = Connection::open(&path).unwrap();
+    let table = "PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)";
+    connection.execute_batch(table).unwrap();
+    (path, connection)
+}
+
+fn put(writer: &Arc<SqliteWriter>, id: i64, text: &str) {
+    let transaction = writer.begin().unwrap();
+    let values = [Value::Number(id), Value::Text(Some(text.into()))];
+    let sql = "INSERT INTO t VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text";
+    transaction.execute(sql, values).unwrap();
+    transaction.commit().unwrap();
+}
+
+/// Pages of the log, and those of them that have been moved by now.
+fn checkpoint(mover: &Connection) -> (u32, u32) {
+    let pragma = "PRAGMA wal_checkpoint(PASSIVE)";
+    let counts = mover.query_row(pragma, [], |row| Ok((row.get(1)?, row.get(2)?)));
+    counts.unwrap()
 }
