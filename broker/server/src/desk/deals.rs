@@ -111,7 +111,12 @@ impl Desk {
             request: id,
             expires_at,
         };
-        match self.store.write(used).await? {
+        // What comes of the request is written by this broker, after this, or, in a fleet, by another.
+        let used = match self.fleet {
+            None => self.store.decide(used).await,
+            Some(_) => self.store.write(used).await,
+        };
+        match used? {
             NonceState::Fresh => Ok(None),
             // Begun before, and nothing came of it.
             NonceState::Same if again => Ok(None),

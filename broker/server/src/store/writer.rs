@@ -70,8 +70,25 @@ trait Job: Send {
 
 struct Waiting<W: Write> {
     write: W,
+    until: Until,
     done: Option<Result<W::Done, StoreError>>,
-    answer: oneshot::Sender<Result<W::Done, StoreError>>,
+    answer: Option<oneshot::Sender<Result<W::Done, StoreError>>>,
+}
+
+/// What whoever asked waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Until {
+    Written,
+    OnDisk,
+}
+
+impl<W: Write> Waiting<W> {
+    fn answer(&mut self, done: Result<W::Done, StoreError>) {
+        if let Some(answer) = self.answer.take() {
+            // Whoever asked may have gone.
+            let _ = answer.send(done);
+        }
+    }
 }
 
 #[async_trait]
@@ -83,18 +100,21 @@ impl<W: Write> Job for Waiting<W> {
     async fn run(&mut self, tx: &mut Tx) -> Result<bool, StoreError> {
         match self.write.write(tx).await {
             Err(full @ StoreError::Full { .. }) => Err(full),
+            Ok(done) if self.until == Until::Written => {
+                self.answer(Ok(done));
+                Ok(true)
+            }
             done => Ok(self.done.insert(done).is_ok()),
         }
     }
 
-    fn tell(self: Box<Self>, failure: Option<StoreError>) {
-        let done = match (failure, self.done) {
+    fn tell(mut self: Box<Self>, failure: Option<StoreError>) {
+        let done = match (failure, self.done.take()) {
             (Some(failure), Some(Ok(_)) | None) => Err(failure),
             (_, Some(done)) => done,
             (None, None) => return,
         };
-        // Whoever asked may have gone.
-        let _ = self.answer.send(done);
+        self.answer(done);
     }
 }
 
@@ -146,11 +166,16 @@ impl Writer {
 impl Store {
     /// Asks for something to be written, after everything that was asked for before.
     pub(crate) async fn ask<W: Write>(&self, write: W) -> Asked<W::Done> {
+        self.queue(write, Until::OnDisk).await
+    }
+
+    async fn queue<W: Write>(&self, write: W, until: Until) -> Asked<W::Done> {
         let (answer, answered) = oneshot::channel();
         let job = Waiting {
             write,
+            until,
             done: None,
-            answer,
+            answer: Some(answer),
         };
         // A writer that has stopped drops the job, which whoever waits for it notices.
         let _ = self.writer.jobs.send(Box::new(job)).await;
@@ -163,6 +188,12 @@ impl Store {
     /// Writes something; on disk when this returns.
     pub(crate) async fn write<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
         self.ask(write).await.written().await
+    }
+
+    /// Writes something, and returns as soon as it is known what comes of it: it is on disk before anything that is
+    /// asked for later.
+    pub(crate) async fn decide<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
+        self.queue(write, Until::Written).await.written().await
     }
 }
 
