@@ -38,7 +38,7 @@ pub(crate) use entries::{Entries, Entry};
 pub(crate) use error::StoreError;
 pub(crate) use fleet::{FleetStore, PayerTurn, RequestTurn};
 pub(crate) use room::Room;
-pub(crate) use sessions::{ForgetExpired, OpenSession};
+pub(crate) use sessions::OpenSession;
 pub(crate) use writer::{AGAIN, Asked, Write};
 
 use database::Database;

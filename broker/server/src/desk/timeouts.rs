@@ -2,7 +2,7 @@
 
 use super::{Desk, DeskError};
 use crate::clock;
-use crate::store::{Entry, ForgetExpired};
+use crate::store::Entry;
 
 impl Desk {
     /// Lets the clock do its work, in parts, so that others come in between.
@@ -31,7 +31,7 @@ impl Desk {
         if !self.store.room().is_left() {
             return Ok(());
         }
-        self.store.write(ForgetExpired(clock::now())).await?;
+        self.store.forget_expired(clock::now()).await?;
         let time = self.operator.final_time().await?;
         let mut books = self.books().await?;
         let gone = books.market.forget_proofs(clock::now()).into_iter();

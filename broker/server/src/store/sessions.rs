@@ -8,11 +8,14 @@ use async_trait::async_trait;
 use ipsx_metering::{Address, UnixSeconds};
 
 use super::answers::KEPT;
+use super::row::Value;
 use super::rows::{hex, seconds};
 use super::{Store, StoreError, Tx, Write};
 
 /// Sessions that are remembered beside the database; more, and all are looked up anew.
 const REMEMBERED: usize = 100_000;
+/// Rows of a table that are forgotten in one transaction, for which others wait.
+const AT_ONCE: i64 = 250;
 
 /// Sessions that were looked up. What a token opens never changes, and only its time ends it: whoever asks often need not
 /// wait for the database each time.
@@ -77,34 +80,57 @@ impl Write for OpenSession {
     }
 }
 
-/// Forgets sessions, nonces and answers that no longer count.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ForgetExpired(pub(crate) UnixSeconds);
+/// Forgets some of the sessions, nonces and answers that no longer count. Done: whether there may be more.
+struct ForgetSome(UnixSeconds);
 
 #[async_trait]
-impl Write for ForgetExpired {
-    type Done = ();
+impl Write for ForgetSome {
+    type Done = bool;
 
-    async fn write(&self, tx: &mut Tx) -> Result<(), StoreError> {
+    async fn write(&self, tx: &mut Tx) -> Result<bool, StoreError> {
         let now = self.0;
         let a_day_ago = UnixSeconds(now.0.saturating_sub(KEPT));
+        let mut is_more = false;
         for (sql, before) in [
-            ("DELETE FROM sessions WHERE expires_at < $1", now),
-            ("DELETE FROM used_nonces WHERE expires_at < $1", now),
-            ("DELETE FROM request_nonces WHERE expires_at < $1", now),
-            ("DELETE FROM answers WHERE at < $1", a_day_ago),
             (
-                "DELETE FROM requests WHERE expires_at < $1 AND status <> 'resting'",
+                "DELETE FROM sessions WHERE token_hash IN
+                 (SELECT token_hash FROM sessions WHERE expires_at < $1 LIMIT $2)",
+                now,
+            ),
+            (
+                "DELETE FROM used_nonces WHERE nonce IN
+                 (SELECT nonce FROM used_nonces WHERE expires_at < $1 LIMIT $2)",
+                now,
+            ),
+            (
+                "DELETE FROM request_nonces WHERE (requester, nonce) IN
+                 (SELECT requester, nonce FROM request_nonces WHERE expires_at < $1 LIMIT $2)",
+                now,
+            ),
+            (
+                "DELETE FROM answers WHERE (wallet, key) IN (SELECT wallet, key FROM answers WHERE at < $1 LIMIT $2)",
+                a_day_ago,
+            ),
+            (
+                "DELETE FROM requests WHERE request IN
+                 (SELECT request FROM requests WHERE expires_at < $1 AND status <> 'resting' LIMIT $2)",
                 a_day_ago,
             ),
         ] {
-            tx.execute(sql, [seconds(before).into()]).await?;
+            let values = [seconds(before).into(), Value::Number(AT_ONCE)];
+            is_more |= tx.execute(sql, values).await? >= AT_ONCE.unsigned_abs();
         }
-        Ok(())
+        Ok(is_more)
     }
 }
 
 impl Store {
+    /// Forgets sessions, nonces and answers that no longer count, in many small transactions.
+    pub(crate) async fn forget_expired(&self, now: UnixSeconds) -> Result<(), StoreError> {
+        while self.write(ForgetSome(now)).await? {}
+        Ok(())
+    }
+
     /// Whose session a token opens, if it still counts.
     pub(crate) async fn session(
         &self,

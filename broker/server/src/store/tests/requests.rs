@@ -9,6 +9,8 @@ use super::*;
 on_both! {
     requests_that_rest_are_kept_with_what_became_of_them
     a_nonce_is_taken_once
+    all_that_is_over_is_forgotten
+    what_is_decided_is_there_before_what_is_asked_for_later
 }
 
 async fn requests_that_rest_are_kept_with_what_became_of_them(place: Place) {
@@ -55,7 +57,7 @@ async fn requests_that_rest_are_kept_with_what_became_of_them(place: Place) {
     assert_eq!(store.inspect(NOW).await.unwrap(), Vec::<String>::new());
     // Those that are over are forgotten a day after nobody could post them again.
     let long_after = expired.request.message.expires_at.after(24 * 3_600 + 1);
-    store.write(ForgetExpired(long_after)).await.unwrap();
+    store.forget_expired(long_after).await.unwrap();
     assert_eq!(store.request(id).await.unwrap(), None);
     assert_eq!(store.resting_requests().await.unwrap().len(), 2);
 }
@@ -75,6 +77,60 @@ async fn a_nonce_is_taken_once(place: Place) {
     assert_eq!(taken(1, u64::MAX).await, NonceState::Same);
     assert_eq!(taken(2, u64::MAX).await, NonceState::Other);
     assert_eq!(taken(2, 2).await, NonceState::Fresh);
-    store.write(ForgetExpired(NOW.after(1))).await.unwrap();
+    store.forget_expired(NOW.after(1)).await.unwrap();
     assert_eq!(taken(2, u64::MAX).await, NonceState::Fresh);
+}
+
+async fn all_that_is_over_is_forgotten(place: Place) {
+    let store = &place.store;
+    let nonce = |nonce, expires_at| UseNonce {
+        requester: Address::repeat_byte(1),
+        nonce,
+        request: RequestId(B256::repeat_byte(1)),
+        expires_at,
+    };
+    let mut asked = Vec::new();
+    // More than one transaction forgets.
+    for number in 0..600 {
+        asked.push(store.ask(nonce(number, NOW)).await);
+    }
+    asked.push(store.ask(nonce(600, NOW.after(1))).await);
+    for asked in asked {
+        assert_eq!(asked.written().await.unwrap(), NonceState::Fresh);
+    }
+    store.forget_expired(NOW.after(1)).await.unwrap();
+    for number in 0..600 {
+        let taken = store.ask(nonce(number, NOW)).await.written().await.unwrap();
+        assert_eq!(taken, NonceState::Fresh, "{number}");
+    }
+    let last = store.write(nonce(600, NOW.after(1))).await.unwrap();
+    assert_eq!(last, NonceState::Same);
+}
+
+async fn what_is_decided_is_there_before_what_is_asked_for_later(place: Place) {
+    let store = &place.store;
+    let nonce = |nonce| UseNonce {
+        requester: Address::repeat_byte(1),
+        nonce,
+        request: RequestId(B256::repeat_byte(1)),
+        expires_at: NOW,
+    };
+    for number in 0..100 {
+        // What is written together with it may fail, and then each is written again.
+        let failing = store.ask(Sql("INSERT INTO nowhere VALUES (1)")).await;
+        let (decided, later) = tokio::join!(store.decide(nonce(number)), async {
+            store.write(nonce(1_000 + number)).await
+        });
+        assert_eq!(decided.unwrap(), NonceState::Fresh);
+        assert_eq!(later.unwrap(), NonceState::Fresh);
+        assert!(failing.written().await.is_err());
+        // Since something later is on disk, it is on disk as well.
+        let sql = "SELECT count(*) FROM request_nonces";
+        let row = store.row(sql, []).await.unwrap().unwrap();
+        assert_eq!(
+            row.number(0).unwrap(),
+            2 * (i64::try_from(number).unwrap() + 1)
+        );
+    }
+    assert_eq!(store.decide(nonce(0)).await.unwrap(), NonceState::Same);
 }

@@ -117,7 +117,7 @@ async fn a_key_is_taken_once_and_keeps_its_answer(place: Place) {
     assert_eq!(take("k", "b", later).await, KeyState::New);
     assert_eq!(take("k", "b", later).await, KeyState::Unanswered);
     let much_later = later.after(24 * 3_600 + 1);
-    store.write(ForgetExpired(much_later)).await.unwrap();
+    store.forget_expired(much_later).await.unwrap();
     assert_eq!(take("k", "a", much_later).await, KeyState::New);
 }
 
