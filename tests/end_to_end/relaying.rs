@@ -7,7 +7,8 @@
     reason = "a test acts and fails by panicking"
 )]
 
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use ipsx_tests::market::{Market, SOON, Wallet};
 use ipsx_tests::nats::Nats;
@@ -132,6 +133,16 @@ impl Fleet {
             broker
         });
         first.run(&borrower, &["deposit", "10"]);
+        // The second one takes over what is to be its own.
+        let until = Instant::now() + SOON;
+        loop {
+            let [left, right] = brokers.each_ref().map(|b| b.metric("ipsx_shards"));
+            if left > 0.0 && right > 0.0 && left + right == 256.0 {
+                break;
+            }
+            assert!(Instant::now() < until, "{left} and {right} shards");
+            sleep(Duration::from_millis(100));
+        }
         Some(Self {
             first,
             brokers,

@@ -12,7 +12,7 @@ use ipsx_settlement::{Signer, Wallet};
 use tokio::time::sleep;
 
 use crate::parties::agent::TestAgent;
-use crate::world::{COUNTRIES, PATIENCE, World};
+use crate::world::{COUNTRIES, PATIENCE, World, until_heard};
 
 /// Who has which shard once nothing moves any more.
 pub struct Parts {
@@ -110,17 +110,12 @@ impl World {
     }
 
     async fn come(&self, wallet: &Wallet, address: &str, at: usize) -> TestAgent {
-        let until = Instant::now() + PATIENCE;
-        loop {
+        let to = self.members[at].agents;
+        let come = || {
             let wallet = Wallet::from_secret(&wallet.secret()).unwrap();
-            let (to, from) = (self.members[at].agents, address.to_owned());
-            // The helpers panic when they are told to connect again.
-            match tokio::spawn(offer(wallet, to, from)).await {
-                Ok(agent) => return agent,
-                Err(refused) => assert!(Instant::now() < until, "{refused}"),
-            }
-            sleep(Duration::from_millis(100)).await;
-        }
+            offer(wallet, to, address.to_owned())
+        };
+        until_heard(come).await
     }
 }
 

@@ -74,7 +74,27 @@ pub async fn alone() -> Option<(MutexGuard<'static, ()>, World)> {
 
 /// An agent that comes from an address to one of the brokers.
 pub async fn agent(world: &World, from: &str, at: usize) -> TestAgent {
-    TestAgent::connect_as(Wallet::random(), world.members[at].agents, from).await
+    let to = world.members[at].agents;
+    let come = || {
+        let from = from.to_owned();
+        async move { TestAgent::connect_as(Wallet::random(), to, &from).await }
+    };
+    until_heard(come).await
+}
+
+/// An agent that connects again for as long as it is told to: its broker may still be taking over. Its helpers panic then.
+pub async fn until_heard<F>(come: impl Fn() -> F) -> TestAgent
+where
+    F: Future<Output = TestAgent> + Send + 'static,
+{
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match tokio::spawn(come()).await {
+            Ok(agent) => return agent,
+            Err(refused) => assert!(Instant::now() < until, "{refused}"),
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 pub struct World {
