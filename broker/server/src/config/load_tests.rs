@@ -74,6 +74,12 @@ fn a_relay_has_ports_and_needs_the_reflector() {
         refused.contains("max_relayed_leases_per_wallet"),
         "{refused}"
     );
+    // Also where nothing is relayed.
+    for none in ["", "relay_ports = \"\"\n"] {
+        let without = |share: u8| format!("{none}max_relayed_leases_per_wallet = {share}");
+        assert_eq!(message(&without(0)), refused);
+        assert_eq!(relay(&without(7)).unwrap().relay, None);
+    }
     assert_eq!(relay("relay_ports = \"\"").unwrap().relay, None);
     for wrong in ["41000", "41009-41000", "80-90", "41000-70000", "a-b"] {
         let refused = message(&format!("relay_ports = \"{wrong}\""));

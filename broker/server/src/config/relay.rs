@@ -39,8 +39,17 @@ pub(super) fn check(
         settings.max_lease_relay_bytes_per_second,
         LEASE_BYTES_PER_SECOND,
     )?;
+    let leases_per_wallet = |ports: usize| {
+        number(
+            "max_relayed_leases_per_wallet",
+            settings.max_relayed_leases_per_wallet,
+            LEASES_PER_WALLET.min((ports / 4).max(2)),
+        )
+    };
     let named = settings.relay_ports.as_deref();
     let Some(text) = named.filter(|text| !text.is_empty()) else {
+        // A value that can't be used is refused, also where nothing uses it.
+        leases_per_wallet(0)?;
         return Ok(None);
     };
     let ports = ports(text).ok_or_else(|| bad_value("relay_ports", format!("{text:?}"), None))?;
@@ -52,17 +61,11 @@ pub(super) fn check(
             example: allowed("reflector_listen").1,
         });
     }
-    let quarter = ports.len() / 4;
-    let leases_per_wallet = number(
-        "max_relayed_leases_per_wallet",
-        settings.max_relayed_leases_per_wallet,
-        LEASES_PER_WALLET.min(quarter.max(2)),
-    )?;
     Ok(Some(RelayConfig {
+        leases_per_wallet: leases_per_wallet(ports.len())?,
         ports,
         bytes_per_second,
         lease_bytes_per_second,
-        leases_per_wallet,
     }))
 }
 
