@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::config::FleetConfig;
 use crate::desk::{Changed, Desk, News};
@@ -39,6 +39,8 @@ pub(crate) use relay::Elsewhere;
 const TAKEOVER: Duration = Duration::from_secs(8);
 /// Between two attempts to read what rests.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a bundle waits to be filled: its providers had seconds to answer.
+const UNDECIDED: Duration = Duration::from_millis(250);
 /// How long the first of several attempts to reach NATS again waits.
 const RETRY: Duration = Duration::from_millis(20);
 /// Between a message's head and its body.
@@ -134,6 +136,7 @@ impl Fleet {
             tokio::spawn(hear_news(fleet(), at(), news)),
             tokio::spawn(follow_requests(at())),
             tokio::spawn(follow_relayed(at())),
+            tokio::spawn(fill_undecided(at())),
             tokio::spawn(relay::hear(fleet(), at(), frames)),
             tokio::spawn(calls::answer(fleet(), at(), router, calls)),
             tokio::spawn(keeper::beat(fleet(), at(), store.clone(), seen)),
@@ -295,6 +298,18 @@ async fn follow_requests(desk: Arc<Desk>) {
             tracing::warn!(%error, "requests that rest are looked up again");
             tokio::time::sleep(AGAIN).await;
             desk.spread(News::LOST);
+        }
+    }
+}
+
+/// Fills bundles for which another broker may have been asked as well.
+async fn fill_undecided(desk: Arc<Desk>) {
+    let mut look = tokio::time::interval(UNDECIDED);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !desk.has_stopped() {
+        look.tick().await;
+        if let Err(error) = desk.fill_undecided().await {
+            tracing::warn!(%error, "bundles that are signed in part are looked at again");
         }
     }
 }

@@ -25,7 +25,7 @@ mod sessions;
 pub(crate) use app::{App, admin_router, brokers_router, router};
 pub(crate) use events::Streams;
 pub(crate) use extract::SignedIn;
-pub(crate) use idempotency::InFlight;
+pub(crate) use idempotency::{InFlight, Keyed};
 pub(crate) use limits::{Limiter, Limits};
 pub(crate) use openapi::text as openapi;
 pub(crate) use server::{HttpServer, Peer};

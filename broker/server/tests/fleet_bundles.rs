@@ -7,12 +7,15 @@
     clippy::disallowed_types
 )]
 
+#[path = "fleet/asking.rs"]
+#[allow(unreachable_pub, reason = "a part of this test")]
+mod asking;
 #[path = "fleet/cable.rs"]
 #[allow(unreachable_pub, dead_code, reason = "a part of this test")]
 mod cable;
 mod parties;
 #[path = "fleet/parts.rs"]
-#[allow(unreachable_pub, reason = "a part of this test")]
+#[allow(unreachable_pub, dead_code, reason = "a part of this test")]
 mod parts;
 #[path = "fleet/people.rs"]
 #[allow(unreachable_pub, dead_code, reason = "a part of this test")]
@@ -24,42 +27,19 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use asking::{addresses, free, take_out, wish};
 use futures_util::future::join_all;
 use ipsx_market::fleet::ShardId;
-use ipsx_market::http::{
-    BoundBundle, OfferView, PostWithdrawal, Problem, ProblemKind, ProposedBundle,
-};
+use ipsx_market::http::{BoundBundle, ProblemKind, ProposedBundle};
 use ipsx_market::messages::EndCause;
-use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
 use ipsx_market::status::DealStatus;
-use ipsx_metering::{Amount, Signed, Withdrawal};
-use ipsx_settlement::{Signer, Wallet};
+use ipsx_settlement::Wallet;
 use parties::TestRequester;
 use parties::bundle::{BUNDLES, ask, matched, path, rest, sign, signatures};
 use parts::{Lender, Parts};
 use tokio::time::{Instant, sleep, timeout};
 use world::{DEPOSIT, World, alone};
-
-/// So many of these addresses.
-fn wish(
-    requester: &mut TestRequester,
-    addresses: &[String],
-    count: u8,
-    all_or_nothing: bool,
-) -> Request {
-    let mut request = requester.several(count);
-    let prefix = |address: &String| format!("{address}/32").parse().unwrap();
-    request.filter.countries.clear();
-    request.filter.prefixes = addresses.iter().map(prefix).collect();
-    request.bundle.all_or_nothing = all_or_nothing;
-    request
-}
-
-fn addresses<'a>(lenders: impl IntoIterator<Item = &'a Lender>) -> Vec<String> {
-    let lenders = lenders.into_iter();
-    lenders.map(|lender| lender.address.clone()).collect()
-}
 
 /// Posts it at one of the brokers; all providers sign.
 async fn agree(
@@ -73,23 +53,6 @@ async fn agree(
     let accepting = join_all(lenders.iter_mut().map(|lender| lender.agent.accept()));
     let (proposed, _) = tokio::join!(ask(requester, request), accepting);
     proposed.unwrap()
-}
-
-/// Leases that are for sale at these addresses.
-async fn free(requester: &TestRequester, addresses: &[String]) -> u32 {
-    let offers: Vec<OfferView> = requester.get("/v1/offers").await.unwrap();
-    let here = |offer: &&OfferView| addresses.contains(&offer.placement.address.to_string());
-    let here = offers.iter().filter(here);
-    here.map(|offer| offer.free_leases).sum()
-}
-
-/// The operator's consent that all of the deposit is taken out: nothing of it is promised.
-async fn take_out(requester: &TestRequester) -> Result<Signed<Withdrawal>, Problem> {
-    let ask = PostWithdrawal {
-        to: requester.wallet.address(),
-        amount: Amount(DEPOSIT),
-    };
-    requester.post("/v1/withdrawals", &ask).await
 }
 
 /// Where all deals of a requester stand once they stand at the same, at one of these. At no time some are bound and others
@@ -352,11 +315,11 @@ async fn a_bundle_whose_broker_is_killed_is_bound_as_a_whole_or_over() {
             let refused = again.unwrap_err();
             let kinds = [ProblemKind::NotFound, ProblemKind::Conflict];
             assert!(kinds.contains(&refused.kind), "{refused:?}");
-            take_out(&parted.0).await.unwrap();
+            take_out(&parted.0, DEPOSIT).await.unwrap();
         } else {
             assert_eq!(again.unwrap().deals.len(), 2);
         }
-        let refused = take_out(&heirs.0).await.unwrap_err();
+        let refused = take_out(&heirs.0, DEPOSIT).await.unwrap_err();
         assert_eq!(refused.kind, ProblemKind::InsufficientDeposit);
 
         // What is leased is not for sale, and what is over is.

@@ -61,6 +61,11 @@ impl Bundling {
         self.request.message.bundle.all_or_nothing
     }
 
+    /// What is asked for.
+    pub(super) fn request(&self) -> &SignedRequest {
+        &self.request
+    }
+
     /// Whether its request waits in the book meanwhile.
     pub(super) fn rests(&self) -> bool {
         matches!(self.waits, Waits::Resting(_))
@@ -171,8 +176,9 @@ impl Market {
         let in_time = now.after(signs_within) <= bundling.sign_by;
         let expires_at = bundling.request.message.expires_at;
         let may_go_on = leg.asked < attempts && in_time && now <= expires_at;
-        // Where it rests at several brokers, only a signature may match it: by that one they decide whose it is.
-        let drops = bundling.is_all_or_nothing() || (self.shared && bundling.rests());
+        let drops = bundling.is_all_or_nothing();
+        // Where several brokers may, they decide first which of them fills it.
+        let waits = self.shared && bundling.proposals().next().is_some();
         bundling.tried.push(offer);
         let next = match may_go_on {
             true => self.ask_for_leg(bundle, number, now),
@@ -181,6 +187,7 @@ impl Market {
         match next {
             Ok(commands) => commands,
             Err(_) if drops => self.drop_bundle(bundle, reason, now),
+            Err(_) if waits => Vec::new(),
             Err(_) => self.settle(bundle, reason, now),
         }
     }
@@ -190,12 +197,11 @@ impl Market {
         let Some(bundling) = self.bundles.get(&bundle) else {
             return Vec::new();
         };
-        let is_signed = |number| self.pending.get(number).is_some_and(|p| p.signed.is_some());
-        if !bundling.proposals().all(is_signed) {
-            return Vec::new();
-        }
         if bundling.proposals().next().is_none() {
             return self.drop_bundle(bundle, reason, now);
+        }
+        if !self.is_signed(bundling) {
+            return Vec::new();
         }
         let Some(bundling) = self.bundles.remove(&bundle) else {
             return Vec::new();
@@ -218,6 +224,13 @@ impl Market {
             Waits::Resting(number) => commands.extend(self.matched(number, now)),
         }
         commands
+    }
+
+    /// Whether somebody has signed, and nobody is asked any more.
+    pub(super) fn is_signed(&self, bundling: &Bundling) -> bool {
+        let is_signed = |number| self.pending.get(number).is_some_and(|p| p.signed.is_some());
+        let mut proposals = bundling.proposals().peekable();
+        proposals.peek().is_some() && proposals.all(is_signed)
     }
 
     /// Gives up what providers are asked for: the request rests on, or comes to rest, or is refused.

@@ -9,15 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipsx_metering::{Address, B256, RequestId, UnixSeconds};
 
-use super::{Asker, Command, Live, Market, Ticket};
+use super::proposing::refuse;
+use super::{Asker, Command, Live, Market, RequestFailure, Ticket};
 use crate::book::HoldId;
 use crate::fleet::ShardId;
 use crate::record::DealRecord;
-use crate::request::SignedRequest;
+use crate::request::{Request, SignedRequest};
 use crate::resting::{NoRest, RequestRecord, at_rest};
 
-/// A request on which several brokers may decide: one that rests at all of them, or one for addresses that are leased
-/// together or not at all, which may have been posted again while it was asked for.
+/// Why nobody is asked any more for a request that was posted again.
+const FILLED: &str = "it was filled before";
+
+/// A request on which several brokers may decide: one that rests at all of them, or may come to, or one for several addresses,
+/// which may have been posted again while it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disputed {
     /// Which.
@@ -26,6 +30,16 @@ pub struct Disputed {
     pub requester: Address,
     /// Whether it rests.
     pub rests: bool,
+}
+
+impl Disputed {
+    fn of(request: &Request, rests: bool) -> Self {
+        Self {
+            request: request.id(),
+            requester: request.requester,
+            rests,
+        }
+    }
 }
 
 impl Market {
@@ -84,16 +98,14 @@ impl Market {
         let rests = match pending.asker {
             Asker::Resting(_) => true,
             Asker::Leg { .. } => self.bundle_of(pending.asker)?.rests(),
-            Asker::Ticket(_) | Asker::Probe { .. } => false,
+            Asker::Ticket(_) => false,
+            Asker::Probe { .. } => return None,
         };
-        (rests || request.together() > 0).then(|| Disputed {
-            request: request.id(),
-            requester: request.requester,
-            rests,
-        })
+        let may_be = rests || request.count() > 1 || request.may_rest(pending.asked_at);
+        may_be.then(|| Disputed::of(request, rests))
     }
 
-    /// A bundle was filled before, by another broker or for another who posted the same: nobody is asked for it here any more.
+    /// A request was filled before, by another broker or for another who posted the same: nobody is asked for it here any more.
     pub fn was_filled(
         &mut self,
         provider: Address,
@@ -102,10 +114,44 @@ impl Market {
     ) -> Vec<Command> {
         let pending = self.pending.get(proposal);
         match pending.filter(|p| p.provider == provider).map(|p| p.asker) {
-            Some(Asker::Leg { bundle, .. }) => {
-                self.drop_bundle(bundle, "it was filled before", now)
-            }
+            Some(Asker::Leg { bundle, .. }) => self.drop_bundle(bundle, FILLED, now),
+            Some(Asker::Ticket(ticket)) => self.forget_proposal(proposal, ticket),
             _ => Vec::new(),
+        }
+    }
+
+    fn forget_proposal(&mut self, proposal: u64, ticket: Ticket) -> Vec<Command> {
+        let Some(pending) = self.pending.remove(proposal) else {
+            return Vec::new();
+        };
+        self.book.release(pending.hold);
+        self.resting.wake(pending.proposal.request.message.payer);
+        let failure = RequestFailure::NoneSigned {
+            asked: pending.tried.len() + 1,
+            reason: FILLED.into(),
+        };
+        vec![refuse(ticket, failure)]
+    }
+
+    /// A bundle of which what is signed is all that it gets, as the last provider that was asked has not signed. Other brokers may
+    /// decide on it as well, so it is filled by [`Self::fill`] only.
+    pub fn undecided(&self) -> Option<(u64, Disputed)> {
+        let mut bundles = self.bundles.iter().filter(|_| self.shared);
+        let (number, bundling) = bundles.find(|(_, bundling)| self.is_signed(bundling))?;
+        let request = &bundling.request().message;
+        Some((*number, Disputed::of(request, bundling.rests())))
+    }
+
+    /// Fills it with what is signed.
+    pub fn fill(&mut self, bundle: u64, now: UnixSeconds) -> Vec<Command> {
+        self.settle(bundle, "", now)
+    }
+
+    /// It was filled before, as above.
+    pub fn filled_before(&mut self, bundle: u64, now: UnixSeconds) -> Vec<Command> {
+        match self.bundles.contains_key(&bundle) {
+            true => self.drop_bundle(bundle, FILLED, now),
+            false => Vec::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use ipsx_metering::{B256, UnixSeconds};
 
 use super::super::bundling::tests::bundle;
 use super::super::world::{World, config, key, offer, placement, resting};
-use super::super::{Command, DealRefusal, Disputed, Market};
+use super::super::{Answered, Command, DealRefusal, Disputed, Market, Ticket};
 use crate::avoid::Distinct;
 use crate::deal::Deal;
 use crate::fleet::ShardId;
@@ -319,11 +319,16 @@ fn a_bundle_rests_at_each_broker_until_one_of_them_has_all_of_it() {
         assert_eq!(world.requests[&id].status, RequestStatus::Resting);
         assert!(world.stored.values().all(|record| record.turned_down));
         if !all_or_nothing {
-            // What is left is taken as soon as it signs.
-            world.accept(1);
+            // What is signed is taken once none has.
+            let (number, disputed) = world.market.undecided().unwrap();
+            assert_eq!((disputed.request, disputed.rests), (id, true));
+            let commands = world.market.fill(number, world.now);
+            world.run(commands);
             assert_eq!(world.requests[&id].status, RequestStatus::Matched);
+            assert_eq!((world.stored.len(), world.market.undecided()), (1, None));
             continue;
         }
+        assert_eq!(world.market.undecided(), None);
         come(&mut world, 3);
         world.run(Vec::new());
         world.accept(1);
@@ -356,8 +361,68 @@ fn a_bundle_that_was_filled_elsewhere_is_asked_for_no_more() {
     assert_eq!((world.free(), world.market.pending()), (4, 0));
     // Whoever has asked all brokers says that it is refused, if it is.
     assert!(world.requests.is_empty());
-    // Leases that stand alone are nobody else's matter.
-    world.ask_for(51, 2, Distinct::Provider, false);
-    let (provider, number, _) = world.proposals.last().unwrap().clone();
+}
+
+/// Two of these, or fewer; the second provider refuses.
+fn half_signed() -> (World, Ticket, Deal, Disputed) {
+    let mut world = world();
+    world.market.share(1 << 32);
+    let ticket = world.ask_for(50, 2, Distinct::Provider, false);
+    let (provider, number, proposal) = world.proposals[0].clone();
+    let disputed = Disputed {
+        request: proposal.request.message.id(),
+        requester: key(50).address(),
+        rests: false,
+    };
+    assert_eq!(world.market.disputed(provider, number), Some(disputed));
+    let signed = world.accept(1);
+    assert_eq!(world.market.undecided(), None, "the other one is asked");
+    world.decline(2);
+    assert!(!world.answers.contains_key(&ticket) && world.stored.is_empty());
+    (world, ticket, signed, disputed)
+}
+
+#[test]
+fn a_bundle_that_takes_fewer_is_filled_by_a_refusal_once_brokers_have_decided() {
+    let (mut world, ticket, signed, disputed) = half_signed();
+    let (number, undecided) = world.market.undecided().unwrap();
+    assert_eq!(undecided, disputed);
+    let commands = world.market.fill(number, world.now);
+    world.run(commands);
+    let Ok(Answered::Bundle(deals)) = &world.answers[&ticket] else {
+        panic!("{:?}", world.answers);
+    };
+    assert_eq!(deals.len(), 1);
+    assert_eq!(world.status(&signed), DealStatus::Proposed);
+    assert_eq!(world.market.undecided(), None);
+    // Said again, it changes nothing.
+    assert_eq!(world.market.fill(number, world.now), []);
+    assert_eq!(world.market.filled_before(number, world.now), []);
+
+    let (mut world, ticket, signed, _) = half_signed();
+    let (number, _) = world.market.undecided().unwrap();
+    let commands = world.market.filled_before(number, world.now);
+    world.run(commands);
+    assert!(world.answers[&ticket].is_err());
+    assert!(world.stored[&signed.id()].turned_down);
+    assert_eq!((world.free(), world.market.pending()), (4, 0));
+    assert_eq!(world.market.undecided(), None);
+}
+
+#[test]
+fn one_address_is_disputed_if_its_request_may_have_come_to_rest() {
+    let mut world = world();
+    world.market.share(1 << 32);
+    world.ask(50);
+    let (provider, number, _) = world.proposals[0].clone();
     assert_eq!(world.market.disputed(provider, number), None);
+    let until = world.now.after(600);
+    let ticket = world.post(resting(51, 1, |request| request.rest_until = until));
+    let (provider, number, _) = world.proposals[1].clone();
+    let disputed = world.market.disputed(provider, number).unwrap();
+    assert!(!disputed.rests);
+    let commands = world.market.was_filled(provider, number, world.now);
+    world.run(commands);
+    assert!(world.answers[&ticket].is_err());
+    assert_eq!((world.free(), world.market.pending()), (3, 1));
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use ipsx_market::fleet::ShardId;
 use ipsx_market::http::{RequestView, SignBundle};
-use ipsx_market::market::{Answered, RequestFailure, RequestRefusal};
+use ipsx_market::market::{Answered, Disputed, RequestFailure, RequestRefusal};
 use ipsx_market::record::DealRecord;
 use ipsx_market::request::{Request, SignedRequest};
 use ipsx_market::resting::{RequestRecord, RequestStatus, at_rest};
@@ -130,8 +130,15 @@ impl Desk {
         self.keep_request(record).await.map(drop)
     }
 
-    /// Puts a request to rest that found no offer at any broker.
+    /// Puts a request to rest that found no offer at any broker, unless something has come of it by now.
     pub(crate) async fn rest(&self, request: SignedRequest) -> Result<Answered, DeskError> {
+        let _turn = match &self.shared {
+            Some(shared) => Some(shared.request_turn(request.message.id()).await?),
+            None => None,
+        };
+        if let Some(answer) = self.answered(&request.message).await? {
+            return Ok(answer);
+        }
         let seed = B256::from(random::<32>());
         let record = {
             let books = self.books().await?;
@@ -236,27 +243,60 @@ impl Desk {
         let Some(disputed) = disputed else {
             return Ok(None);
         };
-        let (id, turn) = (
-            disputed.request,
-            shared.request_turn(disputed.request).await?,
-        );
-        let is_open = match disputed.rests {
-            true => turn.rests,
-            false => {
-                let deals = self.deals_of_request(disputed.requester, id).await?;
-                deals.is_empty()
-            }
-        };
+        let (turn, is_open) = self.turn_with(shared, disputed).await?;
         if is_open {
             return Ok(Some(turn));
         }
         let (mut books, now) = (self.books().await?, clock::now());
         let commands = match disputed.rests {
-            true => books.market.drop_request(id, now),
+            true => books.market.drop_request(disputed.request, now),
             false => books.market.was_filled(provider, proposal, now),
         };
         self.execute(books, commands, now).await?;
         Ok(None)
+    }
+
+    /// Fills bundles with what is signed whose last providers did not sign, if no other broker has filled them.
+    pub(crate) async fn fill_undecided(&self) -> Result<(), DeskError> {
+        let Some(shared) = &self.shared else {
+            return Ok(());
+        };
+        while let Some((bundle, disputed)) = { self.books().await?.market.undecided() } {
+            let (_turn, is_open) = self.turn_with(shared, disputed).await?;
+            self.store.room().left().await;
+            let (mut books, now) = (self.books().await?, clock::now());
+            let commands = match (is_open, disputed.rests) {
+                (true, _) => books.market.fill(bundle, now),
+                (false, true) => books.market.drop_request(disputed.request, now),
+                (false, false) => books.market.filled_before(bundle, now),
+            };
+            self.execute(books, commands, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no other broker decides on a request, and finds out whether it may be filled. To be kept until what is decided
+    /// is on disk.
+    async fn turn_with(
+        &self,
+        shared: &FleetStore,
+        disputed: Disputed,
+    ) -> Result<(RequestTurn, bool), DeskError> {
+        let Disputed {
+            request: id,
+            requester,
+            rests,
+        } = disputed;
+        let turn = shared.request_turn(id).await?;
+        let is_open = match rests {
+            true => turn.rests,
+            // Posted again, it may have been filled, put to rest or refused meanwhile.
+            false => {
+                let deals = self.deals_of_request(requester, id).await?;
+                deals.is_empty() && self.store.request(id).await?.is_none()
+            }
+        };
+        Ok((turn, is_open))
     }
 
     async fn view(&self, record: &RequestRecord) -> Result<RequestView, DeskError> {

@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::{Fleet, pack, unpack};
 use crate::desk::Desk;
-use crate::http::{Peer, SignedIn};
+use crate::http::{Keyed, Peer, SignedIn};
 
 /// A request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub(crate) struct Asked {
     pub(crate) seen: Option<SocketAddr>,
     /// The shard that the broker is asked for.
     pub(crate) shard: Option<ShardId>,
+    /// The idempotency key that it came with.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -168,6 +171,9 @@ async fn respond(desk: &Desk, mut router: Router, asked: Asked, body: Bytes) -> 
     };
     if let Some(wallet) = asked.wallet {
         request.extensions_mut().insert(SignedIn(wallet));
+    }
+    if let Some(key) = asked.key {
+        request.extensions_mut().insert(Keyed { key, again: false });
     }
     if let Some(seen) = asked.seen {
         request.extensions_mut().insert(Peer(seen));

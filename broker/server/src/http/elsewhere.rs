@@ -160,6 +160,7 @@ impl Passed {
                 SocketAddr::new(app.limits.seen(peer.ip(), &parts.headers), peer.port())
             }),
             shard: shards.first().copied(),
+            key: None,
         }
     }
 }

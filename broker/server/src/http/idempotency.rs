@@ -48,10 +48,11 @@ pub(crate) struct Keyed {
 pub(crate) struct InFlight(Arc<Mutex<HashSet<(Address, String)>>>);
 
 /// Gives the place back when dropped.
-struct Place(InFlight, (Address, String));
+pub(super) struct Place(InFlight, (Address, String));
 
 impl InFlight {
-    fn enter(&self, wallet: Address, key: &str) -> Option<Place> {
+    /// A place for what came under a key, unless it is taken.
+    pub(super) fn enter(&self, wallet: Address, key: &str) -> Option<Place> {
         let entry = (wallet, key.to_string());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(entry.clone())
@@ -153,7 +154,7 @@ fn worked_on() -> ProblemResponse {
     )
 }
 
-/// Whether this broker works on what came under a key, for another one.
+/// Whether this broker works on what came under a key, to it or to one that has it place the request.
 pub(super) async fn is_worked_on(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use futures_util::future::join_all;
 use ipsx_market::fleet::{Instance, Quote, ShardId};
 use ipsx_market::http::{PostRequest, ProposedDeal};
@@ -17,6 +17,7 @@ use super::App;
 use super::app::finish;
 use super::elsewhere::{AGAIN, LOOK, TAKEOVER, ask};
 use super::extract::{Body, SignedIn};
+use super::idempotency::Keyed;
 use super::problem::{Answer, ProblemResponse};
 use crate::clock;
 use crate::desk::{Desk, DeskError};
@@ -32,17 +33,19 @@ const ATTEMPTS: usize = 3;
 const ONE_BROKERS: &str = "several brokers share this market, and a bundle is filled by one of them from its own part; addresses of all of them are leased one by one, with `avoid`";
 
 /// Finds a deal for a request that was admitted, or one for each of its leases: of the owners that its filter concerns,
-/// the one with the best offers proposes it to providers. Without any it rests, if it may.
+/// the one with the best offers proposes it to providers. Without any it rests, if it may. `key` is the idempotency key that it
+/// came with: whoever is asked under it again learns from that owner that it is being worked on, also when this broker has died.
 pub(super) async fn place(
     desk: &Arc<Desk>,
     fleet: &Fleet,
     request: &SignedRequest,
+    key: Option<&str>,
 ) -> Result<Answered, ProblemResponse> {
     let wish = &request.message;
     let shards = ShardId::of_filter(&wish.filter);
     let until = Instant::now() + TAKEOVER;
     loop {
-        let problem = match try_place(desk, fleet, request, &shards).await {
+        let problem = match try_place(desk, fleet, request, (&shards, key)).await {
             Ok(placed) => return Ok(placed),
             Err(problem) => problem,
         };
@@ -69,7 +72,7 @@ async fn try_place(
     desk: &Arc<Desk>,
     fleet: &Fleet,
     request: &SignedRequest,
-    shards: &BTreeSet<ShardId>,
+    (shards, key): (&BTreeSet<ShardId>, Option<&str>),
 ) -> Result<Answered, ProblemResponse> {
     // A cheaper offer may be in what is being taken over.
     fleet.settled(shards).await;
@@ -79,7 +82,7 @@ async fn try_place(
         let placed = if owner == *fleet.me() {
             place_here(desk, request.clone()).await
         } else {
-            place_there(desk, fleet, &owner, request).await
+            place_there(desk, fleet, &owner, request, key).await
         };
         match placed {
             // Another owner's offers are left.
@@ -139,8 +142,7 @@ fn asked(path: &str, wish: &Request) -> Asked {
         method: "POST".into(),
         path: path.into(),
         wallet: Some(wish.requester),
-        seen: None,
-        shard: None,
+        ..Asked::default()
     }
 }
 
@@ -153,11 +155,18 @@ pub(super) async fn quote(State(app): State<Arc<App>>, Body(wish): Body<Request>
 pub(super) async fn propose(
     State(app): State<Arc<App>>,
     SignedIn(wallet): SignedIn,
+    keyed: Option<Extension<Keyed>>,
     Body(body): Body<PostRequest>,
 ) -> Result<Response, ProblemResponse> {
     if body.request.message.requester != wallet {
         return Err(ProblemResponse::invalid("the request is another wallet's"));
     }
+    let entered = keyed.map(|Extension(keyed)| app.in_flight.enter(wallet, &keyed.key));
+    // Until there is an answer, whoever else is asked under the key learns that there will be one.
+    let _place = match entered {
+        Some(None) => return Err(Unanswered::Silent.into()),
+        entered => entered.flatten(),
+    };
     match place_here(&app.desk, body.request).await? {
         Answered::Deal(deal) => Ok(Json(deal).into_response()),
         Answered::Bundle(deals) => Ok(Json(deals).into_response()),
@@ -177,10 +186,15 @@ async fn place_there(
     fleet: &Fleet,
     owner: &Instance,
     request: &SignedRequest,
+    key: Option<&str>,
 ) -> Result<Answered, ProblemResponse> {
     let (wish, request) = (&request.message, request.clone());
     let body = serde_json::to_vec(&PostRequest { request }).unwrap_or_default();
-    let (asked, patience) = (asked(PLACE, wish), desk.patience());
+    let asked = Asked {
+        key: key.map(str::to_owned),
+        ..asked(PLACE, wish)
+    };
+    let patience = desk.patience();
     if wish.count() > 1 {
         let deals = ask::<Vec<ProposedDeal>>(fleet, owner, &asked, &body, patience);
         return deals.await.map(Answered::Bundle);

@@ -67,7 +67,8 @@ pub(super) async fn take(
     probe: Option<B256>,
 ) -> Result<Answered, ProblemResponse> {
     let desk = Arc::clone(&app.desk);
-    let again = keyed.is_some_and(|Extension(keyed)| keyed.again);
+    let keyed = keyed.map(|Extension(keyed)| keyed);
+    let again = keyed.as_ref().is_some_and(|keyed| keyed.again);
     match app.desk.fleet.clone().filter(|_| probe.is_none()) {
         // A probe is of an offer that this broker has.
         None => {
@@ -76,7 +77,10 @@ pub(super) async fn take(
         }
         Some(fleet) => match desk.admit(wallet, &request, again).await? {
             Some(answer) => Ok(answer),
-            None => placing::place(&desk, &fleet, &request).await,
+            None => {
+                let key = keyed.as_ref().map(|keyed| keyed.key.as_str());
+                placing::place(&desk, &fleet, &request, key).await
+            }
         },
     }
 }

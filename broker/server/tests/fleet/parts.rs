@@ -49,6 +49,11 @@ impl Parts {
         self.best(shard, |member| member != owner)
     }
 
+    /// What the others call a broker.
+    pub fn name(&self, member: usize) -> &str {
+        &self.names[member]
+    }
+
     /// An address in the country of a shard.
     pub fn address(&self, shard: ShardId, number: u8) -> String {
         format!("127.0.{}.{number}", self.shards[&shard] + 1)
