@@ -27,7 +27,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use asking::{addresses, free, take_out, wish};
+use asking::{addresses, free, wish};
 use futures_util::future::join_all;
 use ipsx_market::fleet::ShardId;
 use ipsx_market::http::{BoundBundle, ProblemKind, ProposedBundle};
@@ -315,11 +315,11 @@ async fn a_bundle_whose_broker_is_killed_is_bound_as_a_whole_or_over() {
             let refused = again.unwrap_err();
             let kinds = [ProblemKind::NotFound, ProblemKind::Conflict];
             assert!(kinds.contains(&refused.kind), "{refused:?}");
-            take_out(&parted.0, DEPOSIT).await.unwrap();
+            parted.0.take_out(DEPOSIT).await.unwrap();
         } else {
             assert_eq!(again.unwrap().deals.len(), 2);
         }
-        let refused = take_out(&heirs.0, DEPOSIT).await.unwrap_err();
+        let refused = heirs.0.take_out(DEPOSIT).await.unwrap_err();
         assert_eq!(refused.kind, ProblemKind::InsufficientDeposit);
 
         // What is leased is not for sale, and what is over is.

@@ -1,5 +1,5 @@
-//! A bundle that is posted again while it is asked for: whichever broker hears of it again, and whoever is killed meanwhile, it is
-//! filled once.
+//! What is posted or signed again in a fleet while somebody is killed: whichever broker hears of it again, a bundle is filled once, and
+//! a deal is bound once or not at all.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -26,15 +26,19 @@ mod world;
 
 use std::time::Duration;
 
-use asking::{addresses, free, take_out, wish};
+use asking::{addresses, free, wish};
 use futures_util::future::join_all;
+use ipsx_market::bundle::Bundle;
 use ipsx_market::deal::Proposal;
-use ipsx_market::http::{BoundBundle, PostRequest, ProposedBundle};
+use ipsx_market::http::{BoundBundle, PostRequest, ProblemKind, ProposedBundle, ProposedDeal};
 use ipsx_market::messages::AgentMessage;
+use ipsx_market::status::DealStatus;
 use ipsx_metering::RequestId;
+use ipsx_tests::requester::now;
 use parties::TestRequester;
 use parties::bundle::{BUNDLES, sign};
 use parts::{Lender, Parts};
+use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 use world::{DEPOSIT, PATIENCE, World, alone};
 
@@ -100,8 +104,8 @@ async fn bind_all(requester: &TestRequester, proposed: &ProposedBundle) {
         reservation.message.capacity.0
     });
     let rest = DEPOSIT - promised.sum::<u128>();
-    take_out(requester, rest + 1).await.unwrap_err();
-    take_out(requester, rest).await.unwrap();
+    requester.take_out(rest + 1).await.unwrap_err();
+    requester.take_out(rest).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -237,5 +241,87 @@ async fn of_two_brokers_that_fill_the_same_bundle_the_first_one_has() {
         bind_all(&requester, &proposed).await;
         assert_eq!(free(&requester, &addresses(&few)).await, left[0]);
         assert_eq!(free(&requester, &addresses(&more)).await, left[1]);
+    }
+}
+
+/// A broker is killed that has heard a requester's signature, before what binds by it is on disk.
+async fn kill_a_signed_deal(
+    world: &mut World,
+    victim: usize,
+    requester: &mut TestRequester,
+    proposed: &ProposedDeal,
+) {
+    let mut lock = PgConnection::connect(&world.postgres.url("market"))
+        .await
+        .unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE outcomes IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut lock)
+        .await
+        .unwrap();
+    requester.url = world.url(victim);
+    requester.sign_in_vain(proposed).await;
+    world.members[victim].kill();
+    lock.close().await.unwrap();
+    world.all_owned_by(2).await;
+    requester.url = world.url((victim + 1) % 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_signature_that_a_killed_broker_had_heard_counts_if_it_is_sent_again_in_time() {
+    let Some((_alone, mut world)) = alone().await else {
+        return;
+    };
+    for (round, in_time) in [(0, true), (1, false)] {
+        let parts = world.parts().await;
+        let victim = roles(&parts).first;
+        let mut lenders = lenders(&world, &parts, victim, 10 + round..11 + round).await;
+        let lent = addresses(&lenders);
+        let mut requester = world.requester(victim).await;
+        let mut request = wish(&mut requester, &lent, 1, false);
+        request.bundle = Bundle::default();
+        let id = request.id();
+        let body = requester.posted(request.clone());
+        let asking = requester.ask(request);
+        let (proposed, deal) = tokio::join!(asking, lenders[0].agent.accept());
+        let proposed = proposed.unwrap();
+        kill_a_signed_deal(&mut world, victim, &mut requester, &proposed).await;
+        let outcomes = format!(
+            "SELECT outcome FROM outcomes WHERE deal_id = '{}'",
+            deal.id()
+        );
+        assert_eq!(world.sql(&outcomes), "");
+        if in_time {
+            let bound = requester.sign(&proposed).await.unwrap();
+            assert_eq!(requester.sign(&proposed).await.unwrap(), bound);
+            assert_eq!(world.sql(&outcomes), "bound");
+            world.come_again(&mut lenders[0], (victim + 1) % 3).await;
+            assert_eq!(lenders[0].agent.unfinished, [deal.id()]);
+            assert_eq!(free(&requester, &lent).await, 0);
+        } else {
+            sleep(Duration::from_secs(deal.sign_by.since(now()) + 1)).await;
+            let late = requester.sign(&proposed).await.unwrap_err();
+            let over = [ProblemKind::Conflict, ProblemKind::NotFound];
+            assert!(over.contains(&late.kind), "{late:?}");
+            world
+                .wait_until("its provider is let go", PATIENCE, |world| {
+                    world.sql(&outcomes) == "aborted"
+                })
+                .await;
+            let view = requester.deal(deal.id(), "").await.unwrap();
+            assert_eq!(view.status, DealStatus::Expired);
+            world.come_again(&mut lenders[0], (victim + 1) % 3).await;
+            assert!(lenders[0].agent.unfinished.is_empty());
+            assert_eq!(free(&requester, &lent).await, 1);
+        }
+        // The request leads to nothing else.
+        let used = requester.post::<ProposedDeal>("/v1/requests", &body).await;
+        assert_eq!(used.unwrap_err().kind, ProblemKind::Conflict);
+        let sql = format!("SELECT count(*) FROM deals WHERE request = '{id}'");
+        assert_eq!(world.sql(&sql), "1");
+        // All of the deposit is free, unless it pays for the lease.
+        let taken = requester.take_out(DEPOSIT).await;
+        assert_eq!(taken.is_err(), in_time, "{taken:?}");
+        world.members[victim].start();
+        world.all_owned_by(3).await;
     }
 }

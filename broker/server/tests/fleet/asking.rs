@@ -1,12 +1,14 @@
 //! Asking a fleet for several addresses that a test has chosen, and what is left after it.
 
-use ipsx_market::http::{OfferView, PostWithdrawal, Problem};
+use std::time::Duration;
+
+use ipsx_market::http::{OfferView, ProblemKind};
 use ipsx_market::request::Request;
-use ipsx_metering::{Amount, Signed, Withdrawal};
-use ipsx_settlement::Signer;
+use tokio::time::{Instant, sleep};
 
 use crate::parties::TestRequester;
 use crate::parts::Lender;
+use crate::world::PATIENCE;
 
 /// So many of these addresses.
 pub fn wish(
@@ -28,22 +30,18 @@ pub fn addresses<'a>(lenders: impl IntoIterator<Item = &'a Lender>) -> Vec<Strin
     lenders.map(|lender| lender.address.clone()).collect()
 }
 
-/// Leases that are for sale at these addresses.
+/// Leases that are for sale at these addresses, once a broker can say so: a part of the market may be on its way to another one.
 pub async fn free(requester: &TestRequester, addresses: &[String]) -> u32 {
-    let offers: Vec<OfferView> = requester.get("/v1/offers").await.unwrap();
+    let until = Instant::now() + PATIENCE;
+    let offers = loop {
+        match requester.get::<Vec<OfferView>>("/v1/offers").await {
+            Ok(offers) => break offers,
+            Err(problem) => assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem:?}"),
+        }
+        assert!(Instant::now() < until);
+        sleep(Duration::from_millis(100)).await;
+    };
     let here = |offer: &&OfferView| addresses.contains(&offer.placement.address.to_string());
     let here = offers.iter().filter(here);
     here.map(|offer| offer.free_leases).sum()
-}
-
-/// The operator's consent that so much of the deposit is taken out: all of it, if nothing is promised.
-pub async fn take_out(
-    requester: &TestRequester,
-    amount: u128,
-) -> Result<Signed<Withdrawal>, Problem> {
-    let ask = PostWithdrawal {
-        to: requester.wallet.address(),
-        amount: Amount(amount),
-    };
-    requester.post("/v1/withdrawals", &ask).await
 }

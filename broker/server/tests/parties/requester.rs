@@ -2,14 +2,18 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use ipsx_market::avoid::Distinct;
 use ipsx_market::bundle::{Bundle, Leg};
-use ipsx_market::http::NetworkInfo;
+use ipsx_market::http::{NetworkInfo, PostWithdrawal, Problem, ProblemKind, ProposedDeal};
 use ipsx_market::request::{Request, TunnelKey};
-use ipsx_metering::{Amount, B256};
+use ipsx_metering::{Amount, B256, Signed, Withdrawal};
 use ipsx_settlement::{Signer, Wallet};
 use ipsx_tests::requester::Requester;
+use tokio::time::timeout;
 
 use super::TestBroker;
 
@@ -48,6 +52,25 @@ impl TestRequester {
     /// The same, whose connections come from this address.
     pub fn from(self, address: &str) -> Self {
         Self(self.0.from(address))
+    }
+
+    /// The operator's consent that so much of the deposit is taken out: all of it, if nothing is promised.
+    pub async fn take_out(&self, amount: u128) -> Result<Signed<Withdrawal>, Problem> {
+        let ask = PostWithdrawal {
+            to: self.wallet.address(),
+            amount: Amount(amount),
+        };
+        self.post("/v1/withdrawals", &ask).await
+    }
+
+    /// Signs while nothing gets to the disk: returns once the broker has the signature, and can't answer it.
+    pub async fn sign_in_vain(&self, proposed: &ProposedDeal) {
+        let mut both = FuturesUnordered::from_iter([self.sign(proposed), self.sign(proposed)]);
+        // The second one is told so.
+        let refused = both.next().await.unwrap().unwrap_err();
+        assert_eq!(refused.kind, ProblemKind::Conflict, "{refused:?}");
+        let more = timeout(Duration::from_millis(500), both.next()).await;
+        assert!(more.is_err(), "{more:?} is not on disk");
     }
 
     /// Asks for so many addresses of different providers, all or nothing.
