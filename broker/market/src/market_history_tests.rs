@@ -22,7 +22,7 @@ enum Act {
     AskAhead(u8, u64),
     AskFor(u8, u8, Distinct, bool, u64),
     Rest(u8, u64),
-    RestFor(u8, u8, Distinct, bool),
+    RestFor(u8, u8, Distinct, bool, u64),
     Cancel(u8, usize),
     Accept(u8),
     Decline(u8),
@@ -54,7 +54,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (50u8..53, prop::sample::select(vec![10, 90, 4_000])).prop_map(|(r, s)| Act::AskAhead(r, s)),
         5 => (several(), prop::sample::select(vec![0, 0, 90, 4_000]))
             .prop_map(|((r, n, by, all), s)| Act::AskFor(r, n, by, all, s)),
-        6 => several().prop_map(|(r, n, by, all)| Act::RestFor(r, n, by, all)),
+        6 => (several(), prop::sample::select(vec![0, 0, 90, 4_000]))
+            .prop_map(|((r, n, by, all), s)| Act::RestFor(r, n, by, all, s)),
         6 => (50u8..53, prop::sample::select(vec![5, 100, 10_000])).prop_map(|(r, s)| Act::Rest(r, s)),
         1 => (50u8..53, deal()).prop_map(|(r, n)| Act::Cancel(r, n)),
         6 => (1u8..4).prop_map(Act::Accept),
@@ -96,8 +97,9 @@ impl World {
             Act::Rest(requester, seconds) => {
                 self.rest(requester, seconds);
             }
-            Act::RestFor(requester, count, distinct, all_or_nothing) => {
-                self.rest_for(requester, count, distinct, all_or_nothing, 10_000);
+            Act::RestFor(requester, count, distinct, all_or_nothing, ahead) => {
+                let who = (requester, count);
+                self.rest_for_ahead(who, distinct, all_or_nothing, 10_000, ahead);
             }
             Act::Cancel(requester, n) => {
                 let known: Vec<_> = self.requests.keys().copied().collect();

@@ -236,7 +236,7 @@ async fn what_is_no_bundle_is_refused() {
         (
             |r| {
                 r.start.latest = r.expires_at;
-                r.rest_until = r.expires_at;
+                r.rest_until = r.expires_at.after(1);
             },
             "rest_until",
         ),

@@ -14,9 +14,11 @@ use ipsx_market::http::{DealView, ProblemKind, RequestView};
 use ipsx_market::messages::{AgentMessage, BrokerMessage};
 use ipsx_market::request::Request;
 use ipsx_market::resting::RequestStatus;
+use ipsx_market::start::StartWindow;
 use ipsx_market::status::DealStatus;
 use ipsx_settlement::Wallet;
 use ipsx_tests::postgres::Server;
+use ipsx_tests::requester::now;
 use parties::bundle::{BUNDLES, matched, one_at, program, rest, sign, three_at};
 use parties::program::Program;
 use parties::{TestAgent, TestBroker, TestRequester};
@@ -66,6 +68,36 @@ async fn a_bundle_rests_until_the_last_of_its_agents_comes() {
     let cancelled = requester.cancel(id).await.unwrap();
     assert_eq!(cancelled.status, RequestStatus::Cancelled);
     assert_eq!(requester.cancel(id).await.unwrap(), cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_that_starts_later_rests_as_well() {
+    let broker = TestBroker::start().await;
+    let mut a = agent(&broker, 1).await;
+    let mut requester = TestRequester::with_deposit(&broker, DEPOSIT).await;
+    let mut request = requester.several(2);
+    let earliest = now().after(3_600);
+    request.start = StartWindow {
+        earliest,
+        latest: earliest.after(600),
+    };
+    let id = rest(&requester, request).await.unwrap().request;
+    let mut b = agent(&broker, 2).await;
+    let waiting = matched(&requester, id);
+    let (proposed, ..) = tokio::join!(waiting, a.accept(), b.accept());
+    let starts = proposed
+        .deals
+        .iter()
+        .map(|proposed| proposed.deal.starts_at);
+    assert_eq!(Vec::from_iter(starts), [earliest; 2]);
+    assert!(
+        proposed
+            .deals
+            .iter()
+            .all(|proposed| proposed.deal.is_prepaid())
+    );
+    let bound = sign(&requester, &proposed).await.unwrap();
+    assert_eq!(bound.deals.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,9 +133,5 @@ fn check_bundle(request: &Request) -> Result<(), Unusable> {
             allowed,
         ));
     }
-    if request.count() > 1 && !request.start.is_now() && request.rest_until.0 > 0 {
-        let allowed = "left out where several leases start later";
-        return Err(field("rest_until", request.rest_until, allowed));
-    }
     Ok(())
 }

@@ -88,7 +88,7 @@ impl Market {
     ) -> Vec<Command> {
         let (waits, wanted) = (Waits::Ticket(ticket), request.message.count());
         match self.ask_for_all(waits, &request, seed, &[], now) {
-            Ok((_, commands)) => commands,
+            Ok((.., commands)) => commands,
             Err(few) if self.lets_rest(&request, now) => {
                 self.rest(ticket, request, seed, Vec::new(), few.like, now)
             }
@@ -105,19 +105,15 @@ impl Market {
         tried: Vec<OfferId>,
         now: UnixSeconds,
     ) -> Look {
-        let count = request.message.count();
         match self.ask_for_all(Waits::Resting(number), &request, seed, &tried, now) {
-            Ok((bundle, commands)) => {
+            Ok((bundle, searches, commands)) => {
                 self.resting.ask(number, bundle);
-                Look {
-                    searches: count,
-                    commands,
-                }
+                Look { searches, commands }
             }
             Err(few) => {
                 self.resting.found_like(number, few.like);
                 Look {
-                    searches: few.found + 1,
+                    searches: few.searches,
                     commands: Vec::new(),
                 }
             }

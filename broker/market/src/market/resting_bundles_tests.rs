@@ -3,13 +3,17 @@
 
 use std::net::IpAddr;
 
+use ipsx_metering::U256;
+
 use super::super::bundling::tests::bundle;
 use super::super::world::{World, config, key, offer, placement, resting};
 use super::super::{MarketConfig, RequestFailure};
 use super::*;
 use crate::avoid::Distinct;
 use crate::deal::Deal;
+use crate::offer::WeeklyHours;
 use crate::resting::{NoRest, RestingLimits};
+use crate::start::StartWindow;
 use crate::status::DealStatus;
 
 impl World {
@@ -22,9 +26,30 @@ impl World {
         all_or_nothing: bool,
         seconds: u64,
     ) -> RequestId {
+        self.rest_for_ahead((requester, count), distinct, all_or_nothing, seconds, 0)
+    }
+
+    /// The same, to start so many seconds later, or up to two hours after that.
+    pub(crate) fn rest_for_ahead(
+        &mut self,
+        (requester, count): (u8, u8),
+        distinct: Distinct,
+        all_or_nothing: bool,
+        seconds: u64,
+        ahead: u64,
+    ) -> RequestId {
         let (nonce, until) = (self.tickets + 1, self.now.after(seconds));
+        let earliest = self.now.after(ahead);
+        let start = StartWindow {
+            earliest,
+            latest: earliest.after(7_200),
+        };
         let request = resting(requester, nonce, |request| {
             request.rest_until = until;
+            if ahead > 0 {
+                request.rest_until = until.min(start.latest);
+                request.start = start;
+            }
             request.bundle = bundle(nonce, count, distinct, all_or_nothing);
         });
         let id = request.message.id();
@@ -47,6 +72,11 @@ impl World {
     fn leaves(&mut self, provider: u8) {
         let commands = self.market.agent_left(key(provider).address(), self.now);
         self.run(commands);
+    }
+
+    /// How many providers are asked for a request right now.
+    fn asked_for(&self, id: RequestId) -> usize {
+        self.asked().iter().filter(|asked| **asked == id).count()
     }
 
     fn accept_all(&mut self, providers: &[u8]) -> Vec<Deal> {
@@ -264,6 +294,69 @@ fn an_offer_is_not_kept_for_a_bundle_that_it_does_not_complete() {
     // With a second one, the older request comes first.
     world.come(2, 2, 1);
     assert_eq!(world.asked(), [older; 2]);
+}
+
+/// Of two addresses at once, a younger request gets none before the older one has all that it needs; of what is too little for
+/// the older one it gets its own.
+#[test]
+fn an_older_bundle_takes_all_that_it_needs_before_a_younger_request_gets_any() {
+    let mut world = World::new();
+    let older = world.rest_for_three(50);
+    let younger = [51, 52].map(|requester| world.rest(requester, 600));
+    for provider in [1, 2, 3, 4] {
+        let (address, now) = (key(provider).address(), world.now);
+        world.market.agent_joined(address);
+        let offer = offer(provider, 5, 1);
+        let placed = world.market.place(offer, placement(provider), now);
+        placed.unwrap();
+    }
+    world.run(Vec::new());
+    assert_eq!(world.asked(), [older, older, older, younger[0]]);
+    // What it lets go it takes again first, as soon as that is enough.
+    world.decline(2);
+    assert_eq!(world.asked().last(), Some(&younger[1]));
+    world.come(5, 5, 1);
+    world.come(6, 5, 1);
+    assert_eq!(world.stands(older), RequestStatus::Resting);
+    let asked = world.asked();
+    assert_eq!(asked[asked.len() - 3..], [older; 3], "{asked:?}");
+}
+
+const OPEN_AT: [(u8, u8); 3] = [(1, 15), (2, 16), (3, 15)];
+
+/// A provider whose address is for sale in one hour only: it is Friday, 14:00.
+fn comes_for_an_hour(world: &mut World, provider: u8) {
+    let (_, hour) = OPEN_AT[usize::from(provider) - 1];
+    world.publish(provider, |offer| {
+        offer.weekly_hours = WeeklyHours(U256::from(1u8) << (4 * 24 + hour));
+    });
+}
+
+#[test]
+fn a_bundle_that_starts_later_rests_until_enough_are_for_sale_in_one_second() {
+    let mut world = World::new();
+    let id = world.rest_for_ahead((50, 2), Distinct::Provider, true, 3_000, 60);
+    comes_for_an_hour(&mut world, 1);
+    comes_for_an_hour(&mut world, 2);
+    assert_eq!(world.stands(id), RequestStatus::Resting);
+    assert!(world.asked().is_empty(), "one in each hour");
+    // It is found although one for the same hour was found before.
+    comes_for_an_hour(&mut world, 3);
+    assert_eq!(world.asked(), [id; 2]);
+    let starts: Vec<_> = world.proposals.iter().map(|(.., p)| p.starts_at).collect();
+    assert_eq!(
+        starts,
+        [UnixSeconds(world.now.0 / 3_600 * 3_600 + 3_600); 2]
+    );
+    world.accept_all(&[1, 3]);
+    assert_eq!(world.stands(id), RequestStatus::Matched);
+    // One that takes fewer takes the first second for which there is any.
+    let id = world.rest_for_ahead((51, 2), Distinct::Provider, false, 3_000, 60);
+    assert_eq!(world.asked_for(id), 1);
+    // One that finds nothing is over with its time.
+    let late = world.rest_for_ahead((52, 3), Distinct::Provider, true, 3_000, 60);
+    world.wait(3_001);
+    assert_eq!(world.stands(late), RequestStatus::Expired);
 }
 
 #[test]

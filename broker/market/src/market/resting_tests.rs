@@ -9,6 +9,7 @@ use crate::book::{HoldId, OfferBook};
 use crate::messages::BrokerMessage;
 use crate::offer::WeeklyHours;
 use crate::resting::{NoRest, Resting, RestingLimits};
+use crate::start::StartWindow;
 
 impl World {
     /// Posts a request that may rest for so long.
@@ -94,8 +95,26 @@ impl World {
     }
 }
 
-/// Takes one lease after the other for a request, or none if there are too few.
+/// Takes one lease after the other for a request, in the first second for which there are enough, or none if there is no such.
 fn take_each(book: &mut OfferBook, resting: &Resting, now: UnixSeconds) -> Vec<OfferId> {
+    let start = resting.record.request.message.start;
+    if resting.record.request.message.count() == 1 {
+        return take_from(book, resting, start, now);
+    }
+    let mut found = start.together(now);
+    let found = found.find_map(|start| {
+        let found = take_from(book, resting, start, now);
+        (!found.is_empty()).then_some(found)
+    });
+    found.unwrap_or_default()
+}
+
+fn take_from(
+    book: &mut OfferBook,
+    resting: &Resting,
+    start: StartWindow,
+    now: UnixSeconds,
+) -> Vec<OfferId> {
     let request = &resting.record.request.message;
     let (mut filter, distinct) = (request.filter.clone(), request.bundle.distinct);
     if request.count() > 1 {
@@ -106,6 +125,7 @@ fn take_each(book: &mut OfferBook, resting: &Resting, now: UnixSeconds) -> Vec<O
     for leg in 0..request.count() {
         let wanted = Wanted {
             filter: &filter,
+            start,
             ..Wanted::from(request)
         };
         let Ok(listing) = book.take(hold(leg), &wanted, now, &resting.tried) else {

@@ -12,8 +12,10 @@ use crate::sold::sold_at;
 #[derive(Default)]
 pub(super) struct TooFew {
     pub(super) found: usize,
-    /// What is not distinct from these.
+    /// What is not distinct from these, if nothing like them is of any use.
     pub(super) like: Avoid,
+    /// How often the book was searched.
+    pub(super) searches: usize,
     /// Why there are no more.
     reason: String,
 }
@@ -29,8 +31,8 @@ impl TooFew {
 }
 
 impl Market {
-    /// Asks a provider for each leg, and returns by which number all of them are known; or nobody, if there are too few
-    /// offers. All legs start in the first second for which there are enough.
+    /// Asks a provider for each leg, and returns by which number all of them are known and how often the book was searched; or
+    /// asks nobody, if there are too few offers. All legs start in the first second for which there are enough.
     pub(super) fn ask_for_all(
         &mut self,
         waits: Waits,
@@ -38,11 +40,11 @@ impl Market {
         seed: B256,
         tried: &[OfferId],
         now: UnixSeconds,
-    ) -> Result<(u64, Vec<Command>), TooFew> {
+    ) -> Result<(u64, usize, Vec<Command>), TooFew> {
         let timers = self.config.timers;
         let asked = now.after(timers.propose * self.config.attempts as u64);
         let sign_by = asked.after(timers.sign);
-        let mut most = TooFew::default();
+        let (mut most, mut searches) = (TooFew::default(), 0);
         for start in request.message.start.together(now) {
             let start_by = start.earliest.max(asked).after(timers.start);
             let bundling = Bundling {
@@ -56,12 +58,23 @@ impl Market {
                 tried: tried.to_vec(),
             };
             match self.ask_for(bundling, now) {
-                Ok(asked) => return Ok(asked),
-                Err(few) if few.found > most.found || most.reason.is_empty() => most = few,
-                Err(_) => {}
+                Ok((bundle, commands)) => {
+                    let count = request.message.count();
+                    return Ok((bundle, searches + count, commands));
+                }
+                Err(few) => {
+                    searches += few.searches;
+                    if few.found > most.found || most.reason.is_empty() {
+                        most = few;
+                    }
+                }
             }
         }
-        Err(most)
+        if !request.message.start.is_now() {
+            // What one second has enough of already may be what another one lacks.
+            most.like = Avoid::default();
+        }
+        Err(TooFew { searches, ..most })
     }
 
     /// The same at one time.
@@ -132,6 +145,7 @@ impl Market {
         TooFew {
             found,
             like,
+            searches: found + 1,
             reason,
         }
     }
