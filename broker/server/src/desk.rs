@@ -172,6 +172,8 @@ impl Desk {
             None => store.open_deals().await?,
             Some(_) => Vec::new(),
         };
+        // The other end is below.
+        let _ = line.send(release::Queued::promises(&records));
         let secret = B256::from(random::<32>());
         let proofs = Proofs::restore(config.proofs, secret, store.proofs().await?, now);
         let mut market = Market::new(market_config, records, now).with_proofs(proofs);

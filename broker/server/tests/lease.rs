@@ -7,7 +7,9 @@
 
 mod parties;
 
+use std::io::ErrorKind;
 use std::pin::pin;
+use std::time::Duration;
 
 use ipsx_broker::Broker;
 use ipsx_broker::config::{ChainConfig, Secret};
@@ -19,7 +21,7 @@ use ipsx_market::http::{
 use ipsx_market::messages::{AgentMessage, BrokerMessage, EndCause};
 use ipsx_market::status::{DealStatus, ProviderStatus, RequesterStatus};
 use ipsx_metering::{Amount, B256, Close, DealId, Reservation, Signed, TypedData, verify};
-use ipsx_settlement::{ClaimRow, Passphrase, Signer, Wallet};
+use ipsx_settlement::{ClaimRow, Passphrase, Signer, VoucherStore, Wallet};
 use parties::{TestAgent, TestBroker, TestRequester};
 
 /// An agent that has many leases must not wait for the disk with each thing that it says.
@@ -173,6 +175,42 @@ async fn a_lease_goes_from_the_offer_to_its_end() {
         .unwrap();
     requester.url = format!("http://{}", again.http_addr());
     assert_eq!(requester.deal(id, "").await.unwrap(), view);
+    again.shutdown().await;
+}
+
+/// The record of a deal is what counts of what was promised in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_that_the_vouchers_lack_is_kept_again_at_the_next_start() {
+    let broker = TestBroker::start().await;
+    let domain = broker.broker.network_info().domain;
+    let mut agent = TestAgent::connect(&broker, "127.0.1.1").await;
+    agent.publish(agent.offer(1_000, 1)).await;
+    let mut requester = TestRequester::with_deposit(&broker, 250_000).await;
+    let (deal, reservation) = bound_deal(&mut requester, &mut agent, 0).await.unwrap();
+    let TestBroker { broker, directory } = broker;
+    broker.shutdown().await;
+    let config = parties::config(directory.path());
+    let vouchers = config.data_dir.join("vouchers.db");
+    for end in ["", "-wal", "-shm"] {
+        let path = config.data_dir.join(format!("vouchers.db{end}"));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => {}
+        }
+    }
+    let again = Broker::start(config).await.unwrap();
+    let known = tokio::time::timeout(Duration::from_secs(30), async {
+        loop {
+            let store = VoucherStore::join(&vouchers, domain).await.unwrap();
+            let found = store.channel(deal.channel().id()).await.unwrap();
+            store.close().await;
+            match found.and_then(|found| found.latest_reservation().cloned()) {
+                Some(known) => return known,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    assert_eq!(known.await.unwrap(), reservation);
     again.shutdown().await;
 }
 

@@ -233,7 +233,8 @@ impl VoucherStore {
         self.write(write).await.map(drop)
     }
 
-    /// Makes a channel known, if it is not, and keeps a reservation on it, both with one sync.
+    /// Makes a channel known, if it is not, and keeps a reservation on it, with one sync for many: at busy times that takes
+    /// up to a fifth of a second, so this is for what the caller has on disk somewhere else.
     pub async fn reserve(
         &self,
         channel: &Channel,

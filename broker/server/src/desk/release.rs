@@ -14,7 +14,7 @@ use ipsx_market::resting::RequestRecord;
 use ipsx_metering::{Address, Channel, Reservation, Signed, UnixSeconds, Voucher};
 use ipsx_settlement::{StoreError as VouchersError, VoucherStore};
 use tokio::sync::{MutexGuard, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Answer, Books, Desk, DeskError};
 use crate::store::{AGAIN, Asked, Entries, Entry, Room};
@@ -35,7 +35,8 @@ pub(super) enum Effect {
 pub(super) struct Step {
     /// Rows of the store.
     pub(super) entries: Vec<Entry>,
-    /// Promises that the vouchers' store has to know before anybody else.
+    /// Promises, for the vouchers' store to know as well. Nobody waits for that: each is in its deal's record, and is
+    /// kept again [when the broker starts](Queued::promises).
     pub(super) reservations: Vec<(Channel, Signed<Reservation>)>,
     /// Vouchers that the vouchers' store has to know before the rest is written: of these there is no other copy that counts.
     pub(super) forfeited: Vec<(Channel, Signed<Voucher>)>,
@@ -61,8 +62,31 @@ impl Step {
 pub(super) struct Queued {
     written: Option<Asked<()>>,
     vouchers: Vec<Vouchers>,
+    reservations: Vec<(Channel, Signed<Reservation>)>,
     effects: Vec<Effect>,
     done: oneshot::Sender<Result<(), DeskError>>,
+}
+
+impl Queued {
+    /// What was promised in these deals, for the vouchers' store to know it if it does not.
+    pub(super) fn promises(records: &[DealRecord]) -> Self {
+        Self {
+            written: None,
+            vouchers: Vec::new(),
+            reservations: promises(records),
+            effects: Vec::new(),
+            done: oneshot::channel().0,
+        }
+    }
+}
+
+/// What was promised in these deals.
+pub(super) fn promises(records: &[DealRecord]) -> Vec<(Channel, Signed<Reservation>)> {
+    let promise = |record: &DealRecord| {
+        let reservation = record.reservation.clone()?;
+        Some((record.deal.channel(), reservation))
+    };
+    records.iter().filter_map(promise).collect()
 }
 
 /// Steps on their way to whoever releases them. Each has somebody who waits for it, so their number is bounded by
@@ -208,18 +232,10 @@ impl Desk {
             true => None,
             false => Some(self.store.ask(Entries(entries)).await),
         };
-        for (channel, reservation) in step.reservations {
-            let (store, room) = (Arc::clone(&self.vouchers), self.store.room().clone());
-            vouchers.push(tokio::spawn(keep_reservation(
-                store,
-                room,
-                channel,
-                reservation,
-            )));
-        }
         let queued = Queued {
             written,
             vouchers,
+            reservations: step.reservations,
             effects: step.effects,
             done,
         };
@@ -229,9 +245,14 @@ impl Desk {
 
     /// Says what is on disk, in the order of the line, until the broker stops.
     pub(super) async fn release(self: Arc<Self>, mut line: mpsc::UnboundedReceiver<Queued>) {
+        let mut keeping = JoinSet::new();
         while let Some(queued) = line.recv().await {
             let kept = self.kept(queued.written, queued.vouchers).await;
             if kept.is_ok() {
+                for (channel, reservation) in queued.reservations {
+                    keeping.spawn(Arc::clone(&self).promise(channel, reservation));
+                }
+                while keeping.try_join_next().is_some() {}
                 queued
                     .effects
                     .into_iter()
@@ -261,6 +282,14 @@ impl Desk {
         Ok(())
     }
 
+    /// Lets the vouchers' store know of a promise that is on disk in its deal's record.
+    async fn promise(self: Arc<Self>, channel: Channel, reservation: Signed<Reservation>) {
+        let (store, room) = (&self.vouchers, self.store.room());
+        let kept = keep_reservation(store, room, &channel, &reservation).await;
+        // Whoever asks next is told.
+        let _ = self.durable(kept.map_err(DeskError::Vouchers));
+    }
+
     fn say(&self, effect: Effect) {
         match effect {
             Effect::Send(provider, message) => self.registry.send(provider, *message),
@@ -281,14 +310,14 @@ impl Desk {
 
 /// Keeps a promise as soon as there is room for it.
 async fn keep_reservation(
-    store: Arc<VoucherStore>,
-    room: Room,
-    channel: Channel,
-    reservation: Signed<Reservation>,
+    store: &VoucherStore,
+    room: &Room,
+    channel: &Channel,
+    reservation: &Signed<Reservation>,
 ) -> Result<(), VouchersError> {
     let mut wanted = None;
     loop {
-        match store.reserve(&channel, &reservation).await {
+        match store.reserve(channel, reservation).await {
             Err(VouchersError::Full(path)) => {
                 wanted.get_or_insert_with(|| room.want(&path.display().to_string()));
                 tokio::time::sleep(AGAIN).await;

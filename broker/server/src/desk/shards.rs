@@ -7,7 +7,7 @@ use ipsx_market::resting::{RequestRecord, RequestStatus};
 use ipsx_metering::{Address, UnixSeconds};
 use tokio::sync::MutexGuard;
 
-use super::release::Step;
+use super::release::{Step, promises};
 use super::{Books, Desk, DeskError, News};
 use crate::agents::code;
 use crate::clock;
@@ -134,13 +134,19 @@ impl Desk {
     pub(crate) async fn take_over(&self, claimed: &[(ShardId, Epoch)]) -> Result<(), DeskError> {
         let records = self.store.open_deals_in(claimed).await?;
         let proofs = self.store.proofs().await?;
+        let step = Step {
+            reservations: promises(&records),
+            ..Step::default()
+        };
         let (mut books, now) = (self.books().await?, clock::now());
         let commands = books.market.adopt(records, now);
         books.market.learn_proofs(proofs, now);
         if let Some(part) = &mut books.part {
             part.epochs.extend(claimed.iter().copied());
         }
-        self.execute(books, commands, now).await?;
+        let done = self.begin(&mut books, step, commands, now).await;
+        drop(books);
+        done.await?;
         if !claimed.is_empty() {
             // Other requests concern it now.
             self.spread(News::LOST);

@@ -26,6 +26,8 @@ use super::{Store, StoreError};
 const QUEUE: usize = 4_096;
 /// Written together at most: a failure costs each a transaction of its own.
 const TOGETHER: usize = 512;
+/// How long what nobody waits for stays in its transaction, for what comes after it to be committed with it.
+const COMPANY: Duration = Duration::from_millis(5);
 /// How long a full disk is left alone before the next attempt.
 pub(crate) const AGAIN: Duration = Duration::from_millis(250);
 
@@ -62,6 +64,8 @@ impl<T> Asked<T> {
 #[async_trait]
 trait Job: Send {
     fn wallets(&self) -> Vec<Address>;
+    /// Whether somebody waits until it is on disk.
+    fn is_waited_for(&self) -> bool;
     /// Does it in a transaction, and says whether that may be committed; fails where it is to be done again.
     async fn run(&mut self, tx: &mut Tx) -> Result<bool, StoreError>;
     /// Tells whoever asked: what the run gave, or why the transaction was not committed.
@@ -95,6 +99,10 @@ impl<W: Write> Waiting<W> {
 impl<W: Write> Job for Waiting<W> {
     fn wallets(&self) -> Vec<Address> {
         self.write.wallets()
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.until == Until::OnDisk
     }
 
     async fn run(&mut self, tx: &mut Tx) -> Result<bool, StoreError> {
@@ -132,6 +140,7 @@ impl Writer {
         let (stop, stopping) = watch::channel(false);
         let commits = Arc::new(AtomicU64::new(0));
         let scribe = Scribe {
+            queue,
             database,
             place,
             commits: Arc::clone(&commits),
@@ -140,9 +149,9 @@ impl Writer {
         };
         let task = if scribe.database.blocks() {
             let runtime = Handle::current();
-            tokio::task::spawn_blocking(move || runtime.block_on(scribe.run(queue)))
+            tokio::task::spawn_blocking(move || runtime.block_on(scribe.run()))
         } else {
-            tokio::spawn(scribe.run(queue))
+            tokio::spawn(scribe.run())
         };
         let writer = Self {
             jobs,
@@ -199,6 +208,7 @@ impl Store {
 
 /// What the task itself has.
 struct Scribe {
+    queue: mpsc::Receiver<Box<dyn Job>>,
     database: Database,
     place: String,
     commits: Arc<AtomicU64>,
@@ -207,25 +217,25 @@ struct Scribe {
 }
 
 impl Scribe {
-    async fn run(mut self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+    async fn run(mut self) {
         let mut jobs = Vec::new();
         loop {
             tokio::select! {
                 // What waits is written before anything ends.
                 biased;
-                _ = queue.recv_many(&mut jobs, TOGETHER) => {}
-                _ = self.stopping.wait_for(|stop| *stop) => queue.close(),
+                _ = self.queue.recv_many(&mut jobs, TOGETHER) => {}
+                _ = self.stopping.wait_for(|stop| *stop) => self.queue.close(),
             }
             if !jobs.is_empty() {
                 self.together(std::mem::take(&mut jobs)).await;
-            } else if queue.is_closed() {
+            } else if self.queue.is_closed() {
                 return;
             }
         }
     }
 
     async fn together(&mut self, mut jobs: Vec<Box<dyn Job>>) {
-        match self.commit(&mut jobs).await {
+        match self.commit(&mut jobs, true).await {
             Ok(false) if jobs.len() > 1 => {
                 for job in jobs {
                     self.alone(job).await;
@@ -241,18 +251,23 @@ impl Scribe {
     }
 
     async fn alone(&mut self, job: Box<dyn Job>) {
-        let mut jobs = [job];
-        let failure = self.commit(&mut jobs).await.err();
-        let [job] = jobs;
-        job.tell(failure);
+        let mut jobs = vec![job];
+        let failure = self.commit(&mut jobs, false).await.err();
+        for job in jobs {
+            job.tell(failure.clone());
+        }
     }
 
-    /// Does everything in one transaction, as soon as there is room for it. `false` if something failed and nothing was
-    /// written.
-    async fn commit(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
+    /// Does everything in one transaction, as soon as there is room for it; with `and_more`, what comes until somebody
+    /// waits for it, too. `false` if something failed and nothing was written.
+    async fn commit(
+        &mut self,
+        jobs: &mut Vec<Box<dyn Job>>,
+        and_more: bool,
+    ) -> Result<bool, StoreError> {
         let mut wanted = None;
         loop {
-            match self.try_commit(jobs).await {
+            match self.try_commit(jobs, and_more).await {
                 Err(full @ StoreError::Full { .. }) => {
                     wanted.get_or_insert_with(|| self.room.want(&self.place));
                     let stopping = self.stopping.wait_for(|stop| *stop);
@@ -266,18 +281,40 @@ impl Scribe {
         }
     }
 
-    async fn try_commit(&self, jobs: &mut [Box<dyn Job>]) -> Result<bool, StoreError> {
+    async fn try_commit(
+        &mut self,
+        jobs: &mut Vec<Box<dyn Job>>,
+        and_more: bool,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.database.begin(&self.place).await?;
-        let wallets = jobs.iter().flat_map(|job| job.wallets()).collect();
-        tx.take_turns(wallets).await?;
-        for job in jobs {
-            if !job.run(&mut tx).await? {
-                tx.rollback().await?;
-                return Ok(false);
+        let mut done = 0;
+        loop {
+            let new = &mut jobs[done..];
+            let wallets = new.iter().flat_map(|job| job.wallets()).collect();
+            tx.take_turns(wallets).await?;
+            for job in new {
+                if !job.run(&mut tx).await? {
+                    tx.rollback().await?;
+                    return Ok(false);
+                }
+            }
+            done = jobs.len();
+            if !(and_more && self.finds_company(jobs).await) {
+                break;
             }
         }
         tx.commit().await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(true)
+    }
+
+    /// Whether something came that is committed with these, for none of which anybody waits.
+    async fn finds_company(&mut self, jobs: &mut Vec<Box<dyn Job>>) -> bool {
+        let room = TOGETHER.saturating_sub(jobs.len());
+        if room == 0 || jobs.iter().any(|job| job.is_waited_for()) {
+            return false;
+        }
+        let more = timeout(COMPANY, self.queue.recv_many(jobs, room)).await;
+        more.is_ok_and(|came| came > 0)
     }
 }

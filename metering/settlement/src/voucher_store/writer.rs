@@ -40,9 +40,9 @@ pub(super) enum Write {
 }
 
 impl Write {
-    /// Whether a lease waits for it to be on disk.
+    /// Whether a lease waits for it to be on disk. What [`reserve`](super::VoucherStore::reserve) keeps is somewhere else as well.
     pub(super) fn hurries(&self) -> bool {
-        !matches!(self, Self::Vouchers(_))
+        !matches!(self, Self::Vouchers(_) | Self::Reserved(_))
     }
 }
 

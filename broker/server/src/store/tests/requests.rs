@@ -1,5 +1,7 @@
 //! Requests that rest, and that none is taken twice.
 
+use std::time::Duration;
+
 use ipsx_market::http::RequestEvent;
 use ipsx_market::request::SignedRequest;
 use ipsx_market::resting::{RequestRecord, RequestStatus};
@@ -11,6 +13,7 @@ on_both! {
     a_nonce_is_taken_once
     all_that_is_over_is_forgotten
     what_is_decided_is_there_before_what_is_asked_for_later
+    what_is_decided_is_written_with_what_is_asked_for_next
 }
 
 async fn requests_that_rest_are_kept_with_what_became_of_them(place: Place) {
@@ -133,4 +136,37 @@ async fn what_is_decided_is_there_before_what_is_asked_for_later(place: Place) {
         );
     }
     assert_eq!(store.decide(nonce(0)).await.unwrap(), NonceState::Same);
+}
+
+async fn what_is_decided_is_written_with_what_is_asked_for_next(place: Place) {
+    let store = &place.store;
+    let nonce = |nonce| UseNonce {
+        requester: Address::repeat_byte(1),
+        nonce,
+        request: RequestId(B256::repeat_byte(1)),
+        expires_at: NOW,
+    };
+    let before = store.commits();
+    for number in 0..20 {
+        assert_eq!(
+            store.decide(nonce(number)).await.unwrap(),
+            NonceState::Fresh
+        );
+        let next = store.write(nonce(1_000 + number)).await;
+        assert_eq!(next.unwrap(), NonceState::Fresh);
+    }
+    // One that comes late is written by itself.
+    let commits = store.commits() - before;
+    assert!((20..40).contains(&commits), "{commits} commits");
+    // Nothing needs to come for it to be written.
+    store.decide(nonce(20)).await.unwrap();
+    let alone = tokio::time::timeout(Duration::from_secs(30), async {
+        while store.commits() - before == commits {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    alone.await.unwrap();
+    let sql = "SELECT count(*) FROM request_nonces";
+    let row = store.row(sql, []).await.unwrap().unwrap();
+    assert_eq!(row.number(0).unwrap(), 41);
 }
