@@ -22,6 +22,7 @@ pub mod namespace;
 pub mod nats;
 pub mod node;
 pub mod origin;
+pub mod port;
 pub mod postgres;
 pub mod program;
 pub mod refused;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::geography;
+use crate::port;
 use crate::program::{Program, built};
 use crate::requester::Requester;
 
@@ -68,12 +69,14 @@ impl Market {
             "correct horse battery staple\n",
         )
         .unwrap();
+        let host = address.parse().unwrap();
+        let free = || port::free(host).to_string();
         Self {
             folder,
             broker: None,
-            http: format!("{address}:0"),
-            agents: format!("{address}:0"),
-            admin: format!("{address}:0"),
+            http: free(),
+            agents: free(),
+            admin: free(),
             funded: Vec::new(),
             chain: Vec::new(),
             words: Vec::new(),
@@ -100,7 +103,8 @@ impl Market {
 
     /// Another broker of the network that this one runs, on this one's chain and under the same operator; not started.
     pub fn sibling(&self) -> Self {
-        let first = self.http.parse().unwrap();
+        let first: SocketAddr = self.http.parse().unwrap();
+        let free = || port::free(first.ip()).to_string();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -127,9 +131,9 @@ impl Market {
             words: Vec::new(),
             funded: Vec::new(),
             command: Rc::clone(&self.command),
-            http: self.http.rsplit_once(':').unwrap().0.to_owned() + ":0",
-            agents: self.agents.rsplit_once(':').unwrap().0.to_owned() + ":0",
-            admin: self.admin.rsplit_once(':').unwrap().0.to_owned() + ":0",
+            http: free(),
+            agents: free(),
+            admin: free(),
         }
     }
 

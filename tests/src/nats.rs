@@ -1,10 +1,13 @@
 //! A NATS server for one test: on a free loopback port, nothing on disk, killed when dropped.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::port;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Where Debian puts it.
 const PROGRAM: &str = "/usr/sbin/nats-server";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +46,7 @@ impl Nats {
         if !std::path::Path::new(PROGRAM).exists() {
             return None;
         }
-        let (address, monitor) = (free_port(), free_port());
+        let (address, monitor) = (port::free(LOOPBACK), port::free(LOOPBACK));
         let process = run(address, monitor);
         Some(Self {
             process,
@@ -107,10 +110,4 @@ impl Drop for Nats {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// A loopback address that nobody listened on a moment ago.
-pub fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }

@@ -12,6 +12,9 @@
 #[allow(unreachable_pub, reason = "a part of this test")]
 mod cable;
 mod parties;
+#[path = "fleet/parts.rs"]
+#[allow(unreachable_pub, dead_code, reason = "a part of this test")]
+mod parts;
 #[path = "fleet/people.rs"]
 #[allow(unreachable_pub, reason = "a part of this test")]
 mod people;
@@ -60,10 +63,9 @@ impl World {
         Pause { what, back }
     }
 
-    /// Waits until all three brokers have a share and find everything.
+    /// Waits until all three brokers have their share and find everything.
     async fn settle(&self) {
-        self.wait_until("each has a share", PATIENCE, |world| world.owners() == 3)
-            .await;
+        self.all_owned_by(3).await;
         for at in 0..3 {
             self.back(at, Instant::now(), PATIENCE).await;
         }
@@ -215,11 +217,7 @@ async fn a_request_rests_at_all_brokers_and_is_matched_once() {
     let kept = requester.rest_as(request).await.unwrap();
     world.members[0].kill();
     requester.url = world.url(1);
-    world
-        .wait_until("the shards are taken over", PATIENCE, |world| {
-            world.owners() == 2
-        })
-        .await;
+    world.all_owned_by(2).await;
     let mut lender = agent(&world, "127.0.1.201", 2).await;
     lender.publish(lender.offer(1_000, 1)).await;
     let waiting = requester.resting(kept.request, "?wait=20");
@@ -230,9 +228,7 @@ async fn a_request_rests_at_all_brokers_and_is_matched_once() {
     assert_eq!(proposed.deal_id, deal.id());
     requester.sign(&proposed).await.unwrap();
     world.members[0].start();
-    world
-        .wait_until("it has a share", PATIENCE, |world| world.owners() == 3)
-        .await;
+    world.all_owned_by(3).await;
 
     // Three brokers have an agent for the same request at the same moment.
     for round in 0..4 {

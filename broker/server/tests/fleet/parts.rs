@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipsx_market::fleet::ShardId;
 use ipsx_market::messages::{AgentMessage, BrokerMessage};
@@ -12,11 +12,12 @@ use ipsx_settlement::{Signer, Wallet};
 use tokio::time::sleep;
 
 use crate::parties::agent::TestAgent;
-use crate::world::{COUNTRIES, PATIENCE, World, until_heard};
+use crate::world::{COUNTRIES, World, until_heard};
 
 /// Who has which shard once nothing moves any more.
+#[derive(Debug)]
 pub struct Parts {
-    /// The brokers' names, in the order of the members.
+    /// The names of the brokers that live, in their order: with all of them that of the members.
     names: Vec<String>,
     /// Shards of the countries, with the number of the country.
     shards: BTreeMap<ShardId, usize>,
@@ -30,6 +31,18 @@ pub struct Lender {
 }
 
 impl Parts {
+    pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        Self {
+            names: names.map(str::to_owned).collect(),
+            shards: shards(),
+        }
+    }
+
+    /// How many brokers share them.
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// The shards of the three countries that are a broker's.
     pub fn of(&self, member: usize) -> Vec<ShardId> {
         let shards = self.shards.keys().copied();
@@ -71,25 +84,10 @@ impl Parts {
 impl World {
     /// Waits until each of the three brokers has the shards that should be its own.
     pub async fn parts(&self) -> Parts {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let sql = "SELECT instance FROM brokers WHERE expires_at > clock_timestamp()
-                 ORDER BY instance";
-            let parts = Parts {
-                names: self.sql(sql).lines().map(str::to_owned).collect(),
-                shards: shards(),
-            };
-            let owners = self.sql("SELECT coalesce(owner, '') FROM shards ORDER BY shard");
-            let mut owners = ShardId::all().zip(owners.lines());
-            let should = |shard| parts.names[parts.owner(shard)].as_str();
-            if parts.names.len() == 3 && owners.all(|(shard, owner)| owner == should(shard)) {
-                // Until they speak with one another, agents are told to connect again.
-                sleep(Duration::from_secs(1)).await;
-                return parts;
-            }
-            assert!(Instant::now() < until, "{:?}", parts.names);
-            sleep(Duration::from_millis(200)).await;
-        }
+        let parts = self.all_owned_by(3).await;
+        // Until they speak with one another, agents are told to connect again.
+        sleep(Duration::from_secs(1)).await;
+        parts
     }
 
     /// A provider whose offer is in a shard, by one of the brokers.

@@ -1,13 +1,15 @@
 //! Three brokers as processes over PostgreSQL and NATS, with agents and requesters that come to any of them.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::{Arc, Mutex as SyncMutex};
 use std::time::{Duration, Instant};
 
+use ipsx_market::fleet::ShardId;
 use ipsx_settlement::Wallet;
-use ipsx_tests::nats::{Nats, free_port};
+use ipsx_tests::nats::Nats;
+use ipsx_tests::port;
 use ipsx_tests::postgres::Server;
 use ipsx_tests::requester::Requester;
 use tokio::sync::{Mutex, MutexGuard};
@@ -17,6 +19,7 @@ use crate::cable::{Cable, End};
 use crate::parties::agent::TestAgent;
 use crate::parties::program::Program;
 use crate::parties::{self, TestBroker, TestRequester};
+use crate::parts::Parts;
 use crate::people::{Customer, Deals, LEASES, Seen, lend};
 
 pub const COUNTRIES: [&str; 3] = ["FR", "DE", "JP"];
@@ -129,11 +132,7 @@ impl World {
         for member in &mut world.members {
             member.start();
         }
-        world
-            .wait_until("every shard has an owner", PATIENCE, |world| {
-                world.sql("SELECT count(*) FROM shards WHERE owner IS NOT NULL") == "256"
-            })
-            .await;
+        world.all_owned_by(3).await;
         Some(world)
     }
 
@@ -149,21 +148,22 @@ impl World {
         }
     }
 
-    /// Brokers that own something, and live.
-    pub fn owners(&self) -> usize {
-        let sql = "SELECT count(DISTINCT owner) FROM shards
-             JOIN brokers ON instance = owner AND expires_at > clock_timestamp()";
-        self.sql(sql).parse().unwrap()
-    }
-
-    /// Waits until there is no shard whose owner is gone.
-    pub async fn all_owned_by(&self, brokers: usize) {
-        self.wait_until("every shard is a living broker's", PATIENCE, |world| {
-            let sql = "SELECT count(*) FROM shards JOIN brokers ON instance = owner
-                 AND expires_at > clock_timestamp()";
-            world.sql(sql) == "256" && world.owners() == brokers
-        })
-        .await;
+    /// Waits until so many brokers live and each has what should be its own: then nothing moves any more.
+    pub async fn all_owned_by(&self, brokers: usize) -> Parts {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let sql = "SELECT instance FROM brokers WHERE expires_at > clock_timestamp()
+                 ORDER BY instance";
+            let parts = Parts::new(self.sql(sql).lines());
+            let owners = self.sql("SELECT coalesce(owner, '') FROM shards ORDER BY shard");
+            let mut owners = ShardId::all().zip(owners.lines());
+            let should = |shard| parts.name(parts.owner(shard));
+            if parts.count() == brokers && owners.all(|(shard, owner)| owner == should(shard)) {
+                return parts;
+            }
+            assert!(Instant::now() < until, "{parts:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub async fn populate(&mut self) {
@@ -324,7 +324,8 @@ async fn member(name: &str, postgres: &Server, nats: &Nats, chain: &TestBroker) 
     let directory = tempfile::tempdir().unwrap();
     let to_postgres = Cable::lay(End::Unix(postgres.socket())).await;
     let to_nats = Cable::lay(End::Tcp(nats.address)).await;
-    let (http, agents) = (free_port(), free_port());
+    let free = || port::free(Ipv4Addr::LOCALHOST.into());
+    let (http, agents) = (free(), free());
     // Writes the database of places.
     parties::config(directory.path());
     let here = |name: &str| directory.path().join(name).display().to_string();

@@ -141,7 +141,10 @@ impl TestAgent {
     }
 
     pub async fn hear(&mut self) -> BrokerMessage {
-        hear(&mut self.recv).await.expect("the connection lives")
+        match hear(&mut self.recv).await {
+            Some(message) => message,
+            None => panic!("it is cut off: {:?}", self.connection.close_reason()),
+        }
     }
 
     /// Waits for a proposal.

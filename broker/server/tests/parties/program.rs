@@ -62,9 +62,13 @@ impl Program {
                 .find_map(|word| word.strip_prefix(key));
             word.map(|word| word.parse().unwrap())
         };
+        let (Some(http), Some(agents)) = (value("http="), value("agents=")) else {
+            let _ = child.kill();
+            panic!("it said {line:?} and ended with {}", child.wait().unwrap());
+        };
         Self {
-            http: value("http=").unwrap_or_else(|| panic!("{line:?}")),
-            agents: value("agents=").unwrap_or_else(|| panic!("{line:?}")),
+            http,
+            agents,
             admin: value("admin="),
             child,
         }
