@@ -56,6 +56,21 @@ fn what_is_committed_after_a_snapshot_is_not_moved() {
 }
 
 #[test]
+fn the_system_is_told_to_write_the_file_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("broker.db");
+    std::fs::write(&path, [1; 4_096]).unwrap();
+    write_back(&File::open(&path).unwrap()).unwrap();
+    // A pipe has nothing to write back, and says so.
+    #[cfg(target_os = "linux")]
+    {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let pipe = File::from(std::os::fd::OwnedFd::from(writer));
+        assert!(write_back(&pipe).is_err());
+    }
+}
+
+#[test]
 fn all_of_the_log_is_moved_in_a_pause() {
     let folder = tempfile::tempdir().unwrap();
     let (path, _first) = database(&folder);
