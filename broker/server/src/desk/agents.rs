@@ -106,7 +106,7 @@ impl Desk {
                 terms,
                 signature,
             } => {
-                let turn = self.decide(provider, proposal).await?;
+                let turn = self.take_turn(provider, proposal).await?;
                 let mut books = self.books().await?;
                 let commands = books
                     .market

@@ -113,7 +113,7 @@ impl Desk {
         };
         // What comes of the request is written by this broker, after this, or, in a fleet, by another.
         let used = match self.fleet {
-            None => self.store.decide(used).await,
+            None => self.store.write_unsynced(used).await,
             Some(_) => self.store.write(used).await,
         };
         match used? {

@@ -228,7 +228,7 @@ impl Desk {
 
     /// Waits until no other broker decides on the request that a proposal is for, if one may. What is returned has to be kept
     /// until what is decided is on disk.
-    pub(super) async fn decide(
+    pub(super) async fn take_turn(
         &self,
         provider: Address,
         proposal: u64,

@@ -201,7 +201,7 @@ impl Store {
 
     /// Writes something, and returns as soon as it is known what comes of it: it is on disk before anything that is
     /// asked for later.
-    pub(crate) async fn decide<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
+    pub(crate) async fn write_unsynced<W: Write>(&self, write: W) -> Result<W::Done, StoreError> {
         self.queue(write, Until::Written).await.written().await
     }
 }

@@ -121,7 +121,7 @@ async fn what_is_decided_is_there_before_what_is_asked_for_later(place: Place) {
     for number in 0..100 {
         // What is written together with it may fail, and then each is written again.
         let failing = store.ask(Sql("INSERT INTO nowhere VALUES (1)")).await;
-        let (decided, later) = tokio::join!(store.decide(nonce(number)), async {
+        let (decided, later) = tokio::join!(store.write_unsynced(nonce(number)), async {
             store.write(nonce(1_000 + number)).await
         });
         assert_eq!(decided.unwrap(), NonceState::Fresh);
@@ -135,7 +135,10 @@ async fn what_is_decided_is_there_before_what_is_asked_for_later(place: Place) {
             2 * (i64::try_from(number).unwrap() + 1)
         );
     }
-    assert_eq!(store.decide(nonce(0)).await.unwrap(), NonceState::Same);
+    assert_eq!(
+        store.write_unsynced(nonce(0)).await.unwrap(),
+        NonceState::Same
+    );
 }
 
 async fn what_is_decided_is_written_with_what_is_asked_for_next(place: Place) {
@@ -149,7 +152,7 @@ async fn what_is_decided_is_written_with_what_is_asked_for_next(place: Place) {
     let before = store.commits();
     for number in 0..20 {
         assert_eq!(
-            store.decide(nonce(number)).await.unwrap(),
+            store.write_unsynced(nonce(number)).await.unwrap(),
             NonceState::Fresh
         );
         let next = store.write(nonce(1_000 + number)).await;
@@ -159,7 +162,7 @@ async fn what_is_decided_is_written_with_what_is_asked_for_next(place: Place) {
     let commits = store.commits() - before;
     assert!((20..40).contains(&commits), "{commits} commits");
     // Nothing needs to come for it to be written.
-    store.decide(nonce(20)).await.unwrap();
+    store.write_unsynced(nonce(20)).await.unwrap();
     let alone = tokio::time::timeout(Duration::from_secs(30), async {
         while store.commits() - before == commits {
             tokio::time::sleep(Duration::from_millis(1)).await;
