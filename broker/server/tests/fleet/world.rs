@@ -156,9 +156,9 @@ impl World {
                  ORDER BY instance";
             let parts = Parts::new(self.sql(sql).lines());
             let owners = self.sql("SELECT coalesce(owner, '') FROM shards ORDER BY shard");
-            let mut owners = ShardId::all().zip(owners.lines());
             let should = |shard| parts.name(parts.owner(shard));
-            if parts.count() == brokers && owners.all(|(shard, owner)| owner == should(shard)) {
+            // Every shard, also one that nobody has had yet.
+            if parts.count() == brokers && ShardId::all().map(should).eq(owners.lines()) {
                 return parts;
             }
             assert!(Instant::now() < until, "{parts:?}");
