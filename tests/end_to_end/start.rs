@@ -109,17 +109,21 @@ fn what_an_absent_requester_has_prepaid_is_claimed() {
     assert!(paid > 0, "{claims}");
 }
 
+/// The second provider comes while the request rests already.
 #[test]
-fn several_are_booked_for_one_second() {
+fn several_are_waited_for_and_booked_for_one_second() {
     let mut world = World::new();
+    let words =
+        "--count 2 --distinct provider --duration 8s --budget 2 --wait 2m --start-within 45s";
+    let mut command = world.market.connect(&world.requester, words);
+    let mut lease = Program::start("connect", command.args(["--start-in", AHEAD]));
+    lease.wait_for("too few offers fit yet", SOON);
     let (second, rule) = (world.market.wallet("second"), world.origin.rule());
     let words = ["--price-per-second", "0.002", "--allow", &rule];
     let _second = world.market.start_provider(&second, "127.0.1.2", &words);
-    let words = "--count 2 --distinct provider --duration 8s --budget 2 --start-in";
-    let mut command = world.market.connect(&world.requester, words);
-    let mut lease = Program::start("connect", command.arg(AHEAD));
+    lease.wait_for("enough offers have come", SOON);
     lease.wait_for("starts    in", SOON);
-    let proxy = lease.proxy(Duration::from_secs(120));
+    let proxy = lease.proxy(Duration::from_secs(165));
     let mut seen = [world.origin.sees(&proxy), world.origin.sees(&proxy)];
     seen.sort();
     assert_eq!(seen, ["127.0.1.1", "127.0.1.2"]);

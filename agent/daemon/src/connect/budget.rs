@@ -11,10 +11,14 @@ use crate::broker::Broker;
 /// Bytes that 1 Mbit/s carries in a second.
 const BYTES_PER_MBIT: u64 = 125_000;
 
-/// The budget to ask with: no more than the dearest matching offer can cost.
+/// The budget to ask with: no more than the dearest matching offer can cost, or all of it if the request may rest, since
+/// dearer offers may come.
 ///
 /// Slices are paid ahead, and grow with the budget: what is never needed should not be promised early.
-pub(super) async fn needed(broker: &Broker, wishes: &Wishes) -> Amount {
+pub(super) async fn needed(broker: &Broker, wishes: &Wishes, may_rest: bool) -> Amount {
+    if may_rest {
+        return wishes.budget;
+    }
     let query = OfferQuery {
         filter: wishes.filter.clone(),
         max_prices: wishes.max_prices,

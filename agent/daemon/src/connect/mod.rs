@@ -89,7 +89,7 @@ pub async fn run(args: ConnectArgs, settings: &Settings, output: &Output) -> Res
     if args.rotate.is_some() {
         args.distinct.prepare(&mut wishes.filter.avoid);
     }
-    wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
+    wishes.budget = budget::needed(requester.session.broker(), &wishes, args.wait.is_some()).await;
     let shown = Shown::new(output);
     let mut early = None;
     let patience = Patience::of(args.wait, args.count, &mut early, &shown);

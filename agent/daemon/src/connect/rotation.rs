@@ -304,7 +304,7 @@ async fn prepare(
         ));
     }
     let slot = Slot::take(&rotation.data)?;
-    wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
+    wishes.budget = budget::needed(requester.session.broker(), &wishes, false).await;
     let agreed = requester.agree(slot, &wishes, None).await?;
     let mut record = agreed.record.clone();
     if *stopped.borrow() {

@@ -71,7 +71,8 @@ impl Several {
         output: &Output,
     ) -> Result<(), Failure> {
         self.distinct.prepare(&mut wishes.filter.avoid);
-        wishes.budget = budget::needed(requester.session.broker(), &wishes).await;
+        wishes.budget =
+            budget::needed(requester.session.broker(), &wishes, self.wait.is_some()).await;
         let shown = Shown::new(output);
         let mut early = None;
         let patience = Patience::of(self.wait, self.count, &mut early, &shown);
