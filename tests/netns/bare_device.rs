@@ -254,13 +254,48 @@ fn ends_as_it_should() {
 #[test]
 fn says_which_privilege_is_missing() {
     let end = End::new("none", 1);
-    let mut command = end.namespace.command("setpriv");
-    command
-        .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
-        .arg(built("ipsx").get_program())
-        .args(["tunnel", &end.interface]);
-    let finished = Program::start("ipsx without privilege", &mut command).finish(SOON);
-    assert_eq!(finished.code, Some(2), "{finished:#?}");
-    assert!(finished.stderr.contains("CAP_NET_ADMIN"), "{finished:#?}");
-    assert!(!end.socket().exists());
+    for (capability, options) in [("net_admin", &[][..]), ("sys_nice", &["--realtime"])] {
+        let without = format!("-{capability}");
+        let mut command = end.namespace.command("setpriv");
+        command
+            .args(["--bounding-set", &without, "--inh-caps", &without])
+            .arg(built("ipsx").get_program())
+            .arg("tunnel")
+            .args(options)
+            .arg(&end.interface);
+        let finished = Program::start("ipsx without privilege", &mut command).finish(SOON);
+        assert_eq!(finished.code, Some(2), "{finished:#?}");
+        let name = format!("CAP_{}", capability.to_uppercase());
+        assert!(finished.stderr.contains(&name), "{finished:#?}");
+        assert!(!end.socket().exists());
+        let interfaces = end.namespace.command("ip").arg("link").output().unwrap();
+        let interfaces = String::from_utf8(interfaces.stdout).unwrap();
+        assert!(!interfaces.contains(&end.interface), "{interfaces}");
+    }
+}
+
+/// `SCHED_RR` as proc(5) has it.
+const ROUND_ROBIN: &str = "2";
+
+#[test]
+fn only_what_moves_packets_runs_ahead() {
+    let end = End::new("ahead", 1);
+    let mut command = end.command(Implementation::Ipsx);
+    let mut daemon = Program::start("ahead", command.args(["--realtime", "--workers", "2"]));
+    daemon.wait_for("ready for", SOON);
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap();
+    let policies: Vec<_> = tasks
+        .map(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            // The name is in brackets, and may have any characters.
+            let (head, tail) = stat.rsplit_once(") ").unwrap();
+            let name = head.split_once('(').unwrap().1.to_owned();
+            (name, tail.split(' ').nth(38).unwrap().to_owned())
+        })
+        .collect();
+    for (name, policy) in &policies {
+        assert_eq!(policy == ROUND_ROBIN, name == "ipsx-tunnel", "{policies:?}");
+    }
+    let ahead = policies.iter().filter(|(_, policy)| policy == ROUND_ROBIN);
+    assert_eq!(ahead.count(), 2, "{policies:?}");
 }

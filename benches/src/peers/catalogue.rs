@@ -83,10 +83,16 @@ pub struct Catalogue {
 }
 
 /// Name, command, whether it makes an interface, how to install it.
-const BUILT_IN: [(&str, &str, bool, &str); 8] = [
+const BUILT_IN: [(&str, &str, bool, &str); 9] = [
     (
         "ipsx",
         "ipsx tunnel {ifname}",
+        true,
+        "cargo build --release -p ipsx",
+    ),
+    (
+        "ipsx-realtime",
+        "ipsx tunnel --realtime {ifname}",
         true,
         "cargo build --release -p ipsx",
     ),

@@ -11,9 +11,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args()
         .nth(1)
         .ok_or("give the name of the interface to make")?;
-    let workers = match std::env::args().nth(2) {
+    let count = match std::env::args().nth(2) {
         Some(count) => count.parse()?,
         None => std::num::NonZeroU8::MIN,
+    };
+    let workers = ipsx_tunnel_os::Workers {
+        count,
+        realtime: false,
     };
     let mut device = ipsx_tunnel_os::BareDevice::start(&name, workers)?;
     tokio::select! {

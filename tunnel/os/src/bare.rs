@@ -26,7 +26,17 @@ use handover::Inbox;
 use manage::{CONTROL, Hand, Manager};
 use worker::{Place, Worker, new_poll};
 
-use crate::tun::Tun;
+use crate::{sys, tun::Tun};
+
+/// The threads that move an interface's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// How many; each has its share of the peers.
+    pub count: NonZeroU8,
+    /// Whether they run ahead of all ordinary threads of the machine (`SCHED_RR` of sched(7)), which needs the capability
+    /// CAP_SYS_NICE. Linux keeps a twentieth of each second for the others.
+    pub realtime: bool,
+}
 
 /// A running interface; it goes when this is dropped.
 ///
@@ -38,10 +48,10 @@ pub struct BareDevice {
 }
 
 impl BareDevice {
-    /// Makes the interface, its control socket `/var/run/wireguard/NAME.sock`, and `workers` threads that move its
-    /// packets: each those of its share of the peers. Needs the capability CAP_NET_ADMIN.
-    pub fn start(name: &str, workers: NonZeroU8) -> Result<Self, BareError> {
-        let queues = Tun::open_shares(name, workers)?;
+    /// Makes the interface, its control socket `/var/run/wireguard/NAME.sock`, and the threads that move its packets.
+    /// Needs the capability CAP_NET_ADMIN.
+    pub fn start(name: &str, workers: Workers) -> Result<Self, BareError> {
+        let queues = Tun::open_shares(name, workers.count)?;
         let count = u8::try_from(queues.len()).unwrap_or(u8::MAX);
         let (poll, waker) = new_poll().map_err(BareError::Start)?;
         let control = control::Control::open(name, poll.registry(), CONTROL)?;
@@ -57,7 +67,7 @@ impl BareDevice {
             .iter()
             .map(|(_, waker)| Inbox::new(Arc::clone(waker)))
             .collect();
-        let mut workers = Vec::new();
+        let mut ready = Vec::new();
         let parts = queues.into_iter().zip(group).zip(polls).zip(0..count);
         for (((tun, sockets), (poll, waker)), index) in parts {
             let (orders, received) = mpsc::channel();
@@ -69,21 +79,27 @@ impl BareDevice {
                 stop: Arc::clone(&stop),
             };
             let worker = Worker::new(tun, sockets, place)?;
-            workers.push((worker, orders, waker));
+            ready.push((worker, orders, waker));
         }
         let mut manager = Manager::new(poll, control, port, Arc::clone(&stop));
-        for (worker, orders, worker_waker) in workers {
-            let thread = spawn(worker, Arc::clone(&stop), Arc::clone(&waker));
-            let failed = thread.as_ref().err().map(std::io::Error::kind);
+        for (worker, orders, worker_waker) in ready {
+            let (thread, failed) = match spawn(worker, Arc::clone(&stop), Arc::clone(&waker)) {
+                Ok(thread) if workers.realtime => {
+                    let failed = sys::run_ahead(&thread).err();
+                    (Some(thread), failed.map(BareError::Realtime))
+                }
+                Ok(thread) => (Some(thread), None),
+                Err(error) => (None, Some(BareError::Start(error))),
+            };
             manager.employ(Hand {
                 orders,
                 waker: worker_waker,
-                thread: thread.ok(),
+                thread,
             });
-            if let Some(kind) = failed {
+            if let Some(error) = failed {
                 stop.store(true, Ordering::Release);
                 manager.run()?;
-                return Err(BareError::Start(kind.into()));
+                return Err(error);
             }
         }
         let (report, ended) = oneshot::channel();

@@ -43,7 +43,7 @@ mod udp;
 mod watch;
 
 #[cfg(target_os = "linux")]
-pub use bare::{BareDevice, BareError};
+pub use bare::{BareDevice, BareError, Workers};
 pub use client::{
     ClientConfig, ClientEvent, ClientTunnel, ConnectError, Punch, ResolveError, TunnelStatus,
     TunnelStream, TunnelUdp,

@@ -16,6 +16,12 @@ pub enum BareError {
     /// The outer UDP sockets could not be opened.
     #[error(transparent)]
     Udp(#[from] TunnelError),
+    /// The workers may not be real-time threads.
+    #[error(
+        "the threads that move packets can't run ahead of others: {0}; that takes the capability CAP_SYS_NICE (or root), \
+         or leave --realtime out"
+    )]
+    Realtime(#[source] io::Error),
     /// The system gave no randomness.
     #[error("the system's random source failed: {0}")]
     Random(#[from] rand::Error),

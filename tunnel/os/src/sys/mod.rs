@@ -10,6 +10,8 @@ mod interfaces;
 mod netlink;
 mod options;
 #[cfg(target_os = "linux")]
+mod realtime;
+#[cfg(target_os = "linux")]
 mod steer;
 #[cfg(target_os = "linux")]
 mod tun;
@@ -20,6 +22,7 @@ pub(crate) use self::capability::lend_net_admin;
 pub(crate) use self::{
     file_pages::unmap_read_only,
     netlink::listen_netlink,
+    realtime::run_ahead,
     steer::steer_by_session,
     tun::{TunFile, open_tun_queues},
 };
